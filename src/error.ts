@@ -15,7 +15,7 @@ export function messageOf(error: unknown): string {
 /** The name in `names` nearest to `seen` (edit distance), or undefined when none is near enough to suggest. */
 export function nearestName(seen: string, names: Iterable<string>): string | undefined {
   let best: string | undefined;
-  let bestDistance = Math.max(2, Math.floor(seen.length / 2)) + 1;
+  let bestDistance = Math.ceil(seen.length / 3) + 1;
   for (const name of names) {
     const distance = editDistance(seen.toLowerCase(), name.toLowerCase());
     if (distance < bestDistance) {

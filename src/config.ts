@@ -1,0 +1,333 @@
+/**
+ * Every configuration of Lens as one Zod schema: a default and one sentence per field. Help texts,
+ * the JSON Schema for editors and the errors a person sees all come from here.
+ */
+import { z } from "zod";
+import { UserError, nearestName } from "./error.ts";
+
+const count = (description: string) => z.int().positive().describe(description);
+const hookPoint = z
+  .string()
+  .min(1)
+  .describe("Hook point in TransformerLens notation, such as blocks.2.hook_resid_post.");
+
+const fromModel = z.strictObject({
+  from: z.literal("model").describe("Run a language model over text and take its activations."),
+  model: z
+    .string()
+    .default("builtin:tiny")
+    .describe("builtin:tiny, or a folder in Hugging Face layout."),
+  data: z
+    .string()
+    .default("builtin:stories")
+    .describe("builtin:stories, a .txt or .jsonl file, or a folder of them."),
+  field: z.string().default("text").describe("The field of a JSONL record that holds the text."),
+  hookPoint: hookPoint.default("blocks.2.hook_resid_post"),
+  tokens: count("How many training activations to collect.").default(1_000_000),
+  validationTokens: count("How many activations of held-out documents to collect.").default(50_000),
+  contextLength: count("Tokens per row; absent: the model's own limit, at most 256.").optional(),
+  bos: z
+    .enum(["document", "row", "none"])
+    .default("document")
+    .describe(
+      "Where the beginning-of-sequence token goes: before each document, also at each row's start, or nowhere. Its own activations are never kept.",
+    ),
+  dtype: z
+    .enum(["f32", "f16", "bf16"])
+    .default("f16")
+    .describe("Type of the activations on disk; f16 stops with an error on overflow."),
+  shardRows: count("Activations per shard file.").default(131_072),
+});
+
+const fromSynthetic = z.strictObject({
+  from: z.literal("synthetic").describe("Make activations from a known dictionary of directions."),
+  samples: count("Training activations.").default(10_000),
+  validationSamples: count("Validation activations, from the same dictionary.").default(1_000),
+  dIn: count("Width of an activation.").default(768),
+  features: count("Number of ground-truth directions.").default(100),
+  sparsity: z
+    .number()
+    .positive()
+    .max(1)
+    .default(0.1)
+    .describe("Share of the directions that are active in each sample."),
+  noise: z.number().nonnegative().default(0.1).describe("Standard deviation of the added noise."),
+});
+
+const fromFolder = z.strictObject({
+  from: z.literal("folder").describe("Read activations made elsewhere."),
+  path: z
+    .string()
+    .describe("A folder of .safetensors or .npy files, each [rows, dIn], or a Lens store."),
+  validationPath: z
+    .string()
+    .optional()
+    .describe("Validation activations; absent: validationFraction of the rows is held out."),
+  validationFraction: z
+    .number()
+    .min(0)
+    .max(0.5)
+    .default(0.05)
+    .describe("Share of the rows, the last ones, kept out of training."),
+});
+
+export const activationsSchema = z
+  .discriminatedUnion("from", [fromModel, fromSynthetic, fromFolder])
+  .describe("Where the activations come from.");
+
+const saeCommon = {
+  dSae: count("Number of latents; absent: expansion × dIn.").optional(),
+  expansion: z.number().positive().default(8).describe("Latents per input dimension."),
+  init: z
+    .enum(["tied", "xavier"])
+    .default("tied")
+    .describe(
+      "tied: random unit decoder rows, encoder = decoder; xavier: both Xavier-uniform, independent.",
+    ),
+  decoderBiasInit: z
+    .enum(["mean", "zero"])
+    .default("mean")
+    .describe("Decoder bias at the start: the mean of the first activations, or 0."),
+  applyBDecToInput: z
+    .boolean()
+    .default(true)
+    .describe("Subtract the decoder bias from the input before encoding."),
+  normalizeActivations: z
+    .enum(["none", "expectedAverageNorm"])
+    .default("expectedAverageNorm")
+    .describe(
+      "expectedAverageNorm: scale inputs so that their mean norm is √dIn, folded into the weights on saving.",
+    ),
+  unitNormDecoder: z
+    .boolean()
+    .optional()
+    .describe(
+      "Keep decoder rows at norm 1 and project their gradient; absent: true for topk, false for relu.",
+    ),
+};
+
+const relu = z.strictObject({
+  architecture: z.literal("relu").describe("ReLU latents with an L1 penalty."),
+  ...saeCommon,
+  loss: z
+    .enum(["sum", "mean"])
+    .default("sum")
+    .describe(
+      "sum: mean over rows of Σ(x-x̂)² + l1·Σ a·‖W_dec‖ (Anthropic, April 2024); mean: mean((x-x̂)²) + l1·mean|a| over all elements.",
+    ),
+  l1: z.number().nonnegative().default(5).describe("Coefficient of the sparsity penalty."),
+  l1WarmupSteps: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("Steps over which the coefficient rises linearly from 0."),
+});
+
+const topk = z.strictObject({
+  architecture: z.literal("topk").describe("Only the k largest latents of each row are kept."),
+  ...saeCommon,
+  k: count("Latents kept per row.").default(32),
+  auxK: z
+    .int()
+    .positive()
+    .optional()
+    .describe(
+      "Dead latents that reconstruct the residual in the auxiliary loss; absent: dIn/2, at most dSae.",
+    ),
+  auxKCoefficient: z
+    .number()
+    .nonnegative()
+    .default(1 / 32)
+    .describe("Coefficient of the auxiliary loss; 0 turns it off."),
+});
+
+export const saeSchema = z
+  .discriminatedUnion("architecture", [topk, relu])
+  .describe("The sparse autoencoder.");
+
+export const trainSchema = z
+  .strictObject({
+    batchSize: count("Activations per step.").default(2048),
+    epochs: z.number().positive().optional().describe("Passes over the training activations."),
+    tokens: count("Activations to train on, in passes over the data as needed.").optional(),
+    steps: count("Optimiser steps.").optional(),
+    learningRate: z
+      .number()
+      .positive()
+      .optional()
+      .describe("Adam's learning rate; absent: 2e-4/√(dSae/2¹⁴)."),
+    beta1: z.number().min(0).lt(1).default(0.9).describe("Adam's decay of the first moment."),
+    beta2: z.number().min(0).lt(1).default(0.999).describe("Adam's decay of the second moment."),
+    eps: z.number().positive().default(1e-8).describe("Adam's epsilon."),
+    warmupSteps: z
+      .int()
+      .nonnegative()
+      .default(0)
+      .describe("Steps over which the learning rate rises linearly from 0."),
+    decaySteps: z
+      .int()
+      .nonnegative()
+      .default(0)
+      .describe("Last steps, over which the learning rate falls linearly to 0."),
+    shuffle: z.boolean().default(true).describe("Mix the activations; false: in stored order."),
+    bufferRows: count("Activations held in memory to mix from.").default(262_144),
+    deadAfterTokens: count(
+      "A latent that has not fired for this many activations is dead.",
+    ).default(100_000),
+    logEvery: count("Steps between metrics.").default(50),
+    validateEvery: z
+      .int()
+      .nonnegative()
+      .default(0)
+      .describe("Steps between validation losses; 0: after each epoch and at the end."),
+    checkpointEvery: z
+      .int()
+      .nonnegative()
+      .default(500)
+      .describe("Steps between checkpoints; 0: only at the end."),
+    keepCheckpoints: count("How many of the newest checkpoints are kept.").default(2),
+  })
+  .refine((t) => [t.epochs, t.tokens, t.steps].filter((v) => v !== undefined).length <= 1, {
+    message: "give only one of epochs, tokens and steps",
+  })
+  .describe("How the autoencoder is trained.");
+
+export const featuresSchema = z
+  .strictObject({
+    tokens: count("Held-out tokens that the features are looked up in.").default(200_000),
+    topExamples: count("Strongest examples kept per latent.").default(12),
+    randomExamples: count("Random firing examples kept per latent.").default(6),
+    contextTokens: count("Tokens shown on each side of an example.").default(12),
+    gallery: count("Features shown in the report, most interesting first.").default(50),
+  })
+  .describe("How features are looked up and shown.");
+
+export const runSchema = z
+  .strictObject({
+    $schema: z.string().optional().describe("Where the editor finds this schema."),
+    name: z
+      .string()
+      .regex(/^[\w.-]+$/, "may hold letters, digits, dot, dash and underscore only")
+      .default("run")
+      .describe("Start of the run folder's name."),
+    seed: z.int().nonnegative().default(0).describe("Seed of everything random."),
+    device: z
+      .enum(["auto", "cpu", "reference"])
+      .default("auto")
+      .describe("Where the numbers are crunched; reference is slow and exact."),
+    threads: count("Worker threads of the cpu device; absent: one per core.").optional(),
+    runs: z.string().default("runs").describe("The folder that holds the run folders."),
+    activations: activationsSchema.default(() => fromModel.parse({ from: "model" })),
+    sae: saeSchema.default(() => topk.parse({ architecture: "topk" })),
+    train: trainSchema.default(() => trainSchema.parse({})),
+    features: featuresSchema.default(() => featuresSchema.parse({})),
+  })
+  .describe("A whole run: activations, autoencoder, training, features.");
+
+export type RunConfig = z.infer<typeof runSchema>;
+export type ActivationsConfig = z.infer<typeof activationsSchema>;
+export type ModelActivationsConfig = z.infer<typeof fromModel>;
+export type SyntheticConfig = z.infer<typeof fromSynthetic>;
+export type FolderConfig = z.infer<typeof fromFolder>;
+export type SaeConfig = z.infer<typeof saeSchema>;
+export type TrainConfig = z.infer<typeof trainSchema>;
+export type FeaturesConfig = z.infer<typeof featuresSchema>;
+
+/** Defaults of one section, with `values` on top. Throws UserError as `parseConfig` does. */
+export function parseSection<S extends z.ZodType>(
+  schema: S,
+  values: unknown,
+  section: string,
+): z.infer<S> {
+  return parse(schema, values, section);
+}
+
+/** A run's config from what was read from a file and flags; absent fields get their defaults.
+ * @throws UserError naming each wrong field, the value seen and, for an unknown key, the nearest valid one. */
+export function parseConfig(values: unknown): RunConfig {
+  return parse(runSchema, values, "");
+}
+
+/** The JSON Schema that editors use for completion and checking. */
+export function configJsonSchema(): Record<string, unknown> {
+  return z.toJSONSchema(runSchema, { io: "input", target: "draft-7" });
+}
+
+function parse<S extends z.ZodType>(schema: S, values: unknown, section: string): z.infer<S> {
+  const result = schema.safeParse(withDefaultVariants(schema, values));
+  if (result.success) return result.data;
+  const lines = result.error.issues.flatMap((issue) =>
+    describeIssue(schema, values, section, issue),
+  );
+  throw new UserError(lines.join("\n"));
+}
+
+/** A discriminated section without its discriminator means the default variant, so that `--sae.k 64` alone works. */
+function withDefaultVariants(schema: z.ZodType, values: unknown): unknown {
+  if (!isRecord(values)) return values;
+  if (schema === (saeSchema as z.ZodType)) return { architecture: "topk", ...values };
+  if (schema === (activationsSchema as z.ZodType)) return { from: "model", ...values };
+  if (schema !== (runSchema as z.ZodType)) return values;
+  const filled: Record<string, unknown> = { ...values };
+  if (isRecord(filled.sae)) filled.sae = withDefaultVariants(saeSchema, filled.sae);
+  if (isRecord(filled.activations))
+    filled.activations = withDefaultVariants(activationsSchema, filled.activations);
+  return filled;
+}
+
+function describeIssue(
+  schema: z.ZodType,
+  values: unknown,
+  section: string,
+  issue: z.core.$ZodIssue,
+): string[] {
+  const path = [section, ...issue.path.map(String)].filter(Boolean).join(".");
+  if (issue.code === "unrecognized_keys") {
+    const known = keysAt(schema, withDefaultVariants(schema, values), issue.path);
+    return issue.keys.map((key) => {
+      const near = nearestName(key, known);
+      const full = [path, key].filter(Boolean).join(".");
+      const hint = near ? `did you mean ${near}?` : `known keys: ${known.join(", ")}`;
+      return `unknown key ${full}; ${hint}`;
+    });
+  }
+  const seen = valueAt(withDefaultVariants(schema, values), issue.path);
+  const shown = seen === undefined ? "nothing" : JSON.stringify(seen);
+  return [`${path || "config"}: ${issue.message}; got ${shown}`];
+}
+
+function keysAt(schema: z.ZodType, values: unknown, path: PropertyKey[]): string[] {
+  let current: z.ZodType | undefined = schema;
+  let value = values;
+  for (const key of [...path, undefined]) {
+    current = unwrap(current);
+    if (current instanceof z.ZodDiscriminatedUnion) {
+      const discriminator = current.def.discriminator;
+      const tag = isRecord(value) ? value[discriminator] : undefined;
+      current = (current.options as z.ZodObject[]).find(
+        (option) => (option.shape[discriminator] as z.ZodLiteral).value === tag,
+      );
+    }
+    if (!(current instanceof z.ZodObject)) return [];
+    if (key === undefined) return Object.keys(current.shape as object);
+    current = (current.shape as Record<string, z.ZodType>)[String(key)];
+    value = isRecord(value) ? value[String(key)] : undefined;
+  }
+  return [];
+}
+
+function unwrap(schema: z.ZodType | undefined): z.ZodType | undefined {
+  while (schema instanceof z.ZodDefault || schema instanceof z.ZodOptional)
+    schema = schema.unwrap() as z.ZodType;
+  return schema;
+}
+
+function valueAt(values: unknown, path: PropertyKey[]): unknown {
+  let value = values;
+  for (const key of path) value = isRecord(value) ? value[String(key)] : undefined;
+  return value;
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
