@@ -1,3 +1,5 @@
+import { nearestName, UserError } from "../error.ts";
+
 /**
  * The device seam: a short list of named operations, each a whole, fusable piece of an SAE's
  * forward or backward pass. Not a tensor library and no autograd: an SAE's gradients are
@@ -7,10 +9,15 @@
  * Contract
  * - Operations are queued and run in order; they write into tensors the caller made. `read` is the
  *   only call that waits for numbers.
- * - Shapes are checked here, once, before a device sees them.
- * - Same device, same seed, same numbers, whatever the number of threads.
- * - Every [batch, …] tensor has a capacity; `rows` says how many of its rows an operation uses.
+ * - Shapes are checked once (check.ts), before a device sees them; a wrong one throws a RangeError
+ *   that names the operation and the argument. A tensor an operation writes cannot be another of
+ *   its arguments.
+ * - Same device, same inputs, same bits, whatever the number of threads.
+ * - Every [batch, …] tensor has a capacity; `rows` says how many of its rows an operation uses. The
+ *   rows after those are neither read nor written.
  * - W_enc and W_dec both live as [dSae, dIn]: one contiguous row per latent.
+ * - NaN goes into what is computed from it and no further: it never hangs an operation, and ranks
+ *   like -Infinity in a selection.
  *
  * Letters in shapes: N rows of the batch (capacity), d = dIn, F = dSae, K = latents kept per row.
  */
@@ -56,7 +63,11 @@ export interface DecoderConstraint {
   unitNorm: boolean;
 }
 
-/** Sparse latents: K slots per row, ordered by falling value, ties to the lower index; an unused slot has index -1 and value 0. */
+/**
+ * Sparse latents: K slots per row, ordered by falling value, ties to the lower index; an unused slot
+ * has index -1 and value 0. A latent is active in a row where its value is > 0; no latent stands in
+ * two slots of one row.
+ */
 export interface SparseCodes {
   indices: Tensor; // i32 [N, K]
   values: Tensor; // f32 [N, K], never negative
@@ -177,7 +188,12 @@ export interface Device {
   readI32(tensor: Tensor, count?: number): Promise<Int32Array>;
   close(): Promise<void>;
 
-  /** z = (x - bPre) W_encᵀ + b_enc; per row the K largest z (of the eligible latents), values max(z, 0); a slot whose value is 0 keeps its index. */
+  /**
+   * z = (x - bPre) W_encᵀ + b_enc; per row the K largest z (of the eligible latents), values
+   * max(z, 0); a slot whose value is 0 keeps its index, and such slots are ordered by falling z.
+   * z is an f32: ties are ties of rounded sums, so devices agree on indices only where the values
+   * differ by more than rounding.
+   */
   encodeTopK(op: EncodeTopK): void;
   /** acts = max((x - bPre) W_encᵀ + b_enc, 0). */
   encodeRelu(op: EncodeRelu): void;
@@ -199,7 +215,7 @@ export interface Device {
   rowNorms(op: { w: Tensor; out: Tensor }): void;
   /** Per row ‖target‖², ‖x̂‖², ⟨target, x̂⟩, ‖residual‖², with x̂ = target - residual; out [N, 4]. */
   rowStats(op: { rows: number; target: Tensor; residual: Tensor; out: Tensor }): void;
-  /** Updates the firing statistics from one batch of codes. */
+  /** Updates the firing statistics from one batch of codes; firing in the last row gives sinceFired 0. */
   recordFiring(op: {
     rows: number;
     codes: SparseCodes | { acts: Tensor };
@@ -207,4 +223,47 @@ export interface Device {
   }): void;
   /** out [M, P] = op(a) op(b), op = transpose when asked; a, b, out are whole matrices. */
   matmul(op: { a: Tensor; b: Tensor; transA: boolean; transB: boolean; out: Tensor }): void;
+}
+
+/** What a person may ask for; "auto" is the fastest device that works here. */
+export const deviceNames = ["auto", "cpu", "reference"] as const;
+
+export interface DeviceOptions {
+  /** Worker threads of the cpu device; default: one per core. */
+  threads?: number;
+}
+
+/**
+ * Opens a device; close it when done. "cpu" runs on worker threads (ONNX Runtime for matrix
+ * products, WebAssembly for the rest), "reference" in plain loops, slowly, with sums in float64.
+ * Throws UserError for an unknown name, a thread count that makes no sense, or a missing build.
+ */
+export async function openDevice(
+  name: DeviceName | "auto",
+  options: DeviceOptions = {},
+): Promise<Device> {
+  const { threads } = options;
+  if (threads !== undefined && !(Number.isInteger(threads) && threads >= 1 && threads <= 1024)) {
+    throw new UserError(`threads must be a whole number from 1 to 1024; got ${threads}`);
+  }
+  const { checked } = await import("./check.ts");
+  switch (name) {
+    case "reference": {
+      const { openReference } = await import("./reference.ts");
+      return checked(openReference());
+    }
+    case "auto":
+    case "cpu": {
+      const { openCpu } = await import("./cpu.ts");
+      return checked(await openCpu(options));
+    }
+    default: {
+      const unknown: string = name satisfies never;
+      const near = nearestName(unknown, deviceNames);
+      throw new UserError(
+        `unknown device "${unknown}"; devices are ${deviceNames.join(", ")}` +
+          (near ? `. Did you mean "${near}"?` : ""),
+      );
+    }
+  }
 }
