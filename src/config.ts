@@ -309,7 +309,7 @@ function keysAt(schema: z.ZodType, values: unknown, path: PropertyKey[]): string
       );
     }
     if (!(current instanceof z.ZodObject)) return [];
-    if (key === undefined) return Object.keys(current.shape as object);
+    if (key === undefined) return Object.keys(current.shape);
     current = (current.shape as Record<string, z.ZodType>)[String(key)];
     value = isRecord(value) ? value[String(key)] : undefined;
   }

@@ -1,0 +1,145 @@
+/**
+ * Makes a fresh clone ready: dependencies from the lockfile, TypeScript and kernels into dist/.
+ * Each part is skipped when nothing changed, so that every script may begin with it. Only node
+ * built-ins are imported here: it runs before anything is installed.
+ */
+import { spawn } from "node:child_process";
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { dirname, join, relative, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+export const root = fileURLToPath(new URL("..", import.meta.url)).replace(/[\\/]$/, "");
+
+/** Runs a program in the project's root with its output shown. Resolves to its exit code. */
+export function run(command, args, options = {}) {
+  return new Promise((resolve, reject) => {
+    const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
+    child.on("error", reject);
+    child.on("exit", (code, signal) => resolve(signal === null ? code : 1));
+  });
+}
+
+/** Runs one of node's own scripts; a non-zero exit ends this process with the same code. */
+export async function node(...args) {
+  const code = await run(process.execPath, args);
+  if (code !== 0) process.exit(code);
+}
+
+/** The entry script of an installed tool, called with node itself so that no shell is needed on any system. */
+export function tool(name) {
+  const scripts = {
+    tsc: "typescript/bin/tsc",
+    vitest: "vitest/vitest.mjs",
+    eslint: "eslint/bin/eslint.js",
+    prettier: "prettier/bin/prettier.cjs",
+  };
+  return join(root, "node_modules", scripts[name]);
+}
+
+/** Installs from the lockfile unless node_modules already holds exactly what it names. */
+export async function install() {
+  const major = Number(process.versions.node.split(".")[0]);
+  if (major < 20) fail(`Lens needs Node 20 or newer; this is ${process.version}.`);
+  if (isInstalled()) return;
+  process.stderr.write("Installing dependencies from the lockfile (once; about a minute) …\n");
+  const started = Date.now();
+  const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];
+  const npm = process.env.npm_execpath;
+  const code =
+    npm !== undefined && /\.[cm]?js$/.test(npm) && !/yarn|pnpm/.test(npm)
+      ? await run(process.execPath, [npm, ...args])
+      : await run("npm", args, { shell: process.platform === "win32" });
+  if (code !== 0) fail("`npm ci` failed; its messages are above.");
+  process.stderr.write(`Installed in ${seconds(started)}.\n`);
+}
+
+/** True when npm's own record of node_modules matches package-lock.json; platform packages of other systems may be absent. */
+export function isInstalled() {
+  const lock = readJson(join(root, "package-lock.json"));
+  const installed = readJson(join(root, "node_modules", ".package-lock.json"));
+  if (lock === undefined || installed === undefined) return false;
+  const present = Object.entries(installed.packages);
+  return (
+    present.every(([path, p]) => lock.packages[path]?.version === p.version) &&
+    Object.entries(lock.packages).every(
+      ([path, p]) => path === "" || p.optional || p.link || installed.packages[path] !== undefined,
+    )
+  );
+}
+
+/** Compiles src/ to dist/ and the kernels to dist/kernels, when their sources changed since the last time. */
+export async function build({ force = false } = {}) {
+  const sources = [...files("src"), "package.json", "tsconfig.json", "package-lock.json"];
+  const code = sources.filter((p) => !p.includes("/assembly/") && !p.endsWith(".test.ts"));
+  await whenChanged("typescript", code, force, async () => {
+    process.stderr.write("Compiling TypeScript …\n");
+    const status = await run(process.execPath, [tool("tsc"), "-p", "tsconfig.json"]);
+    removeOrphans();
+    return status;
+  });
+  const builder = join(root, "scripts", "build-kernels.mjs");
+  if (existsSync(builder)) {
+    const kernels = sources.filter((p) => p.includes("/assembly/") || !p.startsWith("src/"));
+    await whenChanged("kernels", [...kernels, "scripts/build-kernels.mjs"], force, () =>
+      run(process.execPath, [builder]),
+    );
+  }
+}
+
+/** Everything a fresh clone needs before it can run. */
+export async function setUp() {
+  await install();
+  await build();
+}
+
+/** Runs `work` unless the contents of `paths` are those of its last success. */
+async function whenChanged(name, paths, force, work) {
+  const hash = createHash("sha256");
+  for (const path of paths.sort())
+    if (existsSync(join(root, path)))
+      hash.update(path + "\0").update(readFileSync(join(root, path)));
+  const digest = hash.digest("hex");
+  const stamp = join(root, "dist", ".built", name);
+  if (!force && existsSync(stamp) && readFileSync(stamp, "utf8") === digest) return;
+  const code = await work();
+  if (code !== 0) fail(`Building (${name}) failed; the messages are above.`);
+  mkdirSync(dirname(stamp), { recursive: true });
+  writeFileSync(stamp, digest);
+}
+
+/** Output of sources that no longer exist would still be imported, tested and published. */
+function removeOrphans() {
+  for (const path of files("dist")) {
+    if (path.startsWith("dist/kernels/") || path.startsWith("dist/.built/")) continue;
+    const source = /^dist\/(.*?)\.(?:js|js\.map|d\.ts)$/.exec(path)?.[1];
+    if (source !== undefined && !existsSync(join(root, "src", `${source}.ts`)))
+      rmSync(join(root, path));
+  }
+}
+
+/** Paths of all files below `folder`, relative to the root, with forward slashes. */
+function files(folder) {
+  if (!existsSync(join(root, folder))) return [];
+  return readdirSync(join(root, folder), { recursive: true, withFileTypes: true })
+    .filter((entry) => entry.isFile())
+    .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)))
+    .map((path) => path.split(sep).join("/"));
+}
+
+function readJson(path) {
+  try {
+    return JSON.parse(readFileSync(path, "utf8"));
+  } catch {
+    return undefined;
+  }
+}
+
+export function seconds(started) {
+  return `${((Date.now() - started) / 1000).toFixed(1)} s`;
+}
+
+export function fail(message) {
+  process.stderr.write(`${message}\n`);
+  process.exit(1);
+}

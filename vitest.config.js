@@ -1,0 +1,19 @@
+import { fileURLToPath } from "node:url";
+import { defineConfig } from "vitest/config";
+
+const source = (name) => fileURLToPath(new URL(`./src/${name}`, import.meta.url));
+
+export default defineConfig({
+  resolve: {
+    // Tests run the sources, package.json points to what is built from them.
+    alias: { "latent-lens": source("index.ts"), "#platform": source("platform.node.ts") },
+  },
+  test: {
+    include: ["src/**/*.test.ts", "test/**/*.test.ts"],
+    // Native add-ons are not all safe in worker threads.
+    pool: "forks",
+    testTimeout: 60_000,
+    hookTimeout: 60_000,
+    reporters: ["default", "./scripts/test-reporter.mjs"],
+  },
+});
