@@ -1,0 +1,590 @@
+/**
+ * The safetensors format (https://github.com/huggingface/safetensors): an eight-byte header length,
+ * a JSON header, then the tensors' bytes. Reads ranges of one file or of a sharded checkpoint,
+ * trusting nothing the header says; writes whole files or none; converts between the float types.
+ */
+import { open, type FileHandle, mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import xxhash from "xxhash-wasm";
+
+import { messageOf, UserError } from "./error.ts";
+
+/** Bytes per element of the types a header may name. */
+const ELEMENT_BYTES = {
+  F64: 8,
+  F32: 4,
+  F16: 2,
+  BF16: 2,
+  F8_E4M3: 1,
+  F8_E5M2: 1,
+  I64: 8,
+  I32: 4,
+  I16: 2,
+  I8: 1,
+  U64: 8,
+  U32: 4,
+  U16: 2,
+  U8: 1,
+  BOOL: 1,
+} as const;
+
+export type TensorType = keyof typeof ELEMENT_BYTES;
+
+export interface TensorInfo {
+  name: string;
+  dtype: TensorType;
+  shape: readonly number[];
+  /** Path of the file that holds the tensor. */
+  file: string;
+  /** Bytes from the start of that file. */
+  offset: number;
+  /** Bytes. */
+  length: number;
+}
+
+/** A range [from, to) of a tensor's first dimension. */
+export type RowRange = readonly [from: number, to: number];
+
+/** Larger headers are refused, as the reference implementation does. */
+const MAX_HEADER_BYTES = 100_000_000;
+/** One read or write call asks for at most this much (some systems stop at 2 GiB). */
+const MAX_IO_BYTES = 1 << 30;
+
+/** The tensors of one file, or of the shards of one checkpoint. */
+export class Safetensors {
+  /** Files in the order opened. */
+  readonly files: readonly string[];
+  readonly tensors: ReadonlyMap<string, TensorInfo>;
+  /** The headers' `__metadata__`, merged. */
+  readonly metadata: Readonly<Record<string, string>>;
+  readonly #handles: Map<string, FileHandle>;
+
+  private constructor(
+    handles: Map<string, FileHandle>,
+    tensors: Map<string, TensorInfo>,
+    metadata: Record<string, string>,
+  ) {
+    this.#handles = handles;
+    this.files = [...handles.keys()];
+    this.tensors = tensors;
+    this.metadata = metadata;
+  }
+
+  /**
+   * Opens a `.safetensors` file, or the checkpoint that a `.safetensors.index.json` describes.
+   * Throws UserError if a file is missing, truncated, or its header is not consistent.
+   */
+  static async open(path: string): Promise<Safetensors> {
+    return path.endsWith(".index.json") ? openShards(path) : Safetensors.#openAll([path]);
+  }
+
+  /** Opens several files as one; no name may occur twice. */
+  static async openAll(paths: readonly string[]): Promise<Safetensors> {
+    return Safetensors.#openAll(paths);
+  }
+
+  static async #openAll(paths: readonly string[]): Promise<Safetensors> {
+    const handles = new Map<string, FileHandle>();
+    const tensors = new Map<string, TensorInfo>();
+    const metadata: Record<string, string> = {};
+    try {
+      for (const path of paths) {
+        const handle = await openForReading(path);
+        handles.set(path, handle);
+        const header = await readHeader(handle, path);
+        Object.assign(metadata, header.metadata);
+        for (const tensor of header.tensors) {
+          const other = tensors.get(tensor.name);
+          if (other) {
+            throw new UserError(
+              `tensor ${tensor.name} is in both ${other.file} and ${path}: remove one of the files.`,
+            );
+          }
+          tensors.set(tensor.name, tensor);
+        }
+      }
+      return new Safetensors(handles, tensors, metadata);
+    } catch (error) {
+      for (const handle of handles.values()) await handle.close();
+      throw error;
+    }
+  }
+
+  /** Where the tensor `name` lies; throws UserError if there is none. */
+  info(name: string): TensorInfo {
+    const info = this.tensors.get(name);
+    if (info) return info;
+    const some = [...this.tensors.keys()].slice(0, 8).join(", ");
+    throw new UserError(
+      `no tensor named ${name} in ${this.files.join(", ")}; it holds ${this.tensors.size}: ` +
+        `${some}${this.tensors.size > 8 ? ", …" : ""}.`,
+    );
+  }
+
+  /** The tensor's bytes (little-endian), or those of some rows. */
+  async bytes(name: string, rows?: RowRange): Promise<Uint8Array<ArrayBuffer>> {
+    const info = this.info(name);
+    let { offset, length } = info;
+    if (rows) {
+      const [from, to] = rows;
+      const count = info.shape[0] ?? 0;
+      if (!(from >= 0 && from <= to && to <= count)) {
+        throw new UserError(`rows ${from} to ${to} of ${name} were asked for; it has ${count}.`);
+      }
+      const rowBytes = count === 0 ? 0 : length / count;
+      offset += from * rowBytes;
+      length = (to - from) * rowBytes;
+    }
+    return readExactly(this.#handles.get(info.file)!, info.file, offset, length);
+  }
+
+  /** The tensor (F32, F16, BF16 or F64) as float32, or some of its rows. */
+  async floats(name: string, rows?: RowRange): Promise<Float32Array<ArrayBuffer>> {
+    const { dtype, file } = this.info(name);
+    const { buffer } = await this.bytes(name, rows);
+    switch (dtype) {
+      case "F32":
+        return new Float32Array(buffer);
+      case "F16":
+        return f16ToF32(new Uint16Array(buffer));
+      case "BF16":
+        return bf16ToF32(new Uint16Array(buffer));
+      case "F64":
+        return Float32Array.from(new Float64Array(buffer));
+      default:
+        throw new UserError(
+          `tensor ${name} in ${file} has dtype ${dtype}; F32, F16, BF16 or F64 was expected.`,
+        );
+    }
+  }
+
+  /** The tensor (I32, I64, I8, U8 or BOOL) as int32; throws UserError for a value that does not fit. */
+  async ints(name: string, rows?: RowRange): Promise<Int32Array<ArrayBuffer>> {
+    const { dtype, file } = this.info(name);
+    const { buffer } = await this.bytes(name, rows);
+    switch (dtype) {
+      case "I32":
+        return new Int32Array(buffer);
+      case "I8":
+        return Int32Array.from(new Int8Array(buffer));
+      case "U8":
+      case "BOOL":
+        return Int32Array.from(new Uint8Array(buffer));
+      case "I64":
+        return Int32Array.from(new BigInt64Array(buffer), (value) => {
+          if (BigInt.asIntN(32, value) === value) return Number(value);
+          throw new UserError(`tensor ${name} in ${file} holds ${value}, more than 32 bits.`);
+        });
+      default:
+        throw new UserError(
+          `tensor ${name} in ${file} has dtype ${dtype}; I32, I64, I8, U8 or BOOL was expected.`,
+        );
+    }
+  }
+
+  async close(): Promise<void> {
+    for (const handle of this.#handles.values()) await handle.close();
+    this.#handles.clear();
+  }
+}
+
+async function openShards(indexPath: string): Promise<Safetensors> {
+  const fail = (what: string) =>
+    new UserError(`${indexPath} ${what}: download or save the checkpoint again.`);
+  let index: unknown;
+  try {
+    index = JSON.parse(await readText(indexPath));
+  } catch (error) {
+    if (error instanceof UserError) throw error;
+    throw fail(`is not JSON (${messageOf(error)})`);
+  }
+  const map = isRecord(index) ? index["weight_map"] : undefined;
+  if (!isRecord(map)) throw fail('has no "weight_map"');
+  const names = new Set<string>();
+  for (const [tensor, shard] of Object.entries(map)) {
+    // A shard lies beside its index; anything else could name a file of someone else's.
+    if (typeof shard !== "string" || !/^[^/\\:]+\.safetensors$/.test(shard)) {
+      throw fail(`puts ${tensor} in ${JSON.stringify(shard)}, which is not a file beside it`);
+    }
+    names.add(shard);
+  }
+  if (names.size === 0) throw fail("names no shards");
+  const folder = dirname(indexPath);
+  const shards = await Safetensors.openAll([...names].sort().map((name) => join(folder, name)));
+  for (const [tensor, shard] of Object.entries(map)) {
+    if (shards.tensors.get(tensor)?.file === join(folder, shard as string)) continue;
+    await shards.close();
+    throw fail(`says ${tensor} is in ${shard as string}, which does not hold it`);
+  }
+  return shards;
+}
+
+/** Header of one file, checked in full: what is returned lies inside the file and does not overlap. */
+async function readHeader(
+  handle: FileHandle,
+  path: string,
+): Promise<{ tensors: TensorInfo[]; metadata: Record<string, string> }> {
+  const again = "The file is damaged or was not copied completely: fetch or write it again.";
+  const fail = (what: string) => new UserError(`${path}: ${what}. ${again}`);
+
+  const { size } = await handle.stat();
+  if (size < 8) throw fail(`it has ${size} bytes, too few for a safetensors file`);
+  const lengthBytes = await readExactly(handle, path, 0, 8);
+  const headerBytes = Number(new DataView(lengthBytes.buffer).getBigUint64(0, true));
+  if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > size) {
+    throw fail(`its header claims ${headerBytes} bytes in a file of ${size}`);
+  }
+  let header: unknown;
+  try {
+    const bytes = await readExactly(handle, path, 8, headerBytes);
+    header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
+  } catch (error) {
+    throw fail(`its header is not JSON (${messageOf(error)})`);
+  }
+  if (!isRecord(header)) throw fail("its header is not a JSON object");
+
+  const base = 8 + headerBytes;
+  const tensors: TensorInfo[] = [];
+  const metadata: Record<string, string> = {};
+  for (const [name, entry] of Object.entries(header)) {
+    if (name === "__metadata__") {
+      for (const [key, value] of Object.entries(isRecord(entry) ? entry : {})) {
+        metadata[key] = String(value);
+      }
+      continue;
+    }
+    const { dtype, shape, data_offsets: offsets } = isRecord(entry) ? entry : {};
+    if (!isTensorType(dtype)) {
+      const known = Object.keys(ELEMENT_BYTES).join(", ");
+      throw fail(`tensor ${name} has dtype ${JSON.stringify(dtype)}, not one of ${known}`);
+    }
+    if (!isCounts(shape)) throw fail(`tensor ${name} has shape ${JSON.stringify(shape)}`);
+    if (!isCounts(offsets) || offsets.length !== 2 || offsets[0] > offsets[1]) {
+      throw fail(`tensor ${name} has data_offsets ${JSON.stringify(offsets)}`);
+    }
+    const [from, to] = offsets;
+    const expected = shape.reduce((product, size) => product * size, ELEMENT_BYTES[dtype]);
+    if (to - from !== expected) {
+      throw fail(
+        `tensor ${name} (${dtype} [${shape.join(", ")}]) needs ${expected} bytes, but its ` +
+          `data_offsets span ${to - from}`,
+      );
+    }
+    if (base + to > size) {
+      throw fail(`tensor ${name} ends at byte ${base + to} of a file of ${size}`);
+    }
+    tensors.push({ name, dtype, shape, file: path, offset: base + from, length: expected });
+  }
+
+  const inOrder = tensors.filter((t) => t.length > 0).sort((a, b) => a.offset - b.offset);
+  for (const [i, tensor] of inOrder.entries()) {
+    const before = inOrder[i - 1];
+    if (before && before.offset + before.length > tensor.offset) {
+      throw fail(`tensors ${before.name} and ${tensor.name} overlap`);
+    }
+  }
+  return { tensors, metadata };
+}
+
+export type WritableType = "F32" | "F16" | "BF16" | "I32";
+
+export interface TensorToWrite {
+  dtype: WritableType;
+  shape: readonly number[];
+  /**
+   * Float32Array for the float types (rounded to nearest even on the way out), Int32Array for I32;
+   * a Uint16Array for F16 or BF16 holds bits that are already converted.
+   */
+  data: Float32Array | Int32Array | Uint16Array;
+}
+
+/** Elements converted at a time: memory for a write does not grow with the tensor. */
+const CHUNK_ELEMENTS = 1 << 20;
+
+/**
+ * Writes `tensors` to `path`, which appears whole or not at all (temporary name, sync, rename).
+ * Returns the file's size in bytes and the xxh64 of its content. Throws UserError if a finite value
+ * is too large for the 16-bit type asked for (F16 ends at 65504), or if the disk is full.
+ */
+export async function writeSafetensors(
+  path: string,
+  tensors: Readonly<Record<string, TensorToWrite>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<{ bytes: number; xxh64: string }> {
+  // Wider elements first, so that every tensor is aligned to its element size.
+  const entries = Object.entries(tensors).sort(
+    ([, a], [, b]) => ELEMENT_BYTES[b.dtype] - ELEMENT_BYTES[a.dtype],
+  );
+  const header: Record<string, unknown> = {};
+  if (Object.keys(metadata).length > 0) header["__metadata__"] = metadata;
+  let end = 0;
+  for (const [name, { dtype, shape, data }] of entries) {
+    const elements = shape.reduce((product, size) => product * size, 1);
+    if (data.length !== elements) {
+      throw new Error(`${name}: shape [${shape.join(", ")}] does not fit ${data.length} elements`);
+    }
+    const start = end;
+    end += elements * ELEMENT_BYTES[dtype];
+    header[name] = { dtype, shape, data_offsets: [start, end] };
+  }
+  let json = new TextEncoder().encode(JSON.stringify(header));
+  const padded = new Uint8Array(Math.ceil(json.length / 8) * 8).fill(0x20);
+  padded.set(json);
+  json = padded;
+
+  const { create64 } = await hashing;
+  const hash = create64();
+  const temporary = `${path}.${process.pid}.tmp`;
+  await mkdir(dirname(path), { recursive: true });
+  let handle: FileHandle | undefined;
+  try {
+    handle = await open(temporary, "w");
+    const write = async (bytes: Uint8Array) => {
+      hash.update(bytes);
+      for (let at = 0; at < bytes.length; at += MAX_IO_BYTES) {
+        await handle!.writeFile(bytes.subarray(at, at + MAX_IO_BYTES));
+      }
+    };
+    const length = new Uint8Array(8);
+    new DataView(length.buffer).setBigUint64(0, BigInt(json.length), true);
+    await write(length);
+    await write(json);
+    for (const [name, { dtype, data }] of entries) {
+      for (let at = 0; at < data.length; at += CHUNK_ELEMENTS) {
+        const chunk = data.subarray(at, at + CHUNK_ELEMENTS);
+        await write(encodeElements(name, dtype, chunk, at));
+      }
+    }
+    await handle.sync();
+    await handle.close();
+    handle = undefined;
+    await rename(temporary, path);
+    await syncFolder(dirname(path));
+  } catch (error) {
+    await handle?.close().catch(() => undefined);
+    await rm(temporary, { force: true });
+    if ((error as NodeJS.ErrnoException).code === "ENOSPC") {
+      const bytes = 8 + json.length + end;
+      throw new UserError(`no space left on the disk for ${path} (${bytes} bytes): free some.`);
+    }
+    throw error;
+  }
+  return { bytes: 8 + json.length + end, xxh64: hexOf(hash.digest()) };
+}
+
+function encodeElements(
+  name: string,
+  dtype: WritableType,
+  data: Float32Array | Int32Array | Uint16Array,
+  at: number,
+): Uint8Array {
+  const bytesOf = (a: ArrayBufferView) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
+  const isHalf = dtype === "F16" || dtype === "BF16";
+  if (dtype === "I32" ? data instanceof Int32Array : data instanceof Float32Array) {
+    if (!isHalf) return bytesOf(data);
+    const floats = data as Float32Array;
+    const half = dtype === "F16" ? f32ToF16(floats) : f32ToBf16(floats);
+    const infinity = dtype === "F16" ? 0x7c00 : 0x7f80;
+    for (let i = 0; i < half.length; i++) {
+      if ((half[i] & 0x7fff) === infinity && Number.isFinite(floats[i])) {
+        throw new UserError(
+          `tensor ${name}: element ${at + i} is ${floats[i]}, too large for ${dtype}` +
+            `${dtype === "F16" ? " (at most 65504)" : ""}. Store it as ` +
+            `${dtype === "F16" ? "bf16 or f32" : "f32"}.`,
+        );
+      }
+    }
+    return bytesOf(half);
+  }
+  if (isHalf && data instanceof Uint16Array) return bytesOf(data);
+  throw new Error(`${name}: a ${data.constructor.name} cannot be written as ${dtype}`);
+}
+
+const hashing = xxhash();
+
+/** xxh64 of a file's bytes, 16 hexadecimal digits. Throws UserError if it cannot be read. */
+export async function hashFile(path: string): Promise<string> {
+  const hash = (await hashing).create64();
+  const handle = await openForReading(path);
+  try {
+    const buffer = new Uint8Array(1 << 20);
+    for (;;) {
+      const { bytesRead } = await handle.read(buffer, 0, buffer.length);
+      if (bytesRead === 0) return hexOf(hash.digest());
+      hash.update(buffer.subarray(0, bytesRead));
+    }
+  } finally {
+    await handle.close();
+  }
+}
+
+/** xxh64 of bytes, 16 hexadecimal digits. */
+export async function hashBytes(bytes: Uint8Array): Promise<string> {
+  return hexOf((await hashing).create64().update(bytes).digest());
+}
+
+function hexOf(hash: bigint): string {
+  return hash.toString(16).padStart(16, "0");
+}
+
+// Conversions between float32 and the 16-bit float types. Rounding is to nearest, ties to even;
+// finite values beyond the type's range become infinite; a NaN stays a (quiet) NaN.
+
+/** float32 → bfloat16 bits: the upper half of the float32, rounded. */
+export function f32ToBf16(
+  values: Float32Array,
+  out = new Uint16Array(values.length),
+): Uint16Array<ArrayBufferLike> {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const x = bits[i];
+    out[i] =
+      (x & 0x7fffffff) > 0x7f800000
+        ? (x >>> 16) | 0x40 // rounding could carry a NaN's payload away
+        : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
+  }
+  return out;
+}
+
+/** bfloat16 bits → float32, exactly. */
+export function bf16ToF32(
+  bits: Uint16Array,
+  out = new Float32Array(bits.length),
+): Float32Array<ArrayBuffer> {
+  const target = new Uint32Array(out.buffer, out.byteOffset, out.length);
+  for (let i = 0; i < bits.length; i++) target[i] = bits[i] << 16;
+  return out;
+}
+
+/** float32 → float16 bits (IEEE binary16, subnormals included). */
+export function f32ToF16(
+  values: Float32Array,
+  out = new Uint16Array(values.length),
+): Uint16Array<ArrayBufferLike> {
+  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
+  for (let i = 0; i < bits.length; i++) {
+    const sign = (bits[i] >>> 16) & 0x8000;
+    const x = bits[i] & 0x7fffffff;
+    out[i] = sign | f16Magnitude(x);
+  }
+  return out;
+}
+
+function f16Magnitude(x: number): number {
+  if (x > 0x7f800000) return 0x7e00; // NaN
+  if (x >= 0x477ff000) return 0x7c00; // 65520 and above round to infinity
+  if (x >= 0x38800000) {
+    // Normal (2^-14 and above): move the exponent bias from 127 to 15, drop 13 bits of mantissa.
+    const rebased = x - 0x38000000;
+    return (rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13;
+  }
+  if (x <= 0x33000000) return 0; // 2^-25 is half the smallest subnormal and ties to zero
+  // Subnormal: the mantissa with its hidden bit, in units of 2^-24.
+  const mantissa = (x & 0x7fffff) | 0x800000;
+  const shift = 126 - (x >>> 23);
+  const kept = mantissa >>> shift;
+  const rest = mantissa & ((1 << shift) - 1);
+  const half = 1 << (shift - 1);
+  return kept + (rest > half || (rest === half && (kept & 1) === 1) ? 1 : 0);
+}
+
+let f16Table: Uint32Array | undefined;
+
+/** float16 bits → float32, exactly. */
+export function f16ToF32(
+  bits: Uint16Array,
+  out = new Float32Array(bits.length),
+): Float32Array<ArrayBuffer> {
+  f16Table ??= makeF16Table();
+  const target = new Uint32Array(out.buffer, out.byteOffset, out.length);
+  for (let i = 0; i < bits.length; i++) target[i] = f16Table[bits[i]];
+  return out;
+}
+
+/** The float32 bits of every float16. */
+function makeF16Table(): Uint32Array {
+  const values = new Float32Array(65536);
+  const table = new Uint32Array(values.buffer);
+  for (let half = 0; half < 65536; half++) {
+    const exponent = (half >>> 10) & 31;
+    const mantissa = half & 1023;
+    if (exponent === 31) {
+      table[half] = ((half & 0x8000) << 16) | 0x7f800000 | (mantissa << 13);
+      continue;
+    }
+    const magnitude =
+      exponent === 0 ? mantissa * 2 ** -24 : (1 + mantissa / 1024) * 2 ** (exponent - 15);
+    values[half] = half & 0x8000 ? -magnitude : magnitude;
+  }
+  return table;
+}
+
+async function readExactly(
+  handle: FileHandle,
+  path: string,
+  offset: number,
+  length: number,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const bytes = new Uint8Array(length);
+  let done = 0;
+  while (done < length) {
+    const ask = Math.min(length - done, MAX_IO_BYTES);
+    const { bytesRead } = await handle.read(bytes, done, ask, offset + done);
+    if (bytesRead === 0) {
+      throw new UserError(
+        `${path} ended at byte ${offset + done}; ${length - done} more were expected. ` +
+          "It was changed while being read, or is truncated: fetch or write it again.",
+      );
+    }
+    done += bytesRead;
+  }
+  return bytes;
+}
+
+async function openForReading(path: string): Promise<FileHandle> {
+  try {
+    const handle = await open(path, "r");
+    if ((await stat(path)).isFile()) return handle;
+    await handle.close();
+    throw new UserError(`${path} is not a file: give the path of a .safetensors file.`);
+  } catch (error) {
+    throw readingError(path, error);
+  }
+}
+
+async function readText(path: string): Promise<string> {
+  try {
+    return await readFile(path, "utf8");
+  } catch (error) {
+    throw readingError(path, error);
+  }
+}
+
+function readingError(path: string, error: unknown): unknown {
+  const { code } = error as NodeJS.ErrnoException;
+  if (code === "ENOENT") return new UserError(`${path} does not exist: check the path.`);
+  if (code === "EACCES" || code === "EPERM" || code === "EISDIR") {
+    return new UserError(`${path} cannot be read (${code}): check that it is a readable file.`);
+  }
+  return error;
+}
+
+/** Makes a rename durable. Windows cannot open folders; there the rename is all there is. */
+async function syncFolder(path: string): Promise<void> {
+  const handle = await open(path, "r").catch(() => undefined);
+  await handle?.sync().catch(() => undefined);
+  await handle?.close();
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
+
+function isTensorType(value: unknown): value is TensorType {
+  return typeof value === "string" && Object.hasOwn(ELEMENT_BYTES, value);
+}
+
+/** A list of non-negative integers whose product and sums stay exact. */
+function isCounts(value: unknown): value is number[] {
+  return Array.isArray(value) && value.every((v) => Number.isSafeInteger(v) && (v as number) >= 0);
+}
