@@ -23,7 +23,10 @@ export default defineConfig(
     },
     rules: {
       "@typescript-eslint/no-floating-promises": "error",
-      "@typescript-eslint/no-unused-vars": ["error", { argsIgnorePattern: "^_" }],
+      "@typescript-eslint/no-unused-vars": [
+        "error",
+        { argsIgnorePattern: "^_", varsIgnorePattern: "^_" },
+      ],
       // Literals and enums are numbers in messages all the time.
       "@typescript-eslint/restrict-template-expressions": [
         "error",

@@ -28,6 +28,7 @@ const ALLOWED: Record<string, string[]> = {
 const PORTABLE = ["leaf", "corpus", "device", "sae"];
 const NODE_ONLY = [
   "platform.node.ts",
+  "lock.ts",
   // These open files or threads.
   "safetensors.ts",
   "npy.ts",
