@@ -1,0 +1,193 @@
+/**
+ * Every metric of a reconstruction, each formula once. All are sums over rows until the end, kept
+ * in float64, so that the result does not depend on how the rows were cut into batches.
+ *
+ * Units: x, x̂ and whatever is made of them are in the units of the raw activations, whatever scale
+ * training applied; latents keep the units of training (see sae.ts).
+ */
+import type { ActivationSource } from "../activation-source.ts";
+import { UserError } from "../error.ts";
+import type { BatchStatistics, SaeOnDevice } from "./sae.ts";
+
+/** Quality of a reconstruction over a set of rows. N rows, d = dIn, F = dSae, x̄ = the set's mean row. */
+export interface ReconstructionMetrics {
+  /** N */
+  rows: number;
+  /** Mean squared error over all N·d elements: Σ_n ‖x - x̂‖² / (N·d). */
+  mse: number;
+  /** Fraction of variance unexplained: Σ_n ‖x - x̂‖² / Σ_n ‖x - x̄‖². */
+  fvu: number;
+  /** Mean number of latents with a value > 0 per row. */
+  l0: number;
+  /** Mean of Σ_f a_f per row. */
+  l1: number;
+  /** Mean of ⟨x, x̂⟩ / (‖x‖‖x̂‖) per row; a row with x or x̂ = 0 counts 0. */
+  cosine: number;
+  /** Share of latents that fire in more than a tenth of the rows. */
+  denseFraction: number;
+}
+
+/** Latents that fire in more than this share of the rows are called dense. */
+const DENSE = 0.1;
+
+/** Running sums behind `ReconstructionMetrics`; everything but `counts` is plain JSON in a checkpoint. */
+export class ReconstructionSums {
+  rows = 0;
+  /** Σ ‖x - x̂‖², raw units. */
+  sse = 0;
+  /** Σ ‖x‖², raw units. */
+  xSquared = 0;
+  /** Σ x, raw units; [dIn]. */
+  xSum: Float64Array;
+  cosine = 0;
+  active = 0;
+  l1 = 0;
+  /** Rows in which each latent fired; [dSae]. */
+  counts: Float64Array;
+
+  constructor(dIn: number, dSae: number) {
+    this.xSum = new Float64Array(dIn);
+    this.counts = new Float64Array(dSae);
+  }
+
+  /** Adds the inputs of a batch: x [rows, dIn], raw units. */
+  addInputs(x: Float32Array, rows: number): void {
+    const { xSum } = this;
+    const dIn = xSum.length;
+    let squared = 0;
+    for (let n = 0, i = 0; n < rows; n++)
+      for (let c = 0; c < dIn; c++, i++) {
+        const v = x[i];
+        xSum[c] += v;
+        squared += v * v;
+      }
+    this.xSquared += squared;
+    this.rows += rows;
+  }
+
+  /** Adds what came of that batch, computed on inputs that had been multiplied by `scale`. */
+  addOutputs(batch: BatchStatistics, scale: number): void {
+    const { rowStats, counts, sums } = batch;
+    this.sse += sumOfSquares(rowStats) / (scale * scale);
+    for (let i = 0; i < rowStats.length; i += 4) {
+      const norms = Math.sqrt(rowStats[i]) * Math.sqrt(rowStats[i + 1]);
+      if (norms > 0) this.cosine += rowStats[i + 2] / norms;
+    }
+    for (let f = 0; f < counts.length; f++) {
+      this.counts[f] += counts[f];
+      this.active += counts[f];
+      this.l1 += sums[f];
+    }
+  }
+
+  metrics(): ReconstructionMetrics {
+    const { rows, sse, xSquared, xSum, counts } = this;
+    const meanSquared = xSum.reduce((sum, v) => sum + v * v, 0) / rows;
+    return {
+      rows,
+      mse: sse / (rows * xSum.length),
+      fvu: sse / (xSquared - meanSquared),
+      l0: this.active / rows,
+      l1: this.l1 / rows,
+      cosine: this.cosine / rows,
+      denseFraction: counts.filter((n) => n > DENSE * rows).length / counts.length,
+    };
+  }
+
+  toJSON(): Record<string, number | number[]> {
+    const { rows, sse, xSquared, xSum, cosine, active, l1 } = this;
+    return { rows, sse, xSquared, xSum: Array.from(xSum), cosine, active, l1 };
+  }
+
+  /** The sums that `toJSON` wrote, with their counts. */
+  static from(
+    json: Record<string, number | number[]>,
+    counts: ArrayLike<number>,
+  ): ReconstructionSums {
+    const sums = new ReconstructionSums(0, 0);
+    Object.assign(sums, json, {
+      xSum: Float64Array.from(json.xSum as number[]),
+      counts: Float64Array.from(counts),
+    });
+    return sums;
+  }
+}
+
+/** Σ_n ‖x_n - x̂_n‖² from a batch's row statistics. */
+export function sumOfSquares(rowStats: Float32Array): number {
+  let sum = 0;
+  for (let i = 3; i < rowStats.length; i += 4) sum += rowStats[i];
+  return sum;
+}
+
+/** A whole set's reconstruction, with each latent's part in it. */
+export interface Evaluation extends ReconstructionMetrics {
+  /** Share of latents that never fired in the set (so it falls as the set grows). */
+  deadFraction: number;
+  /** Share of the rows in which each latent fires; [dSae]. */
+  density: Float64Array;
+  /** Mean value of each latent over all rows, those where it is 0 included; [dSae]. */
+  meanActivation: Float64Array;
+}
+
+/**
+ * Encodes and decodes one whole pass over `source`.
+ * @throws UserError when the source's width is not the SAE's, or it has no rows.
+ */
+export async function evaluateReconstruction(
+  sae: SaeOnDevice,
+  source: ActivationSource,
+): Promise<Evaluation> {
+  const { dIn, dSae, scale } = sae.spec;
+  if (source.dIn !== dIn)
+    throw new UserError(`the SAE takes activations of width ${dIn}; got ${source.dIn}`);
+  const totals = new ReconstructionSums(dIn, dSae);
+  const activationSums = new Float64Array(dSae);
+  const pass = source.batches({
+    batchSize: sae.maxRows,
+    seed: 0,
+    shuffle: false,
+    bufferRows: sae.maxRows,
+  });
+  for await (const batch of pass) {
+    totals.addInputs(batch.data, batch.rows);
+    const statistics = await sae.statistics(batch.data, batch.rows);
+    totals.addOutputs(statistics, scale);
+    for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
+    if (batch.next.epoch > 0 || totals.rows >= source.rows) break;
+  }
+  if (totals.rows === 0) throw new UserError("there are no activations to evaluate on");
+  return {
+    ...totals.metrics(),
+    deadFraction: totals.counts.filter((n) => n === 0).length / dSae,
+    density: totals.counts.map((n) => n / totals.rows),
+    meanActivation: activationSums.map((sum) => sum / totals.rows),
+  };
+}
+
+/** What the latents of an SAE do on average. */
+export interface LatentSummary {
+  /** Mean and standard deviation (n - 1) over the latents of their mean activation. */
+  meanActivation: { mean: number; std: number };
+  /** Mean over the latents of the share of rows in which they fire. */
+  meanDensity: number;
+  /** Latents that fire in more than 1 % of the rows. */
+  activeFeatures: number;
+}
+
+export function latentSummary({
+  density,
+  meanActivation,
+}: Pick<Evaluation, "density" | "meanActivation">): LatentSummary {
+  const mean = average(meanActivation);
+  const squares = meanActivation.reduce((sum, v) => sum + (v - mean) ** 2, 0);
+  return {
+    meanActivation: { mean, std: Math.sqrt(squares / Math.max(1, meanActivation.length - 1)) },
+    meanDensity: average(density),
+    activeFeatures: density.filter((v) => v > 0.01).length,
+  };
+}
+
+function average(values: Float64Array): number {
+  return values.reduce((sum, v) => sum + v, 0) / values.length;
+}
