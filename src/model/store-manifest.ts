@@ -1,0 +1,157 @@
+/**
+ * What lies in an activation store:
+ *
+ *     plan.json                        what is collected and how; written first, never changed
+ *     shard-00000.json                 commit record of a shard: its files, sums, where the text goes on
+ *     tokens/00000.safetensors         tokens, positions, documents, starts, ends: I32 [rows]
+ *     <hook point>/00000.safetensors   activations [rows, width]
+ *     manifest.json                    plan, shards and statistics; written last
+ *
+ * A shard counts when its commit record exists, which is written after its files are whole and
+ * synced. Nothing in these files depends on when or in how many attempts they were written.
+ */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { z } from "zod";
+
+import { messageOf, UserError } from "../error.ts";
+
+const count = z.int().nonnegative();
+
+const planSchema = z.object({
+  schema: z.literal("latent-lens/activations@1"),
+  /** Name and hash of the weights. */
+  model: z.object({ name: z.string(), weightsHash: z.string() }),
+  tokenizer: z.object({ hash: z.string() }),
+  data: z.object({
+    source: z.string(),
+    split: z.string(),
+    field: z.string(),
+    /** Of the files' contents; absent for the built-in corpus. */
+    hash: z.string().optional(),
+  }),
+  contextLength: z.int().positive(),
+  bos: z.enum(["document", "row", "none"]),
+  /** Rules by which positions were left out; in every denominator they do not exist. */
+  tokenMask: z.array(z.string()),
+  dtype: z.enum(["f32", "f16", "bf16"]),
+  hookPoints: z.array(z.object({ name: z.string(), width: z.int().positive() })).min(1),
+  /** Rows asked for; a text that ends earlier gives fewer. */
+  tokens: z.int().positive(),
+  shardRows: z.int().positive(),
+  /** Rows of tokens per forward pass; part of the plan because sums may depend on it in the last bit. */
+  batchRows: z.int().positive(),
+});
+
+const fileSchema = z.object({ path: z.string(), bytes: count, xxh64: z.string() });
+
+/** Sums over the rows of a shard, of values before they are rounded to the type on disk. */
+const sumsSchema = z.object({
+  sum: z.array(z.number()),
+  sumSquares: z.number(),
+  sumNorm: z.number(),
+  maxNorm: z.number(),
+});
+
+const shardSchema = z.object({
+  rows: z.int().positive(),
+  files: z.array(fileSchema),
+  /** By hook point. */
+  sums: z.record(z.string(), sumsSchema),
+  /** Where the next shard goes on; null when this is the last one. */
+  next: z
+    .object({
+      /** State of the packing before the batch in which the next shard begins. */
+      packing: z.unknown(),
+      /** Rows of that batch's activations that belong to this shard. */
+      skip: count,
+    })
+    .nullable(),
+});
+
+const statisticsSchema = z.object({
+  /** [width] */
+  mean: z.array(z.number()),
+  /** Mean over rows of the Euclidean norm. */
+  meanNorm: z.number(),
+  maxNorm: z.number(),
+  /** √(mean of x² over all elements). */
+  rms: z.number(),
+});
+
+const manifestSchema = planSchema.extend({
+  rows: z.int().positive(),
+  shards: z.array(z.object({ rows: z.int().positive(), files: z.array(fileSchema) })).min(1),
+  /** By hook point. */
+  statistics: z.record(z.string(), statisticsSchema),
+});
+
+export type StorePlan = z.infer<typeof planSchema>;
+export type StoreFile = z.infer<typeof fileSchema>;
+export type ShardSums = z.infer<typeof sumsSchema>;
+export type ShardRecord = z.infer<typeof shardSchema>;
+export type StoreStatistics = z.infer<typeof statisticsSchema>;
+export type StoreManifest = z.infer<typeof manifestSchema>;
+
+export const TOKEN_COLUMNS = ["tokens", "positions", "documents", "starts", "ends"] as const;
+export type TokenColumn = (typeof TOKEN_COLUMNS)[number];
+
+const fiveDigits = (shard: number) => String(shard).padStart(5, "0");
+export const recordPath = (shard: number) => `shard-${fiveDigits(shard)}.json`;
+/** Path, inside the store, of a shard's file of the folder "tokens" or of a hook point. */
+export const shardPath = (folder: string, shard: number) =>
+  `${folder}/${fiveDigits(shard)}.safetensors`;
+
+/** The plan of the store at `path`; undefined when there is none. Throws UserError when it is damaged. */
+export const readPlan = (path: string) => readJson(join(path, "plan.json"), planSchema);
+export const readRecord = (path: string, shard: number) =>
+  readJson(join(path, recordPath(shard)), shardSchema);
+export const readManifest = (path: string) => readJson(join(path, "manifest.json"), manifestSchema);
+
+async function readJson<S extends z.ZodType>(
+  path: string,
+  schema: S,
+): Promise<z.infer<S> | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`);
+  }
+  const again = "the file is damaged or of another version: collect into a new folder";
+  let json: unknown;
+  try {
+    json = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path} is not JSON (${messageOf(error)}); ${again}`);
+  }
+  const result = schema.safeParse(json);
+  if (result.success) return result.data;
+  const [issue] = result.error.issues;
+  throw new UserError(`${path}: ${issue.path.join(".")}: ${issue.message}; ${again}`);
+}
+
+/** Plan and shards as the manifest of a finished store. */
+export function manifestOf(plan: StorePlan, shards: readonly ShardRecord[]): StoreManifest {
+  const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
+  const statistics = plan.hookPoints.map(({ name, width }): [string, StoreStatistics] => {
+    const sums = shards.map((shard) => shard.sums[name]);
+    const total = (of: (sums: ShardSums) => number) => sums.reduce((sum, s) => sum + of(s), 0);
+    return [
+      name,
+      {
+        mean: Array.from({ length: width }, (_, j) => total((s) => s.sum[j]) / rows),
+        meanNorm: total((s) => s.sumNorm) / rows,
+        maxNorm: Math.max(...sums.map((s) => s.maxNorm)),
+        rms: Math.sqrt(total((s) => s.sumSquares) / (rows * width)),
+      },
+    ];
+  });
+  return {
+    ...plan,
+    rows,
+    shards: shards.map(({ rows, files }) => ({ rows, files })),
+    statistics: Object.fromEntries(statistics),
+  };
+}
