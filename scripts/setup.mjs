@@ -5,7 +5,15 @@
  */
 import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
-import { existsSync, mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import {
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { dirname, join, relative, sep } from "node:path";
 import { fileURLToPath } from "node:url";
 
@@ -93,7 +101,7 @@ export async function setUp() {
   await build();
 }
 
-/** Runs `work` unless the contents of `paths` are those of its last success. */
+/** Runs `work` unless `paths` have the contents they had at its last success, and none was written since. */
 async function whenChanged(name, paths, force, work) {
   const hash = createHash("sha256");
   for (const path of paths.sort())
@@ -101,7 +109,10 @@ async function whenChanged(name, paths, force, work) {
       hash.update(path + "\0").update(readFileSync(join(root, path)));
   const digest = hash.digest("hex");
   const stamp = join(root, "dist", ".built", name);
-  if (!force && existsSync(stamp) && readFileSync(stamp, "utf8") === digest) return;
+  if (!force && existsSync(stamp) && readFileSync(stamp, "utf8") === digest) {
+    const newest = Math.max(...paths.map((path) => modified(join(root, path))));
+    if (newest <= modified(stamp)) return;
+  }
   const code = await work();
   if (code !== 0) fail(`Building (${name}) failed; the messages are above.`);
   mkdirSync(dirname(stamp), { recursive: true });
@@ -125,6 +136,10 @@ function files(folder) {
     .filter((entry) => entry.isFile())
     .map((entry) => relative(root, join(entry.parentPath ?? entry.path, entry.name)))
     .map((path) => path.split(sep).join("/"));
+}
+
+function modified(path) {
+  return existsSync(path) ? statSync(path).mtimeMs : 0;
 }
 
 function readJson(path) {

@@ -221,6 +221,10 @@ export const runSchema = z
     sae: saeSchema.default(() => topk.parse({ architecture: "topk" })),
     train: trainSchema.default(() => trainSchema.parse({})),
     features: featuresSchema.default(() => featuresSchema.parse({})),
+    provenance: z
+      .record(z.string(), z.unknown())
+      .optional()
+      .describe("What Lens adds to a run's config.json; not a setting."),
   })
   .describe("A whole run: activations, autoencoder, training, features.");
 
@@ -249,8 +253,34 @@ export function parseConfig(values: unknown): RunConfig {
 }
 
 /** The JSON Schema that editors use for completion and checking. */
-export function configJsonSchema(): Record<string, unknown> {
-  return z.toJSONSchema(runSchema, { io: "input", target: "draft-7" });
+export function configJsonSchema(): JsonSchema {
+  const schema = z.toJSONSchema(runSchema, {
+    io: "input",
+    target: "draft-7",
+    override: ({ jsonSchema }) => {
+      // That an integer is at most 2^53 - 1 tells nobody anything.
+      if (jsonSchema.maximum === Number.MAX_SAFE_INTEGER) delete jsonSchema.maximum;
+    },
+  }) as JsonSchema;
+  // A section without its discriminator means the first variant (see withDefaultVariants).
+  for (const section of Object.values(schema.properties ?? {})) {
+    const [first] = section.oneOf ?? [];
+    if (first) first.required = first.required?.filter((name) => !first.properties?.[name].const);
+  }
+  return schema;
+}
+
+/** The parts of JSON Schema that a configuration's schema uses. */
+export interface JsonSchema {
+  description?: string;
+  type?: string;
+  default?: unknown;
+  const?: string;
+  enum?: string[];
+  properties?: Record<string, JsonSchema>;
+  required?: string[];
+  oneOf?: JsonSchema[];
+  [keyword: string]: unknown;
 }
 
 function parse<S extends z.ZodType>(schema: S, values: unknown, section: string): z.infer<S> {

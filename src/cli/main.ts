@@ -1,0 +1,158 @@
+/**
+ * The command `lens`. Only the command that is called is loaded, so that help is instant.
+ */
+import { readFileSync } from "node:fs";
+import { Command, CommanderError } from "commander";
+
+import { UserError } from "../error.ts";
+
+interface Entry {
+  name: string;
+  summary: string;
+  load: () => Promise<{ define: (command: Command) => void }>;
+}
+
+/** In the order of the path of the data. */
+export const commands: Entry[] = [
+  {
+    name: "run",
+    summary: "the whole path: activations, autoencoder, features, report",
+    load: () => import("./run.ts"),
+  },
+  {
+    name: "collect",
+    summary: "run a model over text and store its activations",
+    load: () => import("./collect.ts"),
+  },
+  {
+    name: "train",
+    summary: "train an autoencoder on activations",
+    load: () => import("./train.ts"),
+  },
+  {
+    name: "eval",
+    summary: "measure an autoencoder on held-out data",
+    load: () => import("./eval.ts"),
+  },
+  {
+    name: "features",
+    summary: "find what excites each latent, and write the report",
+    load: () => import("./features.ts"),
+  },
+  {
+    name: "export",
+    summary: "write a run's autoencoder for other tools",
+    load: () => import("./export.ts"),
+  },
+  {
+    name: "runs",
+    summary: "list, show and compare runs",
+    load: () => import("./runs.ts"),
+  },
+  {
+    name: "generate",
+    summary: "let a model continue a text",
+    load: () => import("./generate.ts"),
+  },
+  {
+    name: "corpus",
+    summary: "print the built-in stories with their labelled spans",
+    load: () => import("./corpus.ts"),
+  },
+  {
+    name: "devices",
+    summary: "show what this machine can compute with",
+    load: () => import("./devices.ts"),
+  },
+  {
+    name: "config",
+    summary: "show the resolved settings, or their JSON Schema",
+    load: () => import("./config.ts"),
+  },
+];
+
+const HELP_WIDTH = 100;
+
+/** The command line with all commands, those in `defined` complete with their flags. */
+export async function commandLine(defined: string[]): Promise<Command> {
+  const program = new Command("lens")
+    .description(
+      "Sparse autoencoders for language models: collect activations, train, look at the features.",
+    )
+    .version(version(), "-V, --version", "print the version")
+    .helpOption("-h, --help", "print this help; `lens COMMAND --help` lists a command's settings")
+    .helpCommand(false)
+    .addHelpText(
+      "after",
+      "\n`lens run` alone does everything once, with the built-in model and text.",
+    )
+    .configureHelp({ helpWidth: HELP_WIDTH });
+  for (const { name, summary, load } of commands) {
+    const command = program.command(name).description(capitalized(summary)).summary(summary);
+    command.helpOption("-h, --help", "print this help");
+    if (defined.includes(name)) (await load()).define(command);
+  }
+  for (const command of [program, ...descendants(program)])
+    command
+      .configureHelp({ helpWidth: HELP_WIDTH })
+      .configureOutput({ outputError: (text, write) => write(text) })
+      .showSuggestionAfterError()
+      .exitOverride();
+  return program;
+}
+
+/** Runs one command line and sets the exit code: 0, 1 when something was wrong, 130 when interrupted. */
+export async function runCommandLine(args: string[]): Promise<void> {
+  // A reader that has seen enough (`lens corpus | head`) is no error.
+  process.stdout.on("error", (error: NodeJS.ErrnoException) => {
+    if (error.code === "EPIPE") process.exit(0);
+    throw error;
+  });
+  const program = await commandLine(args.slice(0, 1));
+  if (args.length === 0) {
+    program.outputHelp();
+    return;
+  }
+  try {
+    await program.parseAsync(args, { from: "user" });
+  } catch (error) {
+    process.exitCode = exitCodeFor(error);
+  }
+}
+
+function exitCodeFor(error: unknown): number {
+  if (error instanceof CommanderError) return error.exitCode;
+  if (error instanceof Interrupted) {
+    process.stderr.write(`${error.message}\n`);
+    return 130;
+  }
+  if (error instanceof UserError) {
+    process.stderr.write(`error: ${error.message}\n`);
+    return 1;
+  }
+  const text = error instanceof Error ? (error.stack ?? error.message) : String(error);
+  process.stderr.write(
+    `${text}\n\nThis is a mistake in Lens, not in what you did. Please report it with the command and the lines above.\n`,
+  );
+  return 1;
+}
+
+/** Thrown where a command stops because of Ctrl-C, with everything saved; the message says how to go on. */
+export class Interrupted extends Error {
+  override name = "Interrupted";
+}
+
+function descendants(command: Command): Command[] {
+  return command.commands.flatMap((child) => [child, ...descendants(child)]);
+}
+
+function version(): string {
+  const { version } = JSON.parse(
+    readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
+  ) as { version: string };
+  return version;
+}
+
+function capitalized(summary: string): string {
+  return `${summary[0].toUpperCase()}${summary.slice(1)}.`;
+}

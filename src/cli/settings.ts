@@ -1,0 +1,179 @@
+/**
+ * Settings from the command line: config files, and one dotted flag for every field of the schema
+ * (--sae.k 64). Flags, their help and their types all come from the schema.
+ */
+import { readFileSync } from "node:fs";
+import { Option, type Command } from "commander";
+import { parse, YAMLParseError } from "yaml";
+
+import { configJsonSchema, parseConfig, type JsonSchema, type RunConfig } from "../config.ts";
+import { messageOf, UserError } from "../error.ts";
+
+/** One setting: a leaf of the schema. */
+export interface Field {
+  /** Dotted: "sae.k". */
+  path: string;
+  /** "" for those at the top. */
+  section: string;
+  description: string;
+  type: "integer" | "number" | "boolean" | "string";
+  choices?: string[];
+  default?: string | number | boolean;
+  /** Variants of the section that have the field, when not all do: "sae.architecture topk". */
+  only?: string;
+}
+
+/** Sections in the order of the path, with their headings in help. */
+export const SECTIONS: Record<string, string> = {
+  "": "Run",
+  activations: "Activations",
+  sae: "Autoencoder",
+  train: "Training",
+  features: "Features",
+};
+
+/** Every setting, in the schema's order. */
+export function configFields(schema: JsonSchema = configJsonSchema()): Field[] {
+  return Object.entries(schema.properties ?? {}).flatMap(([name, property]) => {
+    if (name === "$schema" || name === "provenance") return [];
+    if (property.oneOf) return variantFields(name, property.oneOf);
+    if (!property.properties) return [toField("", name, property)];
+    return Object.entries(property.properties).map(([key, p]) => toField(name, key, p));
+  });
+}
+
+/** The fields of all variants of a section, those they share once. */
+function variantFields(section: string, variants: JsonSchema[]): Field[] {
+  const discriminator = Object.entries(variants[0].properties!).find(([, p]) => p.const)![0];
+  const tagOf = (variant: JsonSchema) => variant.properties![discriminator].const!;
+  const tags = variants.map(tagOf);
+  const fields = new Map<string, { field: Field; tags: string[] }>();
+  fields.set(discriminator, {
+    field: {
+      path: `${section}.${discriminator}`,
+      section,
+      description: variants
+        .map((v) => `${tagOf(v)}: ${v.properties![discriminator].description}`)
+        .join(" "),
+      type: "string",
+      choices: tags,
+      default: tags[0],
+    },
+    tags,
+  });
+  for (const variant of variants) {
+    for (const [key, property] of Object.entries(variant.properties!)) {
+      if (key === discriminator) continue;
+      const field = toField(section, key, property);
+      const known = fields.get(key);
+      if (known && JSON.stringify(known.field) !== JSON.stringify(field))
+        throw new Error(`${field.path} means different things in different variants`);
+      fields.set(key, { field, tags: [...(known?.tags ?? []), tagOf(variant)] });
+    }
+  }
+  return [...fields.values()].map(({ field, tags: having }) =>
+    having.length === tags.length
+      ? field
+      : { ...field, only: `${section}.${discriminator} ${having.join(" or ")}` },
+  );
+}
+
+function toField(section: string, key: string, schema: JsonSchema): Field {
+  const field: Field = {
+    path: section ? `${section}.${key}` : key,
+    section,
+    description: schema.description ?? "",
+    type: schema.type as Field["type"],
+  };
+  if (schema.enum) field.choices = schema.enum;
+  if (schema.default !== undefined) field.default = schema.default as Field["default"];
+  return field;
+}
+
+/** Adds a flag for each setting of the named sections ("" for the top), grouped in help. */
+export function addSettings(command: Command, sections: string[]): Command {
+  for (const field of configFields()) {
+    if (!sections.includes(field.section)) continue;
+    const placeholder =
+      field.type === "boolean"
+        ? "[true|false]"
+        : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type)}>`;
+    const option = new Option(`--${field.path} ${placeholder}`, describe(field));
+    const heading = SECTIONS[field.section];
+    option.helpGroup(field.section ? `${heading} (${field.section}):` : `${heading}:`);
+    command.addOption(option);
+  }
+  return command;
+}
+
+/** The sentence of a field with its default and where it applies. */
+export function describe(field: Field): string {
+  const notes = [];
+  if (field.only) notes.push(`only for ${field.only}`);
+  if (field.default !== undefined) notes.push(`default: ${String(field.default)}`);
+  return notes.length > 0 ? `${field.description} (${notes.join("; ")})` : field.description;
+}
+
+/**
+ * The config in `file` (absent: all defaults) with the flags in `options` on top.
+ * @throws UserError for a file that cannot be read or parsed, and for each wrong setting.
+ */
+export function readSettings(
+  file: string | undefined,
+  options: Record<string, unknown>,
+): RunConfig {
+  const values = file === undefined ? {} : readConfigFile(file);
+  for (const field of configFields()) {
+    const raw = options[field.path];
+    if (raw !== undefined) setAt(values, field, fromFlag(raw, field));
+  }
+  try {
+    return parseConfig(values);
+  } catch (error) {
+    if (file === undefined || !(error instanceof UserError)) throw error;
+    throw new UserError(`${file}: ${error.message.split("\n").join(`\n${file}: `)}`);
+  }
+}
+
+function readConfigFile(file: string): Record<string, unknown> {
+  let text: string;
+  try {
+    text = readFileSync(file, "utf8");
+  } catch (error) {
+    const { code } = error as NodeJS.ErrnoException;
+    const why = code === "ENOENT" ? "there is no such file" : messageOf(error);
+    throw new UserError(`cannot read the config ${file}: ${why}`);
+  }
+  let values: unknown;
+  try {
+    // JSON is YAML too, and this parser says where an error is.
+    values = parse(text) ?? {};
+  } catch (error) {
+    if (!(error instanceof YAMLParseError)) throw error;
+    throw new UserError(`${file} is neither YAML nor JSON: ${error.message.trimEnd()}`);
+  }
+  if (typeof values !== "object" || values === null || Array.isArray(values))
+    throw new UserError(`${file} must hold settings by name; got ${JSON.stringify(values)}`);
+  return values as Record<string, unknown>;
+}
+
+/** A flag's text as the type its field wants; text that is no such thing stays, for the schema to refuse. */
+function fromFlag(raw: unknown, { type }: Field): unknown {
+  if (typeof raw !== "string") return raw;
+  if (type === "boolean") return raw === "true" ? true : raw === "false" ? false : raw;
+  if (type === "string") return raw;
+  const digits = raw.replace(/(?<=\d)_(?=\d)/g, "");
+  const number = Number(digits);
+  return digits.trim() === "" || Number.isNaN(number) ? raw : number;
+}
+
+function setAt(values: Record<string, unknown>, { path, section }: Field, value: unknown): void {
+  if (!section) {
+    values[path] = value;
+    return;
+  }
+  const current = values[section] ?? {};
+  if (typeof current !== "object")
+    throw new UserError(`${section} must be a section of settings; got ${JSON.stringify(current)}`);
+  values[section] = { ...current, [path.slice(section.length + 1)]: value };
+}

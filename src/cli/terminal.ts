@@ -1,0 +1,68 @@
+/**
+ * What the command line says, and where: results go to stdout, everything said on the way to
+ * stderr, so that a script can read the one without the other.
+ */
+export interface TerminalOptions {
+  /** One JSON value on stdout instead of text, and nothing on stderr but errors. */
+  json?: boolean;
+  /** Results and errors only. */
+  quiet?: boolean;
+}
+
+export class Terminal {
+  readonly json: boolean;
+  readonly quiet: boolean;
+
+  constructor({ json = false, quiet = false }: TerminalOptions) {
+    this.json = json;
+    this.quiet = quiet || json;
+  }
+
+  /** Something worth knowing on the way. */
+  note(text: string): void {
+    if (!this.quiet) process.stderr.write(text + "\n");
+  }
+
+  /** What was asked for: `text` for people, `value` with --json. */
+  result(value: unknown, text: string): void {
+    process.stdout.write((this.json ? JSON.stringify(value, null, 2) : text) + "\n");
+  }
+
+  /** The one obvious thing to do after this. */
+  next(command: string, purpose: string): void {
+    this.note(`\nNext: ${command}   ${purpose}`);
+  }
+}
+
+/** Columns as wide as their widest cell; numbers to the right. */
+export function table(header: string[], rows: string[][]): string {
+  const widths = header.map((_, c) => Math.max(...[header, ...rows].map((row) => row[c].length)));
+  const isNumeric = header.map((_, c) =>
+    rows.every((row) => /^(?:-?[\d.,]+(?:e[+-]?\d+)?%?|-|)$/.test(row[c])),
+  );
+  const line = (row: string[]) =>
+    row
+      .map((cell, c) => (isNumeric[c] ? cell.padStart(widths[c]) : cell.padEnd(widths[c])))
+      .join("  ")
+      .trimEnd();
+  return [header, ...rows].map(line).join("\n");
+}
+
+/** A number short enough to read: four significant digits, thousands separated. */
+export function short(value: number): string {
+  if (!Number.isFinite(value)) return String(value);
+  if (Number.isInteger(value)) return value.toLocaleString("en-US");
+  const size = Math.abs(value);
+  if (size >= 1000) return Math.round(value).toLocaleString("en-US");
+  return size < 1e-3 ? value.toExponential(2) : String(Number(value.toPrecision(4)));
+}
+
+/** A length of time: 0.4 s, 12 s, 3:05, 1:02:07. */
+export function duration(seconds: number): string {
+  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
+  const whole = Math.round(seconds);
+  if (whole < 60) return `${whole} s`;
+  const two = (n: number) => String(n).padStart(2, "0");
+  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
+  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+}
