@@ -332,8 +332,7 @@ export async function writeSafetensors(
   padded.set(json);
   json = padded;
 
-  const { create64 } = await hashing;
-  const hash = create64();
+  const hash = (await hashing).create64();
   const temporary = `${path}.${process.pid}.tmp`;
   await mkdir(dirname(path), { recursive: true });
   let handle: FileHandle | undefined;

@@ -1,0 +1,360 @@
+/**
+ * A language model: a folder in Hugging Face layout (config.json, safetensors, tokenizer.json) that
+ * turns tokens into activations, logits and losses. Every distinct question (which hook points,
+ * which replacements, which outputs) is its own graph, built when first asked and kept for a while.
+ */
+import { access, readFile, realpath, stat } from "node:fs/promises";
+import { dirname, join, relative, resolve, sep } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { messageOf, UserError } from "../error.ts";
+import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
+import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { bindWeights, readSpec, type Spec, type Weights } from "./family.ts";
+import { buildGraph, type GraphRequest } from "./graph.ts";
+import { expandHookPoints, hookPoints, hookWidth, type Widths } from "./hook-point.ts";
+import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+
+export interface ModelInfo extends Widths {
+  /** As given to `loadModel`. */
+  source: string;
+  /** The folder it was loaded from. */
+  folder: string;
+  /** `model_type` of config.json. */
+  family: string;
+  vocabSize: number;
+  /** Longest sequence, in tokens. */
+  contextLength: number;
+  /** Numbers in the weights, a tied unembedding counted once. */
+  parameters: number;
+}
+
+export interface ForwardOptions {
+  /** [batch, length], row after row; ids below the vocabulary size. */
+  tokens: Int32Array;
+  batch: number;
+  /** Tokens per row, at most the context length. */
+  length: number;
+  /** Hook points to read. */
+  capture?: readonly string[];
+  /** Values [batch, length, width] that replace those at a hook point; what follows sees them. */
+  patch?: Readonly<Record<string, Float32Array>>;
+  /** Logits at all positions, or at each row's last one. */
+  logits?: "all" | "last";
+  /** The loss at every position but the last. */
+  loss?: boolean;
+}
+
+export interface ForwardResult {
+  /** [batch, length, width] per captured hook point. */
+  activations: Record<string, Float32Array>;
+  /** [batch, length, vocabSize] for "all", [batch, vocabSize] for "last". */
+  logits?: Float32Array;
+  /** [batch, length − 1]: −log p(next token | tokens so far), in nats. */
+  loss?: Float32Array;
+}
+
+export interface LoadOptions {
+  /** Threads of the runtime; by default one per physical core. */
+  threads?: number;
+  /** How attention is computed; see `GraphRequest.attention`. */
+  attention?: "onnx" | "plain";
+}
+
+/** Graphs kept open. Each holds its own copy of the weights it packs. */
+const MAX_SESSIONS = 4;
+
+interface OpenSession {
+  session: Promise<Ort.InferenceSession>;
+  /** Runs under way; a session in use is not released. */
+  busy: number;
+}
+
+export class Model {
+  readonly info: ModelInfo;
+  readonly tokenizer: Tokenizer;
+  readonly #spec: Spec;
+  readonly #weights: Weights;
+  readonly #files: readonly string[];
+  readonly #options: LoadOptions;
+  /** By request, least recently used first. */
+  readonly #sessions = new Map<string, OpenSession>();
+  #closed = false;
+
+  /** Use `loadModel`. `files`: real paths of the weights. */
+  constructor(
+    info: ModelInfo,
+    tokenizer: Tokenizer,
+    parts: { spec: Spec; weights: Weights; files: readonly string[]; options: LoadOptions },
+  ) {
+    this.info = info;
+    this.tokenizer = tokenizer;
+    this.#spec = parts.spec;
+    this.#weights = parts.weights;
+    this.#files = parts.files;
+    this.#options = parts.options;
+  }
+
+  /** Every hook point, in the order the data passes them. */
+  hookPoints(): string[] {
+    return hookPoints(this.#spec);
+  }
+
+  /** Hook points for names and patterns (`blocks.*.hook_resid_post`); UserError if one fits none. */
+  expandHookPoints(patterns: Iterable<string>): string[] {
+    return expandHookPoints(patterns, this.#spec);
+  }
+
+  /** Width of the values at a hook point; UserError if there is no such point. */
+  hookWidth(name: string): number {
+    return hookWidth(name, this.#spec);
+  }
+
+  /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
+  async weightsHash(): Promise<string> {
+    const hashes: string[] = [];
+    for (const file of [...this.#files].sort()) hashes.push(await hashOnce(file));
+    if (hashes.length === 1) return hashes[0];
+    return hashBytes(new TextEncoder().encode(hashes.join("")));
+  }
+
+  /**
+   * Runs the model on [batch, length] tokens and returns what is asked for; layers that nothing
+   * asked for depends on are not run. Throws UserError for token ids, lengths, hook points or
+   * patches that do not fit the model.
+   */
+  async forward(options: ForwardOptions): Promise<ForwardResult> {
+    const { batch, length, capture = [], patch = {}, logits } = options;
+    this.checkTokens(options.tokens, batch, length);
+    const loss = options.loss === true && length > 1;
+    const result: ForwardResult = { activations: {} };
+    if (options.loss) result.loss = new Float32Array(0);
+    for (const name of capture) this.hookWidth(name);
+
+    const { Tensor } = await loadOrt();
+    const feeds: Record<string, Ort.Tensor> = {
+      tokens: new Tensor("int32", options.tokens, [batch, length]),
+    };
+    for (const [name, values] of Object.entries(patch)) {
+      const shape = [batch, length, this.hookWidth(name)];
+      if (values.length !== shape[0] * shape[1] * shape[2]) {
+        throw new UserError(
+          `the patch of ${name} has ${values.length} values; [batch, length, width] = ` +
+            `[${shape.join(", ")}] was expected.`,
+        );
+      }
+      feeds[`patch.${name}`] = new Tensor("float32", values, shape);
+    }
+    if (capture.length === 0 && !logits && !loss) return result;
+
+    const request = { capture, patch: Object.keys(patch), logits, loss };
+    const outputs = await this.run(request, feeds);
+    for (const name of capture) result.activations[name] = outputs[name].data as Float32Array;
+    if (logits) result.logits = outputs["logits"].data as Float32Array;
+    if (loss) result.loss = outputs["loss"].data as Float32Array;
+    return result;
+  }
+
+  /** Throws UserError unless `tokens` are [batch, length] ids that the model can read. */
+  checkTokens(tokens: Int32Array, batch: number, length: number): void {
+    const { vocabSize, contextLength } = this.info;
+    if (!(batch >= 1 && length >= 1) || tokens.length !== batch * length) {
+      throw new UserError(
+        `${tokens.length} tokens were given for ${batch} rows of ${length}: give at least one token, ` +
+          "and rows of one length.",
+      );
+    }
+    if (length > contextLength) {
+      throw new UserError(
+        `rows of ${length} tokens are longer than the model's context of ${contextLength}: split them.`,
+      );
+    }
+    const bad = tokens.findIndex((id) => id < 0 || id >= vocabSize);
+    if (bad !== -1) {
+      throw new UserError(
+        `token ${tokens[bad]} at row ${Math.floor(bad / length)}, position ${bad % length} is not ` +
+          `below the model's vocabulary size of ${vocabSize}: were these tokens made by another tokenizer?`,
+      );
+    }
+  }
+
+  /**
+   * Runs the graph of `request` on raw inputs (see `buildGraph` for their names) and returns its
+   * raw outputs. For the layers above `forward`: generation keeps its cache in such tensors.
+   */
+  async run(
+    request: GraphRequest,
+    feeds: Record<string, Ort.Tensor>,
+  ): Promise<Record<string, Ort.Tensor>> {
+    if (this.#closed) throw new Error("the model is closed");
+    const entry = this.#open(request);
+    entry.busy++;
+    try {
+      return await (await entry.session).run(feeds);
+    } finally {
+      entry.busy--;
+      await this.#releaseOld();
+    }
+  }
+
+  /** Frees the runtime's memory. The model cannot be used afterwards. */
+  async close(): Promise<void> {
+    this.#closed = true;
+    await this.#releaseOld();
+  }
+
+  #open(request: GraphRequest): OpenSession {
+    const { attention, threads } = this.#options;
+    const capture = [...new Set(request.capture)].sort();
+    const patch = [...new Set(request.patch)].sort();
+    const whole: GraphRequest = { attention, ...request, capture, patch };
+    const key = JSON.stringify([capture, patch, whole.logits, whole.loss, whole.cache]);
+    let entry = this.#sessions.get(key);
+    if (entry) {
+      this.#sessions.delete(key); // and set again: the most recently used is last
+    } else {
+      const { folder, locate } = locations(this.#files);
+      const create = async () => {
+        const ort = await loadOrt();
+        const graph = buildGraph(this.#spec, this.#weights, whole, (file) => locate(file));
+        const options = sessionOptions({ threads, externalFolder: folder });
+        return ort.InferenceSession.create(graph, options);
+      };
+      entry = { session: create(), busy: 0 };
+    }
+    this.#sessions.set(key, entry);
+    return entry;
+  }
+
+  /** Releases the least recently used idle sessions beyond the limit, or all idle ones once closed. */
+  async #releaseOld(): Promise<void> {
+    const limit = this.#closed ? 0 : MAX_SESSIONS;
+    for (const [key, entry] of [...this.#sessions]) {
+      if (this.#sessions.size <= limit) return;
+      if (entry.busy > 0) continue;
+      this.#sessions.delete(key);
+      // One that could not be created has nothing to release; who asked for it has the error.
+      const session = await entry.session.catch(() => undefined);
+      await session?.release();
+    }
+  }
+}
+
+/**
+ * Loads a model. `source`: "builtin:tiny", or a folder in Hugging Face layout. Reads the
+ * configuration, the tokenizer and the weights' headers; the weights are read when first used.
+ * Throws UserError, naming file and field, for anything missing, damaged or not supported.
+ */
+export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
+  const folder = await folderOf(source);
+  const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
+  const checkpoint = await openCheckpoint(folder);
+  const weights = bindWeights(spec, checkpoint);
+  await checkpoint.close();
+
+  const { bosId, eosId } = spec;
+  const tokenizer = await loadTokenizer(folder, { bosId, eosId });
+  if (tokenizer.vocabSize > spec.vocabSize) {
+    throw new UserError(
+      `${folder}: the tokenizer has ${tokenizer.vocabSize} tokens, but the model's vocab_size is ` +
+        `${spec.vocabSize}. tokenizer.json and config.json are not of one model.`,
+    );
+  }
+  let parameters = 0;
+  for (const { shape } of weights.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1);
+  const { layers, dModel, heads, dHead, dMlp, vocabSize, contextLength, modelType } = spec;
+  const sizes = { layers, dModel, heads, dHead, dMlp, vocabSize, contextLength };
+  const info = { source, folder, family: modelType, ...sizes, parameters };
+  const files = checkpoint.files;
+  return new Model(info, tokenizer, { spec, weights, files, options });
+}
+
+async function folderOf(source: string): Promise<string> {
+  if (source.startsWith("builtin:")) {
+    if (source !== "builtin:tiny") {
+      throw new UserError(`there is no built-in model ${source}; the only one is builtin:tiny.`);
+    }
+    return fileURLToPath(new URL("../../models/tiny", import.meta.url)); // from src/model or dist/model
+  }
+  const status = await stat(source).catch(() => undefined);
+  if (status?.isDirectory()) return resolve(source);
+  if (!status && /^[\w-][\w.-]*(\/[\w.-]+)?$/.test(source)) {
+    throw new UserError(
+      `${source} is not a folder here. Downloading from the Hugging Face hub is not part of this ` +
+        "version: give the path of a local folder with config.json, model.safetensors and " +
+        "tokenizer.json, or builtin:tiny.",
+    );
+  }
+  throw new UserError(
+    `model ${source} ${status ? "is not a folder" : "does not exist"}: give the path of a folder ` +
+      "with config.json, model.safetensors and tokenizer.json, or builtin:tiny.",
+  );
+}
+
+async function openCheckpoint(folder: string): Promise<Safetensors> {
+  for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
+    const path = join(folder, name);
+    if (!(await exists(path))) continue;
+    // Shards of a download cache are links; the runtime refuses links that leave its folder.
+    if (name.endsWith(".index.json")) return realShards(await Safetensors.open(path));
+    return Safetensors.open(await realpath(path));
+  }
+  const other = (await exists(join(folder, "pytorch_model.bin")))
+    ? " Weights in pytorch_model.bin must be saved as safetensors first."
+    : "";
+  throw new UserError(
+    `${folder} has neither model.safetensors nor model.safetensors.index.json.${other}`,
+  );
+}
+
+/** The same tensors with every file under its real path. */
+async function realShards(shards: Safetensors): Promise<Safetensors> {
+  const real = await Promise.all(shards.files.map((file) => realpath(file)));
+  await shards.close();
+  return Safetensors.openAll(real);
+}
+
+/** The nearest folder that holds all `files`, and each file's path from there. */
+function locations(files: readonly string[]): { folder: string; locate: (file: string) => string } {
+  let folder = dirname(files[0]);
+  const holds = (file: string) => !relative(folder, file).startsWith("..");
+  while (!files.every(holds)) folder = dirname(folder);
+  return { folder, locate: (file) => relative(folder, file).replaceAll(sep, "/") };
+}
+
+const hashes = new Map<string, Promise<string>>();
+
+/** `hashFile`, once per process for each state of the file. */
+async function hashOnce(file: string): Promise<string> {
+  const { size, mtimeMs } = await stat(file);
+  const key = `${file}:${size}:${mtimeMs}`;
+  let hash = hashes.get(key);
+  if (!hash) {
+    hash = hashFile(file);
+    hashes.set(key, hash);
+    hash.catch(() => hashes.delete(key));
+  }
+  return hash;
+}
+
+async function exists(path: string): Promise<boolean> {
+  return access(path).then(
+    () => true,
+    () => false,
+  );
+}
+
+async function readJson(path: string): Promise<unknown> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
+    throw new UserError(`${path} does not exist: is ${dirname(path)} the folder of a model?`);
+  }
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path} is not JSON (${messageOf(error)}): fetch or write it again.`);
+  }
+}
