@@ -262,8 +262,10 @@ export class SaeOnDevice {
   close(): void {
     const { device } = this;
     freeCodes(device, this.#codes);
-    device.free(this.#x, this.#residual, this.#stats, ...Object.values(this.#firing));
-    if (this.#ownsParams) device.free(...Object.values(this.#params));
+    const { sinceFired, counts, sums } = this.#firing;
+    device.free(this.#x, this.#residual, this.#stats, sinceFired, counts, sums);
+    const { wEnc, bEnc, wDec, bDec } = this.#params;
+    if (this.#ownsParams) device.free(wEnc, bEnc, wDec, bDec);
   }
 
   #encode(x: Float32Array, rows: number): void {

@@ -242,9 +242,8 @@ export class Trainer {
     const { source, seed, train } = this.#options;
     const { batchSize, shuffle, bufferRows, logEvery, validateEvery, checkpointEvery } = train;
     const from = { ...this.#progress.cursor };
-    const batches = source
-      .batches({ batchSize, seed, shuffle, bufferRows, from })
-      [Symbol.asyncIterator]();
+    const stream = source.batches({ batchSize, seed, shuffle, bufferRows, from });
+    const batches = stream[Symbol.asyncIterator]();
     try {
       let coming = batches.next();
       while (this.step < this.totalSteps) {

@@ -1,0 +1,295 @@
+/**
+ * SAEs as files that others read. The only place with their snake_case names.
+ *
+ * - A folder in SAELens' layout (version 6): cfg.json and sae_weights.safetensors with W_enc
+ *   [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec. Beside them our own metadata.json.
+ * - A PyTorch file, see `torchCheckpoint`.
+ */
+import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
+import { dirname, join } from "node:path";
+import { messageOf, UserError } from "../error.ts";
+import { Safetensors, writeSafetensors } from "../safetensors.ts";
+import type { Selection } from "./architecture.ts";
+import { Sae } from "./sae.ts";
+import { torchFile, TorchTensor, type TorchValue } from "./torch-file.ts";
+
+/** What is known about an SAE beside its weights; all of it may be absent. */
+export interface SaeDetails {
+  /** What the activations were taken from, for cfg.json. */
+  modelName?: string;
+  hookPoint?: string;
+  contextLength?: number;
+  prependBos?: boolean;
+  dataset?: string;
+  /** Mean share of the latents that are active in a row: L0 / dSae. */
+  averageSparsity?: number;
+  /** Latents that fire in more than 1 % of the rows. */
+  activeFeatures?: number;
+  /** The configuration it was trained with; plain JSON, as the next two. */
+  trainingConfig?: unknown;
+  /** Final metrics. */
+  metrics?: unknown;
+  /** Hashes of weights, data and tokenizer, versions, seeds. */
+  provenance?: unknown;
+}
+
+/** SAELens' names for our architectures. */
+const architectures = { relu: "standard", topk: "topk" } as const;
+
+/**
+ * Writes cfg.json, sae_weights.safetensors and metadata.json into `folder`, with the input scale
+ * folded into the weights. cfg.json comes last: a folder that has one is complete.
+ * @throws UserError when the disk is full.
+ */
+export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}): Promise<void> {
+  const { W_enc, b_enc, W_dec, b_dec, spec } = sae.fold();
+  const { dIn, dSae, selection, applyBDecToInput } = spec;
+  await mkdir(folder, { recursive: true });
+  await writeSafetensors(join(folder, "sae_weights.safetensors"), {
+    W_enc: { dtype: "F32", shape: [dIn, dSae], data: transpose(W_enc, dSae, dIn) },
+    b_enc: { dtype: "F32", shape: [dSae], data: b_enc },
+    W_dec: { dtype: "F32", shape: [dSae, dIn], data: W_dec },
+    b_dec: { dtype: "F32", shape: [dIn], data: b_dec },
+  });
+  await writeJson(join(folder, "metadata.json"), {
+    n_features: dSae,
+    activation_dim: dIn,
+    avg_sparsity: details.averageSparsity,
+    active_features: details.activeFeatures,
+    training_config: details.trainingConfig,
+    metrics: details.metrics,
+    provenance: details.provenance,
+  });
+  await writeJson(join(folder, "cfg.json"), {
+    architecture: architectures[selection.architecture],
+    ...(selection.architecture === "topk" && {
+      k: selection.k,
+      rescale_acts_by_decoder_norm: false,
+    }),
+    d_in: dIn,
+    d_sae: dSae,
+    dtype: "float32",
+    device: "cpu",
+    apply_b_dec_to_input: applyBDecToInput,
+    normalize_activations: "none",
+    reshape_activations: "none",
+    metadata: {
+      model_name: details.modelName,
+      hook_name: details.hookPoint,
+      context_size: details.contextLength,
+      prepend_bos: details.prependBos,
+      dataset_path: details.dataset,
+    },
+  });
+}
+
+/**
+ * Reads a folder in SAELens' layout.
+ * @throws UserError when a file or tensor is missing, a shape is not what cfg.json says, or the SAE
+ * is of a kind that this version cannot compute exactly.
+ */
+export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeDetails }> {
+  const cfg = await readJson(join(folder, "cfg.json"));
+  if (!cfg)
+    throw new UserError(
+      `${folder} has no cfg.json; give a folder with cfg.json and sae_weights.safetensors.`,
+    );
+  const at = join(folder, "cfg.json");
+  const selection = readSelection(cfg, at);
+  const dIn = readCount(cfg, "d_in", at);
+  const dSae = readCount(cfg, "d_sae", at);
+  requireValue(cfg, at, "normalize_activations", ["none"]);
+  requireValue(cfg, at, "reshape_activations", ["none"]);
+  if (selection.architecture === "topk" && selection.k > dSae)
+    throw new UserError(`${at}: k must be at most d_sae (${dSae}); got ${selection.k}`);
+  const applyBDecToInput = cfg.apply_b_dec_to_input ?? true;
+  if (typeof applyBDecToInput !== "boolean")
+    throw new UserError(
+      `${at}: apply_b_dec_to_input must be true or false; got ${JSON.stringify(applyBDecToInput)}`,
+    );
+
+  const store = await Safetensors.open(join(folder, "sae_weights.safetensors"));
+  try {
+    const read = (name: string, ...shape: number[]): Promise<Float32Array> => {
+      const seen = store.info(name);
+      if (seen.shape.join() !== shape.join())
+        throw new UserError(
+          `${seen.file}: ${name} must have shape [${shape.join(", ")}] by cfg.json's d_in ${dIn} and d_sae ${dSae}; it has [${seen.shape.join(", ")}]`,
+        );
+      return store.floats(name);
+    };
+    const spec = { selection, dIn, dSae, applyBDecToInput, scale: 1 };
+    const sae = new Sae(spec, {
+      W_enc: transpose(await read("W_enc", dIn, dSae), dIn, dSae),
+      b_enc: await read("b_enc", dSae),
+      W_dec: await read("W_dec", dSae, dIn),
+      b_dec: await read("b_dec", dIn),
+    });
+    return { sae, details: await readDetails(folder, cfg) };
+  } finally {
+    await store.close();
+  }
+}
+
+/**
+ * A PyTorch checkpoint of the SAE as two nn.Linear layers:
+ * x̂ = decoder(select(encoder(x))) with encoder.weight [dSae, dIn] and decoder.weight [dIn, dSae].
+ * A decoder bias that is subtracted from the input goes into the encoder's: b_enc - W_enc b_dec.
+ * `config.activation` says what select is: relu, or topk with `config.k` (then relu).
+ */
+export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array {
+  const { W_enc, b_enc, W_dec, b_dec, spec } = sae.fold();
+  const { dIn, dSae, selection, applyBDecToInput } = spec;
+  const bias = Float64Array.from(b_enc);
+  if (applyBDecToInput)
+    for (let f = 0; f < dSae; f++)
+      for (let c = 0; c < dIn; c++) bias[f] -= W_enc[f * dIn + c] * b_dec[c];
+  return torchFile({
+    model_state_dict: new Map([
+      ["encoder.weight", new TorchTensor([dSae, dIn], W_enc)],
+      ["encoder.bias", new TorchTensor([dSae], Float32Array.from(bias))],
+      ["decoder.weight", new TorchTensor([dIn, dSae], transpose(W_dec, dSae, dIn))],
+      ["decoder.bias", new TorchTensor([dIn], b_dec)],
+    ]),
+    config: {
+      activation: selection.architecture,
+      k: selection.architecture === "topk" ? selection.k : undefined,
+      d_in: dIn,
+      d_sae: dSae,
+      model_name: details.modelName,
+      hook_name: details.hookPoint,
+    },
+    training_config: plain(details.trainingConfig ?? {}),
+    metrics: plain(details.metrics ?? {}),
+  });
+}
+
+/** Writes `torchCheckpoint` to `path`, as a whole or not at all. @throws UserError when the disk is full. */
+export async function saveTorchCheckpoint(
+  path: string,
+  sae: Sae,
+  details: SaeDetails = {},
+): Promise<void> {
+  await mkdir(dirname(path), { recursive: true });
+  await writeWhole(path, torchCheckpoint(sae, details));
+}
+
+function readSelection(cfg: Record<string, unknown>, at: string): Selection {
+  switch (cfg.architecture) {
+    case "standard":
+      return { architecture: "relu" };
+    case "topk":
+      // Selecting by z‖W_dec‖ is another function than selecting by z.
+      requireValue(cfg, at, "rescale_acts_by_decoder_norm", [false]);
+      return { architecture: "topk", k: readCount(cfg, "k", at) };
+    default: {
+      const known = Object.values(architectures).join(", ");
+      throw new UserError(
+        `${at}: unknown architecture ${JSON.stringify(cfg.architecture)}; this version reads ${known}`,
+      );
+    }
+  }
+}
+
+function readCount(cfg: Record<string, unknown>, key: string, at: string): number {
+  const value = cfg[key];
+  if (!Number.isSafeInteger(value) || (value as number) < 1)
+    throw new UserError(`${at}: ${key} must be a positive integer; got ${JSON.stringify(value)}`);
+  return value as number;
+}
+
+/** Absent counts as the first of `allowed`. */
+function requireValue(
+  cfg: Record<string, unknown>,
+  at: string,
+  key: string,
+  allowed: readonly (string | boolean)[],
+): void {
+  const value = cfg[key] ?? allowed[0];
+  if (!(allowed as readonly unknown[]).includes(value))
+    throw new UserError(
+      `${at}: ${key} is ${JSON.stringify(value)}; this version can only read ${allowed.map((v) => JSON.stringify(v)).join(" or ")}`,
+    );
+}
+
+async function readDetails(folder: string, cfg: Record<string, unknown>): Promise<SaeDetails> {
+  const meta = (await readJson(join(folder, "metadata.json"))) ?? {};
+  const from = (isRecord(cfg.metadata) ? cfg.metadata : {}) as Record<string, never>;
+  return {
+    modelName: from.model_name ?? undefined,
+    hookPoint: from.hook_name ?? undefined,
+    contextLength: from.context_size ?? undefined,
+    prependBos: from.prepend_bos ?? undefined,
+    dataset: from.dataset_path ?? undefined,
+    averageSparsity: meta.avg_sparsity as number | undefined,
+    activeFeatures: meta.active_features as number | undefined,
+    trainingConfig: meta.training_config,
+    metrics: meta.metrics,
+    provenance: meta.provenance,
+  };
+}
+
+/** [rows, columns] → [columns, rows]. */
+function transpose(matrix: Float32Array, rows: number, columns: number): Float32Array {
+  const out = new Float32Array(matrix.length);
+  // Tiles keep both sides in the cache: a plain double loop is several times slower at 24,576 × 768.
+  const tile = 32;
+  for (let r0 = 0; r0 < rows; r0 += tile)
+    for (let c0 = 0; c0 < columns; c0 += tile)
+      for (let r = r0; r < Math.min(rows, r0 + tile); r++)
+        for (let c = c0; c < Math.min(columns, c0 + tile); c++)
+          out[c * rows + r] = matrix[r * columns + c];
+  return out;
+}
+
+/** What JSON would keep of a value: no undefined, no functions. */
+function plain(value: unknown): TorchValue {
+  return JSON.parse(JSON.stringify(value)) as TorchValue;
+}
+
+async function readJson(path: string): Promise<Record<string, unknown> | undefined> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw new UserError(`${path} cannot be read: ${messageOf(error)}`);
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path} is not JSON: ${messageOf(error)}`);
+  }
+  if (!isRecord(value)) throw new UserError(`${path} is not a JSON object`);
+  return value;
+}
+
+async function writeJson(path: string, value: unknown): Promise<void> {
+  await writeWhole(path, new TextEncoder().encode(JSON.stringify(value, null, 2) + "\n"));
+}
+
+async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`;
+  try {
+    const handle = await open(temporary, "w");
+    try {
+      await handle.writeFile(bytes);
+      await handle.sync();
+    } finally {
+      await handle.close();
+    }
+    await rename(temporary, path);
+  } catch (error) {
+    await rm(temporary, { force: true });
+    if ((error as NodeJS.ErrnoException).code === "ENOSPC")
+      throw new UserError(
+        `no space left on the disk for ${path} (${bytes.length} bytes): free some.`,
+      );
+    throw error;
+  }
+}
+
+function isRecord(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null && !Array.isArray(value);
+}
