@@ -188,7 +188,7 @@ export const trainSchema = z
     keepCheckpoints: count("How many of the newest checkpoints are kept.").default(2),
   })
   .refine((t) => [t.epochs, t.tokens, t.steps].filter((v) => v !== undefined).length <= 1, {
-    message: "give only one of epochs, tokens and steps",
+    message: "takes only one of epochs, tokens and steps",
   })
   .describe("How the autoencoder is trained.");
 
@@ -312,38 +312,80 @@ function describeIssue(
   issue: z.core.$ZodIssue,
 ): string[] {
   const path = [section, ...issue.path.map(String)].filter(Boolean).join(".");
+  const given = withDefaultVariants(schema, values);
   if (issue.code === "unrecognized_keys") {
-    const known = keysAt(schema, withDefaultVariants(schema, values), issue.path);
+    const { known, elsewhere } = keysAt(schema, given, issue.path);
     return issue.keys.map((key) => {
-      const near = nearestName(key, known);
       const full = [path, key].filter(Boolean).join(".");
+      if (elsewhere.has(key)) return `${full} does not exist here; ${elsewhere.get(key)}`;
+      const near = nearestName(key, known);
       const hint = near ? `did you mean ${near}?` : `known keys: ${known.join(", ")}`;
       return `unknown key ${full}; ${hint}`;
     });
   }
-  const seen = valueAt(withDefaultVariants(schema, values), issue.path);
-  const shown = seen === undefined ? "nothing" : JSON.stringify(seen);
-  return [`${path || "config"}: ${issue.message}; got ${shown}`];
+  const seen = valueAt(given, issue.path);
+  const requirement = requirementOf(issue, seen);
+  if (seen === undefined) return [`${path} is missing; it ${requirement}`];
+  return [`${path || "the config"} ${requirement}; got ${JSON.stringify(seen)}`];
 }
 
-function keysAt(schema: z.ZodType, values: unknown, path: PropertyKey[]): string[] {
+/** What a field must be, in words. */
+function requirementOf(issue: z.core.$ZodIssue, seen: unknown): string {
+  const names: Record<string, string> = {
+    int: "a whole number",
+    number: "a number",
+    string: "text",
+    boolean: "true or false",
+    object: "a section of settings",
+    record: "a section of settings",
+  };
+  switch (issue.code) {
+    case "invalid_type":
+      return `must be ${names[issue.expected] ?? issue.expected}`;
+    case "too_small":
+      return `must be ${issue.inclusive ? "at least" : "more than"} ${issue.minimum}`;
+    case "too_big":
+      return `must be ${issue.inclusive ? "at most" : "less than"} ${issue.maximum}`;
+    case "invalid_value":
+    case "invalid_union": {
+      const allowed = "values" in issue ? issue.values : "options" in issue ? issue.options : [];
+      const options = (allowed as unknown[]).map(String);
+      const near = nearestName(String(seen), options);
+      return `must be one of ${options.join(", ")}${near ? ` (did you mean ${near}?)` : ""}`;
+    }
+    default:
+      return issue.message;
+  }
+}
+
+/** Keys that are allowed at `path`, and those that only another variant of the section has, with what to say of them. */
+function keysAt(
+  schema: z.ZodType,
+  values: unknown,
+  path: PropertyKey[],
+): { known: string[]; elsewhere: Map<string, string> } {
+  const elsewhere = new Map<string, string>();
   let current: z.ZodType | undefined = schema;
   let value = values;
   for (const key of [...path, undefined]) {
     current = unwrap(current);
     if (current instanceof z.ZodDiscriminatedUnion) {
-      const discriminator = current.def.discriminator;
+      const { discriminator } = current.def;
       const tag = isRecord(value) ? value[discriminator] : undefined;
-      current = (current.options as z.ZodObject[]).find(
-        (option) => (option.shape[discriminator] as z.ZodLiteral).value === tag,
-      );
+      const variants = current.options as z.ZodObject[];
+      const tagOf = (variant: z.ZodObject) => (variant.shape[discriminator] as z.ZodLiteral).value;
+      for (const variant of variants) {
+        const other = `it belongs to ${discriminator} ${String(tagOf(variant))}, not ${String(tag)}`;
+        for (const name of Object.keys(variant.shape)) elsewhere.set(name, other);
+      }
+      current = variants.find((variant) => tagOf(variant) === tag);
     }
-    if (!(current instanceof z.ZodObject)) return [];
-    if (key === undefined) return Object.keys(current.shape);
+    if (!(current instanceof z.ZodObject)) break;
+    if (key === undefined) return { known: Object.keys(current.shape), elsewhere };
     current = (current.shape as Record<string, z.ZodType>)[String(key)];
     value = isRecord(value) ? value[String(key)] : undefined;
   }
-  return [];
+  return { known: [], elsewhere };
 }
 
 function unwrap(schema: z.ZodType | undefined): z.ZodType | undefined {
