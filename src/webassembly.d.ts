@@ -1,32 +1,18 @@
-/**
- * The part of WebAssembly's JavaScript interface that Lens uses. TypeScript declares it only as
- * part of the browser's DOM, which would make every browser global look available in Node.
- */
+/** The part of the WebAssembly API in use; TypeScript ships it only as a part of the browser's DOM. */
 declare namespace WebAssembly {
-  interface MemoryDescriptor {
-    initial: number;
-    maximum?: number;
-    shared?: boolean;
-  }
-  class Memory {
-    constructor(descriptor: MemoryDescriptor);
-    readonly buffer: ArrayBuffer;
-    grow(pages: number): number;
-  }
   class Module {
-    constructor(bytes: BufferSource);
+    private constructor();
   }
   class Instance {
-    constructor(module: Module, imports?: Imports);
-    readonly exports: Exports;
+    constructor(module: Module, imports: Record<string, Record<string, unknown>>);
+    readonly exports: Record<string, unknown>;
   }
-  class Global {
-    constructor(descriptor: { value: string; mutable?: boolean }, value?: unknown);
-    value: unknown;
+  class Memory {
+    constructor(descriptor: { initial: number; maximum?: number; shared?: boolean });
+    /** A SharedArrayBuffer when the memory is shared. */
+    readonly buffer: ArrayBuffer;
+    /** Adds pages of 64 KiB; returns the former number of pages. Throws RangeError when it cannot. */
+    grow(pages: number): number;
   }
-  type BufferSource = ArrayBuffer | ArrayBufferView;
-  type Imports = Record<string, Record<string, unknown>>;
-  type Exports = Record<string, unknown>;
-  function compile(bytes: BufferSource): Promise<Module>;
-  function instantiate(module: Module, imports?: Imports): Promise<Instance>;
+  function compile(bytes: Uint8Array): Promise<Module>;
 }

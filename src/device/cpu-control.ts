@@ -1,0 +1,55 @@
+/** What the cpu device and its workers say to each other: messages, and a few shared integers. */
+
+export interface WorkerData {
+  thread: number;
+  threads: number;
+  shared: WebAssembly.Memory;
+  sharedModules: WebAssembly.Module[];
+  ownModules: WebAssembly.Module[];
+  control: Int32Array<SharedArrayBuffer>;
+}
+
+/** A list of operations to run; lists are numbered from 1. */
+export interface CommandList {
+  list: number;
+  /** Size of the shared memory, which may have grown since the last list. */
+  memoryBytes: number;
+  commands: { name: string; op: unknown; scratch: Record<string, number> }[];
+}
+
+export type WorkerReport = { ready: true } | { done: number } | { error: string; stack?: string };
+
+/** Places in the control array: how many wait at the barrier, and how often it has opened. */
+const ARRIVED = 0;
+const GENERATION = 1;
+/** 1 once any worker has failed. */
+export const FAILED = 2;
+/** Number of the last list that all workers have run. */
+export const DONE = 3;
+export const CONTROL_LENGTH = 4;
+
+/** Thrown where a worker would wait for a crew that has failed or was closed. */
+export class Abandoned extends Error {}
+
+/** Waits until all workers are here. */
+export function barrier(control: Int32Array, threads: number): void {
+  const generation = Atomics.load(control, GENERATION);
+  if (Atomics.add(control, ARRIVED, 1) + 1 === threads) {
+    Atomics.store(control, ARRIVED, 0);
+    Atomics.add(control, GENERATION, 1);
+    Atomics.notify(control, GENERATION);
+  } else {
+    while (Atomics.load(control, GENERATION) === generation) {
+      Atomics.wait(control, GENERATION, generation);
+    }
+  }
+  if (Atomics.load(control, FAILED)) throw new Abandoned();
+}
+
+/** Wakes everyone who waits for the crew; they will find that it failed. */
+export function abandon(control: Int32Array): void {
+  Atomics.store(control, FAILED, 1);
+  Atomics.add(control, GENERATION, 1);
+  Atomics.notify(control, GENERATION);
+  Atomics.notify(control, DONE);
+}

@@ -1,0 +1,58 @@
+/**
+ * One worker thread of the cpu device: takes lists of operations and runs its share of each, in
+ * step with the others. Between lists it sleeps in its event loop.
+ */
+import { messageOf } from "../error.ts";
+import { workerPort } from "../platform.node.ts";
+import {
+  abandon,
+  Abandoned,
+  barrier,
+  DONE,
+  type CommandList,
+  type WorkerData,
+  type WorkerReport,
+} from "./cpu-control.ts";
+import { ops, type Crew } from "./cpu-ops.ts";
+import { OwnMemory } from "./cpu-products.ts";
+import { instantiate, type OwnKernels, type SharedKernels } from "./kernels.ts";
+
+const port = workerPort();
+const { thread, threads, shared, control, sharedModules, ownModules } = port.data as WorkerData;
+const report = (message: WorkerReport) => port.post(message);
+
+const own = await OwnMemory.create(shared);
+const crew: Crew = {
+  thread,
+  threads,
+  shared,
+  kernels: instantiate<SharedKernels>(sharedModules, shared),
+  own,
+  ownKernels: instantiate<OwnKernels>(ownModules, own.memory),
+  barrier: () => barrier(control, threads),
+};
+
+async function runList({ list, memoryBytes, commands }: CommandList): Promise<void> {
+  // This thread's view of a memory that another thread grew is renewed by growing it by nothing.
+  if (shared.buffer.byteLength < memoryBytes) shared.grow(0);
+  for (const { name, op, scratch } of commands) {
+    await ops[name as keyof typeof ops](op as never, crew, scratch);
+    crew.barrier();
+  }
+  if (thread !== 0) return;
+  Atomics.store(control, DONE, list);
+  Atomics.notify(control, DONE);
+  report({ done: list });
+}
+
+let previous = Promise.resolve();
+port.onMessage((message) => {
+  previous = previous
+    .then(() => runList(message as CommandList))
+    .catch((error: unknown) => {
+      if (error instanceof Abandoned) return;
+      abandon(control);
+      report({ error: messageOf(error), stack: error instanceof Error ? error.stack : undefined });
+    });
+});
+report({ ready: true });
