@@ -74,6 +74,8 @@ export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}
     normalize_activations: "none",
     reshape_activations: "none",
     metadata: {
+      // The layout's version; without one SAELens takes the file for an older layout.
+      sae_lens_version: "6.0.0",
       model_name: details.modelName,
       hook_name: details.hookPoint,
       context_size: details.contextLength,
