@@ -4,7 +4,7 @@ import { openDevice, type Device, type DeviceName } from "../device/device.ts";
 import { Rng } from "../rng.ts";
 import { Sae, type SaeSpec } from "./sae.ts";
 
-const deviceNames: DeviceName[] = ["reference"];
+const deviceNames: DeviceName[] = ["reference", "cpu"];
 
 function randomSae(spec: Partial<SaeSpec> = {}): Sae {
   const full: SaeSpec = {

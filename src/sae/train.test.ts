@@ -20,7 +20,7 @@ import {
   type TrainerState,
 } from "./train.ts";
 
-const deviceNames: DeviceName[] = ["reference"];
+const deviceNames: DeviceName[] = ["reference", "cpu"];
 
 function options(
   sae: Record<string, unknown>,
