@@ -1,8 +1,13 @@
 /**
- * Held-out text with the latents it excites, chunk by chunk: the stream that every analysis eats.
- * Position means one token of the stream; beginning-of-sequence tokens are not part of it.
+ * Text with the latents it excites, chunk by chunk: the stream that every analysis eats. A position
+ * is one token of the stream; beginning-of-sequence tokens are not part of it.
  */
-import type { BatchCodes } from "../sae/sae.ts";
+import type { Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
+import type { Model } from "../model/model.ts";
+import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
+import type { Document, Span } from "../model/text.ts";
+import type { BatchCodes, Sae } from "../sae/sae.ts";
 
 /** A document as the analysis needs it. */
 export interface TextDocument {
@@ -11,7 +16,7 @@ export interface TextDocument {
   id: string;
   text: string;
   /** Labelled spans, where the corpus has them: UTF-16 offsets, `end` exclusive. */
-  spans: readonly { concept: string; start: number; end: number }[];
+  spans: readonly Span[];
 }
 
 /** A stretch of tokens in reading order. */
@@ -89,25 +94,16 @@ export interface Pieces {
  * piece; characters between two tokens belong to the piece before them.
  */
 export function piecesOf(chunk: TextChunk, from: number, to: number): Pieces {
-  const text = chunk.documents[chunk.document[from]].text;
+  const { text } = chunk.documents[chunk.document[from]];
   const cuts: number[] = [];
   const pieceOf: number[] = [];
   let reached = -1;
   for (let p = from; p < to; p++) {
-    const start = chunk.start[p];
-    const fresh = p === from || (start >= reached && !splitsPair(text, start));
-    if (fresh) cuts.push(start);
+    if (chunk.start[p] >= reached) cuts.push(chunk.start[p]);
     pieceOf.push(cuts.length - 1);
-    reached = Math.max(reached, chunk.end[p], p === from ? start + 1 : 0);
+    reached = Math.max(reached, chunk.end[p]);
   }
-  if (splitsPair(text, cuts[0])) cuts[0]--;
-  const last = splitsPair(text, chunk.end[to - 1]) ? chunk.end[to - 1] + 1 : chunk.end[to - 1];
-  return { text: cuts.map((cut, i) => text.slice(cut, cuts[i + 1] ?? last)), pieceOf };
-}
-
-/** Whether a cut at `at` would part a surrogate pair. */
-function splitsPair(text: string, at: number): boolean {
-  return (text.codePointAt(at - 1) ?? 0) > 0xffff && at > 0;
+  return { text: cuts.map((cut, i) => text.slice(cut, cuts[i + 1] ?? reached)), pieceOf };
 }
 
 /** Positions [from, to) within `radius` of `position` in the same row and document. */
@@ -119,4 +115,209 @@ export function windowAround(chunk: TextChunk, position: number, radius: number)
   while (from > 0 && position - from < radius && same(from - 1)) from--;
   while (to < chunk.length && to - position <= radius && same(to)) to++;
   return [from, to];
+}
+
+/** Those positions whose document `keep` admits, as a chunk and codes of their own. */
+export function selectDocuments(
+  chunk: TextChunk,
+  codes: CodesByLatent,
+  keep: (document: TextDocument) => boolean,
+): { chunk: TextChunk; codes: CodesByLatent } {
+  const admitted = chunk.documents.map(keep);
+  const place = new Int32Array(chunk.length).fill(-1);
+  let length = 0;
+  for (let p = 0; p < chunk.length; p++) if (admitted[chunk.document[p]]) place[p] = length++;
+  const pick = (values: Int32Array) => values.filter((_, p) => place[p] >= 0);
+  const dSae = codes.offsets.length - 1;
+  const offsets = new Int32Array(dSae + 1);
+  const positions: number[] = [];
+  const values: number[] = [];
+  for (let f = 0; f < dSae; f++) {
+    for (let i = codes.offsets[f]; i < codes.offsets[f + 1]; i++) {
+      if (place[codes.positions[i]] < 0) continue;
+      positions.push(place[codes.positions[i]]);
+      values.push(codes.values[i]);
+    }
+    offsets[f + 1] = positions.length;
+  }
+  return {
+    chunk: {
+      ...chunk,
+      length,
+      tokens: pick(chunk.tokens),
+      row: pick(chunk.row),
+      document: pick(chunk.document),
+      start: pick(chunk.start),
+      end: pick(chunk.end),
+    },
+    codes: { offsets, positions: Int32Array.from(positions), values: Float32Array.from(values) },
+  };
+}
+
+/** How documents become rows of tokens; the same rules as the activations that the SAE was trained on. */
+export interface TextOptions {
+  /** Positions to read; reading stops with the batch that reaches them. */
+  tokens: number;
+  /** Tokens per row; absent: the model's own limit, at most 256. */
+  contextLength?: number;
+  bos?: BosRule;
+  /** Rows per forward pass. */
+  batchRows?: number;
+}
+
+/** Rows of one length that go through the model together. */
+export interface RowBatch {
+  rows: PackedRow[];
+  length: number;
+  /** [rows · length] */
+  tokens: Int32Array;
+  /** Places in the flattened batch that are text: all but beginning-of-sequence tokens. */
+  kept: Int32Array;
+  /** The documents that the batch touches, by ordinal. */
+  documents: Map<number, TextDocument>;
+}
+
+/** Documents → batches of packed rows, with the documents at hand, until `tokens` positions are read or the text ends. */
+export async function* rowBatches(
+  model: Pick<Model, "tokenizer" | "info">,
+  documents: AsyncIterable<Document> | Iterable<Document>,
+  options: TextOptions,
+): AsyncGenerator<RowBatch> {
+  const { tokens: wanted, bos = "document", batchRows = 16 } = options;
+  const contextLength = options.contextLength ?? Math.min(model.info.contextLength, 256);
+  const open = new Map<number, TextDocument>();
+  async function* remembered(): AsyncGenerator<Document> {
+    let ordinal = 0;
+    for await (const document of documents) {
+      const { id, text, spans = [] } = document;
+      open.set(ordinal, { ordinal, id, text, spans });
+      ordinal++;
+      yield document;
+    }
+  }
+  let rows: PackedRow[] = [];
+  let read = 0;
+  const take = (): RowBatch => {
+    const batch = batchOf(rows, open);
+    rows = [];
+    read += batch.kept.length;
+    const oldest = Math.min(...batch.documents.keys(), Infinity);
+    for (const ordinal of open.keys()) if (ordinal < oldest) open.delete(ordinal);
+    return batch;
+  };
+  for await (const row of packRows(remembered(), model.tokenizer, {
+    contextLength,
+    bos,
+    partial: true,
+  })) {
+    // Only the last row of a text is shorter.
+    if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
+    rows.push(row);
+    if (rows.length === batchRows) yield take();
+    if (read >= wanted) return;
+  }
+  if (rows.length > 0) yield take();
+}
+
+function batchOf(rows: PackedRow[], open: ReadonlyMap<number, TextDocument>): RowBatch {
+  const length = rows[0].tokens.length;
+  const tokens = new Int32Array(rows.length * length);
+  const kept: number[] = [];
+  const documents = new Map<number, TextDocument>();
+  for (const [r, row] of rows.entries()) {
+    tokens.set(row.tokens, r * length);
+    for (let i = 0; i < length; i++) {
+      const ordinal = row.documents[i];
+      if (ordinal < 0) continue;
+      kept.push(r * length + i);
+      if (!documents.has(ordinal)) documents.set(ordinal, open.get(ordinal)!);
+    }
+  }
+  return { rows, length, tokens, kept: Int32Array.from(kept), documents };
+}
+
+/** @throws UserError, naming both, when the SAE's width is not that of the hook point. */
+export function requireFit(sae: Pick<Sae, "spec">, model: Model, hookPoint: string): void {
+  const width = model.hookWidth(hookPoint);
+  if (width !== sae.spec.dIn)
+    throw new UserError(
+      `the SAE takes activations of width ${sae.spec.dIn}, but ${hookPoint} of ${model.info.source} has width ${width}: use the model and hook point that the SAE was trained on`,
+    );
+}
+
+/**
+ * Text through the model up to the hook point and through the SAE's encoder.
+ * @throws UserError when SAE and hook point do not fit, or the text has no tokens.
+ */
+export async function* encodeText(
+  sae: Sae,
+  device: Device,
+  model: Model,
+  hookPoint: string,
+  documents: AsyncIterable<Document> | Iterable<Document>,
+  options: TextOptions,
+): AsyncGenerator<{ chunk: TextChunk; codes: CodesByLatent }> {
+  requireFit(sae, model, hookPoint);
+  const { dSae } = sae.spec;
+  let encoder: ReturnType<Sae["on"]> | undefined;
+  let first = 0;
+  let firstRow = 0;
+  try {
+    for await (const batch of rowBatches(model, documents, options)) {
+      const { activations } = await model.forward({
+        tokens: batch.tokens,
+        batch: batch.rows.length,
+        length: batch.length,
+        capture: [hookPoint],
+      });
+      const chunk = chunkOf(batch, first, firstRow);
+      // The first batch is never the smaller one.
+      encoder ??= sae.on(device, batch.tokens.length);
+      const codes = await encoder.encode(activations[hookPoint], batch.tokens.length);
+      const place = new Int32Array(batch.tokens.length).fill(-1);
+      batch.kept.forEach((at, position) => (place[at] = position));
+      first += chunk.length;
+      firstRow += batch.rows.length;
+      yield { chunk, codes: codesByLatent(codes, dSae, place) };
+    }
+  } finally {
+    encoder?.close();
+  }
+}
+
+function chunkOf(
+  { rows, length, kept, documents }: RowBatch,
+  first: number,
+  firstRow: number,
+): TextChunk {
+  const list = [...documents.values()];
+  const indexOf = new Map(list.map((document, i) => [document.ordinal, i]));
+  const column = (value: (row: PackedRow, i: number, r: number) => number) =>
+    kept.map((at) => {
+      const r = Math.floor(at / length);
+      return value(rows[r], at % length, r);
+    });
+  return {
+    first,
+    length: kept.length,
+    tokens: column((row, i) => row.tokens[i]),
+    row: column((_row, _i, r) => firstRow + r),
+    document: column((row, i) => indexOf.get(row.documents[i])!),
+    documents: list,
+    start: column((row, i) => row.starts[i]),
+    end: column((row, i) => row.ends[i]),
+  };
+}
+
+/** A token for a reader: its characters, or where it holds only part of one, its bytes as ⟨e2 80⟩. */
+export function tokenText(model: Pick<Model, "tokenizer">): (token: number) => string {
+  const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+  return (token) => {
+    const bytes = model.tokenizer.tokenBytes(token);
+    try {
+      return strict.decode(bytes);
+    } catch {
+      return `⟨${Array.from(bytes, (byte) => byte.toString(16).padStart(2, "0")).join(" ")}⟩`;
+    }
+  };
 }

@@ -15,6 +15,7 @@ import {
   type Feature,
   type FeatureColumns,
   type FeatureIndex,
+  type FeatureLabels,
 } from "./features.ts";
 
 export interface FeatureOptions {
@@ -172,7 +173,7 @@ export class FeatureCounter {
   async write(
     out: string,
     tokenText: (token: number) => string,
-    provenance: Record<string, unknown>,
+    about: { provenance: Record<string, unknown>; labels?: FeatureLabels },
   ): Promise<Features> {
     const columns: FeatureColumns = {
       firings: [],
@@ -213,13 +214,15 @@ export class FeatureCounter {
       positions: this.#positions,
       documents: this.#documentsSeen,
       histogram: HISTOGRAM,
-      provenance,
+      provenance: about.provenance,
       columns,
     };
+    if (about.labels)
+      await writeFile(join(temporary, "labels.json"), JSON.stringify(about.labels, shortNumbers));
     await writeFile(join(temporary, "index.json"), JSON.stringify(index));
     await rm(out, { recursive: true, force: true });
     await rename(temporary, out);
-    return new Features(out, index);
+    return new Features(out, index, about.labels);
   }
 }
 

@@ -5,10 +5,12 @@
  *
  *   features/index.json      what was measured, and one column per statistic, [dSae] each
  *   features/features.jsonl  one line per latent: histogram and examples
+ *   features/labels.json     the label that fits each latent best, where labels were scored
  */
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
-import { UserError } from "../error.ts";
+import { messageOf, UserError } from "../error.ts";
+import type { BestLabel } from "./concepts.ts";
 
 /** Activations are counted in bins of a quarter octave: bin b holds 2^(b/4 + FIRST) ≤ a < 2^((b+1)/4 + FIRST). */
 export const HISTOGRAM = { first: -12, perOctave: 4, bins: 96 } as const;
@@ -99,14 +101,26 @@ export interface FeatureIndex {
   columns: FeatureColumns;
 }
 
+/** labels.json: which label fits each latent, chosen on some documents and measured on others. */
+export interface FeatureLabels {
+  /** Positions that labels were chosen on. */
+  selectionPositions: number;
+  /** Positions that their numbers come from. */
+  testPositions: number;
+  /** [dSae]; null for a latent that fires on no label that is frequent enough. */
+  best: (BestLabel | null)[];
+}
+
 /** A feature folder, opened. */
 export class Features {
   readonly dir: string;
   readonly index: FeatureIndex;
+  readonly labels: FeatureLabels | undefined;
 
-  constructor(dir: string, index: FeatureIndex) {
+  constructor(dir: string, index: FeatureIndex, labels: FeatureLabels | undefined) {
     this.dir = dir;
     this.index = index;
+    this.labels = labels;
   }
 
   /** One latent, read by its byte range.
@@ -139,17 +153,29 @@ export class Features {
   }
 }
 
-/** Opens a folder that `FeatureCounter.write` made. @throws UserError when there is none. */
+/** Opens a folder that `indexFeatures` made. @throws UserError when there is none, or it is damaged. */
 export async function openFeatures(dir: string): Promise<Features> {
   const path = join(dir, "index.json");
+  const index = (await readJson(path)) as FeatureIndex | undefined;
+  if (!index) throw new UserError(`no feature index at ${path}; make one with lens features`);
+  if (index.version !== 1)
+    throw new UserError(`${path} has version ${String(index.version)}; this Lens reads version 1`);
+  const labels = (await readJson(join(dir, "labels.json"))) as FeatureLabels | undefined;
+  return new Features(dir, index, labels);
+}
+
+/** Undefined when there is no such file. */
+async function readJson(path: string): Promise<unknown> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
-  } catch {
-    throw new UserError(`no feature index at ${path}; make one with lens features`);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
+    throw error;
   }
-  const index = JSON.parse(text) as FeatureIndex;
-  if (index.version !== 1)
-    throw new UserError(`${path} has version ${String(index.version)}; this Lens reads version 1`);
-  return new Features(dir, index);
+  try {
+    return JSON.parse(text);
+  } catch (error) {
+    throw new UserError(`${path} is damaged (${messageOf(error)}); index the features again`);
+  }
 }
