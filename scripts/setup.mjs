@@ -23,8 +23,19 @@ export const root = fileURLToPath(new URL("..", import.meta.url)).replace(/[\\/]
 export function run(command, args, options = {}) {
   return new Promise((resolve, reject) => {
     const child = spawn(command, args, { cwd: root, stdio: "inherit", ...options });
-    child.on("error", reject);
-    child.on("exit", (code, signal) => resolve(signal === null ? code : 1));
+    // Ctrl-C reaches the child too, which may want to save before it ends: wait for it.
+    const wait = () => undefined;
+    const forward = () => child.kill("SIGTERM");
+    process.on("SIGINT", wait).on("SIGTERM", forward);
+    const settle = () => process.off("SIGINT", wait).off("SIGTERM", forward);
+    child.on("error", (error) => {
+      settle();
+      reject(error);
+    });
+    child.on("exit", (code, signal) => {
+      settle();
+      resolve(signal === null ? code : 1);
+    });
   });
 }
 

@@ -5,6 +5,7 @@ import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 
 import { UserError } from "../error.ts";
+import { Interrupted } from "./interrupt.ts";
 
 interface Entry {
   name: string;
@@ -135,11 +136,6 @@ function exitCodeFor(error: unknown): number {
     `${text}\n\nThis is a mistake in Lens, not in what you did. Please report it with the command and the lines above.\n`,
   );
   return 1;
-}
-
-/** Thrown where a command stops because of Ctrl-C, with everything saved; the message says how to go on. */
-export class Interrupted extends Error {
-  override name = "Interrupted";
 }
 
 function descendants(command: Command): Command[] {

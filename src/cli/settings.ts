@@ -122,17 +122,26 @@ export function readSettings(
   file: string | undefined,
   options: Record<string, unknown>,
 ): RunConfig {
-  const values = file === undefined ? {} : readConfigFile(file);
-  for (const field of configFields()) {
-    const raw = options[field.path];
-    if (raw !== undefined) setAt(values, field, fromFlag(raw, field));
-  }
+  const values = withFlags(file === undefined ? {} : readConfigFile(file), options);
   try {
     return parseConfig(values);
   } catch (error) {
     if (file === undefined || !(error instanceof UserError)) throw error;
     throw new UserError(`${file}: ${error.message.split("\n").join(`\n${file}: `)}`);
   }
+}
+
+/** `values` with the settings among a command's `options` on top. */
+export function withFlags(
+  values: Record<string, unknown>,
+  options: Record<string, unknown>,
+): Record<string, unknown> {
+  const result = { ...values };
+  for (const field of configFields()) {
+    const raw = options[field.path];
+    if (raw !== undefined) setAt(result, field, fromFlag(raw, field));
+  }
+  return result;
 }
 
 function readConfigFile(file: string): Record<string, unknown> {

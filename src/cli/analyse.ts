@@ -1,0 +1,158 @@
+/** The stages after training: how good is it, what do the latents stand for, the page to look at. */
+import { existsSync, readFileSync } from "node:fs";
+
+import type { RunConfig } from "../config.ts";
+import type { Device } from "../device/device.ts";
+import { evaluate, type CrossEntropy } from "../analysis/evaluate.ts";
+import { indexFeatures } from "../analysis/index-features.ts";
+import type { Features } from "../analysis/features.ts";
+import { documents } from "../model/text.ts";
+import { readResults, type RunFolder } from "../runs.ts";
+import { saveSae } from "../sae/formats.ts";
+import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/metrics.ts";
+import { recovery } from "../sae/synthetic.ts";
+import { Progress } from "./progress.ts";
+import { scoresText, type Activations, type Context, type Trained } from "./stages.ts";
+
+/** evaluation.json: every held-out number of a run. */
+export interface RunEvaluation {
+  /** What `lens runs` shows and compares. */
+  scores: Record<string, number>;
+  crossEntropy?: CrossEntropy;
+  /** Rows that the numbers are computed over. */
+  rows: number;
+  /** Per latent. */
+  density: number[];
+  meanActivation: number[];
+}
+
+const EVALUATION = "evaluation.json";
+
+/** Measures the autoencoder on text (or rows) it was not trained on, and records it as the run's result. */
+export async function evaluateStage(
+  context: Context,
+  run: RunFolder,
+  device: Device,
+  activations: Activations,
+  trained: Trained,
+): Promise<RunEvaluation> {
+  const { config, terminal } = context;
+  const path = run.path(EVALUATION);
+  const began = performance.now();
+  let evaluation: RunEvaluation;
+  if (existsSync(path)) {
+    evaluation = JSON.parse(readFileSync(path, "utf8")) as RunEvaluation;
+  } else {
+    evaluation = await measure(context, device, activations, trained);
+    const { scores } = evaluation;
+    const { details, sae } = trained;
+    const metrics = { ...(details.metrics as object), ...scores };
+    await saveSae(run.path("sae"), sae, { ...details, metrics });
+    run.writeJson(EVALUATION, evaluation);
+  }
+  const { scores } = evaluation;
+  terminal.note(`held-out: ${scoresText(scores)}`);
+  if (readResults(run.folder).length === 0) {
+    run.logResult({
+      task_input: { heldOut: trained.details.dataset ?? config.activations.from },
+      output: { sae: "sae" },
+      eval_scores: scores,
+      eval_metadata: { rows: evaluation.rows, crossEntropy: evaluation.crossEntropy },
+      success: true,
+      latency: (performance.now() - began) / 1000,
+    });
+  }
+  return evaluation;
+}
+
+/** Held-out metrics, with the cross-entropies when there is a model. */
+export async function measure(
+  { config, terminal, signal }: Context,
+  device: Device,
+  { model, validation, train, directions }: Activations,
+  { sae }: Trained,
+): Promise<RunEvaluation> {
+  let evaluation: Evaluation;
+  const scores: Record<string, number> = {};
+  let crossEntropy: CrossEntropy | undefined;
+  if (model && config.activations.from === "model") {
+    const { hookPoint, validationTokens: tokens, contextLength, bos } = config.activations;
+    terminal.note("evaluating: the model with and without the autoencoder, on held-out text …");
+    const [point] = model.expandHookPoints([hookPoint]);
+    const text = () => interruptibly(heldOutDocuments(config), signal);
+    const measured = await evaluate(sae, model, text, {
+      ...{ hookPoint: point, device, tokens, contextLength, bos },
+    });
+    evaluation = measured;
+    crossEntropy = measured.crossEntropy;
+    scores.ceLossRecovered = measured.ceLossRecovered;
+  } else {
+    const onDevice = sae.on(device, config.train.batchSize);
+    try {
+      evaluation = await evaluateReconstruction(onDevice, validation ?? train);
+    } finally {
+      onDevice.close();
+    }
+  }
+  if (directions) Object.assign(scores, recovery(directions, sae.W_dec, sae.spec.dIn));
+  const { fvu, mse, l0, l1, cosine, deadFraction, denseFraction, rows } = evaluation;
+  const { activeFeatures } = latentSummary(evaluation);
+  return {
+    scores: { fvu, l0, deadFraction, ...scores, mse, l1, cosine, denseFraction, activeFeatures },
+    crossEntropy,
+    rows,
+    density: [...evaluation.density],
+    meanActivation: [...evaluation.meanActivation],
+  };
+}
+
+/** Looks the latents up in held-out text and writes features/; undefined without a model: there is no text then. */
+export async function featuresStage(
+  { config, terminal, signal }: Context,
+  run: RunFolder,
+  device: Device,
+  { model }: Activations,
+  { sae }: Trained,
+): Promise<Features | undefined> {
+  if (!model || config.activations.from !== "model") return undefined;
+  const { openFeatures } = await import("../analysis/features.ts");
+  const out = run.path("features");
+  if (existsSync(run.path("features", "index.json"))) return openFeatures(out);
+  const { hookPoint, contextLength, bos } = config.activations;
+  const { tokens, topExamples, randomExamples, contextTokens } = config.features;
+  const progress = new Progress({
+    label: "features",
+    unit: "tokens",
+    total: tokens,
+    quiet: terminal.quiet,
+  });
+  try {
+    const [point] = model.expandHookPoints([hookPoint]);
+    const text = interruptibly(heldOutDocuments(config), signal);
+    const features = await indexFeatures(sae, model, text, {
+      ...{ out, device, hookPoint: point, contextLength, bos, seed: config.seed },
+      ...{ tokens, topExamples, randomExamples, contextTokens },
+      provenance: { run: run.id },
+      onProgress: ({ done }) => progress.update(done),
+    });
+    progress.end();
+    return features;
+  } catch (error) {
+    progress.stop();
+    throw error;
+  }
+}
+
+/** Text that neither training nor validation saw. */
+function heldOutDocuments(config: RunConfig) {
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { data, field } = config.activations;
+  return documents(data, { split: "test", field });
+}
+
+async function* interruptibly<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+  for await (const item of items) {
+    signal.throwIfAborted();
+    yield item;
+  }
+}

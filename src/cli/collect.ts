@@ -1,0 +1,84 @@
+/** `lens collect`: text → tokens → activations on disk. */
+import type { Command } from "commander";
+
+import { UserError } from "../error.ts";
+import { collect } from "../model/collect.ts";
+import { loadModel } from "../model/model.ts";
+import { interruptible, Interrupted } from "./interrupt.ts";
+import { Progress } from "./progress.ts";
+import { addSettings, readSettings } from "./settings.ts";
+import { Terminal } from "./terminal.ts";
+
+interface Options extends Record<string, unknown> {
+  out: string;
+  split: string;
+  hookPoints?: string[];
+  quiet?: boolean;
+  json?: boolean;
+}
+
+const SPLITS = ["train", "validation", "test"] as const;
+
+export function define(command: Command): void {
+  command
+    .argument("[config]", "YAML or JSON file; absent: the defaults")
+    .description(
+      "Run a model over text and store its activations. Interrupted, the same command goes on.",
+    )
+    .requiredOption("--out <folder>", "where the activations go")
+    .option("--split <train|validation|test>", "which documents of the built-in corpus", "train")
+    .option(
+      "--hook-points <names...>",
+      "several hook points in one pass; patterns such as blocks.*.hook_resid_post too",
+    )
+    .option("--quiet", "print errors and the result only")
+    .option("--json", "print the result as JSON");
+  addSettings(command, ["", "activations"]).action((file: string | undefined, options: Options) =>
+    interruptible((signal) => run(file, options, signal)),
+  );
+}
+
+async function run(file: string | undefined, options: Options, signal: AbortSignal): Promise<void> {
+  const { activations, threads } = readSettings(file, options);
+  if (activations.from !== "model")
+    throw new UserError(`only activations.from model can be collected; got ${activations.from}`);
+  const split = SPLITS.find((name) => name === options.split);
+  if (!split)
+    throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);
+  const terminal = new Terminal(options);
+  const { out } = options;
+  const { data, field, contextLength, bos, dtype, shardRows } = activations;
+  const tokens = split === "train" ? activations.tokens : activations.validationTokens;
+  const model = await loadModel(activations.model, { threads });
+  const progress = new Progress({
+    label: "collecting",
+    unit: "tokens",
+    total: tokens,
+    quiet: terminal.quiet,
+  });
+  try {
+    const store = await collect(model, data, {
+      ...{ out, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
+      hookPoint: options.hookPoints ?? activations.hookPoint,
+      onProgress: ({ done }) => progress.update(done),
+    });
+    progress.end();
+    const points = store.manifest!.hookPoints.map((point) => point.name);
+    terminal.result(
+      { out, rows: store.rows, dIn: store.dIn, hookPoints: points },
+      `${store.rows.toLocaleString("en-US")} activations of ${points.join(", ")} in ${out}`,
+    );
+    terminal.next(
+      `lens train --activations.from folder --activations.path ${out}`,
+      "train on them",
+    );
+  } catch (error) {
+    progress.stop();
+    if (!(error instanceof Interrupted)) throw error;
+    throw new Interrupted(
+      "stopped; whole shards are kept, and the same command goes on from there",
+    );
+  } finally {
+    await model.close();
+  }
+}
