@@ -15,8 +15,17 @@ import {
 import { UserError } from "../error.ts";
 import { readNpyHeader } from "../npy.ts";
 import { bf16ToF32, f16ToF32, hashBytes, hashFile, Safetensors } from "../safetensors.ts";
-import { readManifest, readPlan, readRecord, shardPath, TOKEN_COLUMNS } from "./store-manifest.ts";
-import type { StoreManifest, TokenColumn } from "./store-manifest.ts";
+import {
+  ACTIVATIONS,
+  readManifest,
+  readPlan,
+  readRecord,
+  shardPath,
+  TOKEN_COLUMNS,
+  TOKENS,
+  type StoreManifest,
+  type TokenColumn,
+} from "./store-manifest.ts";
 
 export interface OpenOptions {
   /** Which hook point of a store that holds several. */
@@ -106,7 +115,7 @@ async function openStore(
   const files: RowFile[] = [];
   for (const [shard, { rows }] of manifest.shards.entries()) {
     const name = join(path, shardPath(hookPoint, shard));
-    const file = await openSafetensors(name, "activations");
+    const file = await openSafetensors(name, ACTIVATIONS);
     if (file.rows !== rows || file.dIn !== hook.width)
       throw new UserError(
         `${name} holds [${file.rows}, ${file.dIn}], the manifest says [${rows}, ${hook.width}]: it is not of this store.`,
@@ -137,7 +146,7 @@ async function readTokens(path: string, manifest: StoreManifest): Promise<StoreT
   const columns = TOKEN_COLUMNS.map((name) => [name, new Int32Array(manifest.rows)] as const);
   let first = 0;
   for (const [shard, { rows }] of manifest.shards.entries()) {
-    const file = await Safetensors.open(join(path, shardPath("tokens", shard)));
+    const file = await Safetensors.open(join(path, shardPath(TOKENS, shard)));
     try {
       for (const [name, column] of columns) column.set(await file.ints(name), first);
     } finally {
@@ -348,11 +357,12 @@ function requireFinite(
   file: RowFile,
   firstRow: number,
 ): void {
+  const exponent = held === "F32" ? 0x7f800000 : held === "F16" ? 0x7c00 : 0x7f80;
+  if (values instanceof Uint16Array && !mayHaveExponent(values, exponent)) return;
   const bits =
     values instanceof Float32Array
       ? new Uint32Array(values.buffer, values.byteOffset, values.length)
       : values;
-  const exponent = held === "F32" ? 0x7f800000 : held === "F16" ? 0x7c00 : 0x7f80;
   for (let i = 0; i < bits.length; i++) {
     if ((bits[i] & exponent) !== exponent) continue;
     const row = Math.floor(i / file.dIn);
@@ -360,6 +370,17 @@ function requireFinite(
       `${file.path}: row ${firstRow + row} holds NaN or an infinite value (column ${i % file.dIn}); remove the row or make the activations again.`,
     );
   }
+}
+
+/** Looks at two 16-bit values at a time: adding the exponent's lowest bit to all ones carries into the (masked) sign. */
+function mayHaveExponent(values: Uint16Array, exponent: number): boolean {
+  if (values.byteOffset % 4 !== 0 || values.length % 2 !== 0) return true;
+  const pairs = new Uint32Array(values.buffer, values.byteOffset, values.length / 2);
+  const mask = (exponent << 16) | exponent;
+  const lowest = mask & ~(mask << 1);
+  let carries = 0;
+  for (let i = 0; i < pairs.length; i++) carries |= (pairs[i] & mask) + lowest;
+  return (carries & 0x80008000) !== 0;
 }
 
 function gather(

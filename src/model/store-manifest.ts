@@ -25,10 +25,12 @@ const planSchema = z.object({
   tokenizer: z.object({ hash: z.string() }),
   data: z.object({
     source: z.string(),
-    split: z.string(),
+    split: z.enum(["train", "validation", "test"]),
     field: z.string(),
-    /** Of the files' contents; absent for the built-in corpus. */
-    hash: z.string().optional(),
+    /** Of the built-in corpus. */
+    seed: count,
+    /** Of the files' contents; null for the built-in corpus. */
+    hash: z.string().nullable(),
   }),
   contextLength: z.int().positive(),
   bos: z.enum(["document", "row", "none"]),
@@ -61,8 +63,8 @@ const shardSchema = z.object({
   /** Where the next shard goes on; null when this is the last one. */
   next: z
     .object({
-      /** State of the packing before the batch in which the next shard begins. */
-      packing: z.unknown(),
+      /** Where the batch of token rows begins in which the next shard begins. */
+      packing: z.object({ document: count, token: count }),
       /** Rows of that batch's activations that belong to this shard. */
       skip: count,
     })
@@ -93,12 +95,16 @@ export type ShardRecord = z.infer<typeof shardSchema>;
 export type StoreStatistics = z.infer<typeof statisticsSchema>;
 export type StoreManifest = z.infer<typeof manifestSchema>;
 
+/** Folder of the shards' tokens, beside those of the hook points. */
+export const TOKENS = "tokens";
+/** Name of the tensor in a hook point's files. */
+export const ACTIVATIONS = "activations";
 export const TOKEN_COLUMNS = ["tokens", "positions", "documents", "starts", "ends"] as const;
 export type TokenColumn = (typeof TOKEN_COLUMNS)[number];
 
 const fiveDigits = (shard: number) => String(shard).padStart(5, "0");
 export const recordPath = (shard: number) => `shard-${fiveDigits(shard)}.json`;
-/** Path, inside the store, of a shard's file of the folder "tokens" or of a hook point. */
+/** Path, inside the store, of a shard's file of TOKENS or of a hook point. */
 export const shardPath = (folder: string, shard: number) =>
   `${folder}/${fiveDigits(shard)}.safetensors`;
 

@@ -1,0 +1,362 @@
+import { spawn } from "node:child_process";
+import { once } from "node:events";
+import { mkdir, mkdtemp, readdir, readFile, rm, truncate, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join, relative } from "node:path";
+import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
+import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { stubActivation, stubModel, BOS } from "../../test/stub-model.ts";
+import { UserError } from "../error.ts";
+import { hashFile } from "../safetensors.ts";
+import { openActivations, type ActivationStore } from "./activations.ts";
+import { collect, type CollectOptions } from "./collect.ts";
+import { readManifest, type StoreManifest } from "./store-manifest.ts";
+
+/** What the file system does wrong: throws `code` from its `after`-th change on. */
+const fault = vi.hoisted(() => ({ after: Infinity, code: "DEAD", changes: 0 }));
+
+vi.mock(import("node:fs/promises"), async (importOriginal) => {
+  const fs = await importOriginal();
+  const change = () => {
+    if (fault.changes++ < fault.after) return;
+    throw Object.assign(new Error(`${fault.code}: as the test wants`), { code: fault.code });
+  };
+  const changing = <A extends unknown[], R>(real: (...args: A) => Promise<R>) => {
+    return async (...args: A): Promise<R> => {
+      change();
+      return real(...args);
+    };
+  };
+  const open: typeof fs.open = async (path, flags, mode) => {
+    if (flags !== "w") return fs.open(path, flags, mode);
+    change();
+    const handle = await fs.open(path, flags, mode);
+    handle.writeFile = changing(handle.writeFile.bind(handle));
+    // What a power cut would need takes time, and no test here cuts the power.
+    handle.sync = changing(() => Promise.resolve());
+    return handle;
+  };
+  return { ...fs, open, rename: changing(fs.rename), rm: changing(fs.rm) };
+});
+
+const healFaults = () => Object.assign(fault, { after: Infinity, code: "DEAD", changes: 0 });
+
+let folder: string;
+beforeEach(async () => {
+  healFaults();
+  folder = await mkdtemp(join(tmpdir(), "lens-collect-"));
+});
+afterEach(async () => {
+  healFaults();
+  await rm(folder, { recursive: true });
+});
+
+const at = (...names: string[]) => join(folder, ...names);
+const DOCUMENTS = Array.from({ length: 60 }, (_, i) => `Story ${i}: ${"la ".repeat(i % 17)}end.`);
+
+/** Those of them that are for training: eight of ten. */
+const TRAIN = DOCUMENTS.filter((_, i) => i % 10 < 8);
+
+async function writeTexts(texts = DOCUMENTS): Promise<string> {
+  await writeFile(at("text.jsonl"), texts.map((text) => JSON.stringify({ text })).join("\n"));
+  return at("text.jsonl");
+}
+
+const options = (more: Partial<CollectOptions> = {}): CollectOptions => ({
+  out: at("store"),
+  hookPoint: "*",
+  tokens: 700,
+  shardRows: 150,
+  contextLength: 16,
+  batchRows: 4,
+  ...more,
+});
+
+/** Every file of a store with its hash. */
+async function contents(store: string): Promise<Record<string, string>> {
+  const entries = await readdir(store, { recursive: true, withFileTypes: true });
+  const files = entries
+    .filter((entry) => entry.isFile())
+    .map((entry) => join(entry.parentPath, entry.name))
+    .sort();
+  const hashes = files.map(async (file) => [relative(store, file), await hashFile(file)]);
+  return Object.fromEntries((await Promise.all(hashes)) as [string, string][]);
+}
+
+async function rowsOf(store: ActivationStore): Promise<number[][]> {
+  const rows: number[][] = [];
+  for await (const block of store.rowsInOrder(64))
+    for (let r = 0; r < block.rows; r++)
+      rows.push([...block.data.subarray(r * store.dIn, (r + 1) * store.dIn)]);
+  return rows;
+}
+
+/** Undoes the packing by hand: rows of 16 over the documents, each after a BOS. */
+function expectedTokens(texts: string[], tokens: number) {
+  const stream = texts.flatMap((text, document) => [
+    { token: BOS, document: -1, start: 0 },
+    ...Array.from(text, (c, start) => ({ token: c.charCodeAt(0), document, start })),
+  ]);
+  return stream
+    .map((entry, i) => ({
+      ...entry,
+      position: i % 16,
+      row: stream.slice(i - (i % 16), i + 1).map(({ token }) => token),
+    }))
+    .filter(({ document }) => document >= 0)
+    .slice(0, tokens);
+}
+
+describe("a collected store", () => {
+  it.each(["f32", "f16", "bf16"] as const)(
+    "holds each token's activations at every hook point (%s)",
+    async (dtype) => {
+      const store = await collect(stubModel(), await writeTexts(), options({ dtype }));
+      const expected = expectedTokens(TRAIN, 700);
+      expect([store.rows, store.dIn, store.hookPoint]).toEqual([700, 3, "hook_embed"]);
+      const { tokens, positions, documents, starts, ends } = await store.tokens();
+      expect([...tokens]).toEqual(expected.map(({ token }) => token));
+      expect([...positions]).toEqual(expected.map(({ position }) => position));
+      expect([...documents]).toEqual(expected.map(({ document }) => document));
+      expect([...starts]).toEqual(expected.map(({ start }) => start));
+      expect([...ends]).toEqual(expected.map(({ start }) => start + 1));
+      const post = await openActivations(store.path, { hookPoint: "blocks.0.hook_resid_post" });
+      for (const opened of [store, post]) {
+        const rows = await rowsOf(opened);
+        for (const [i, { row, position }] of expected.entries())
+          for (const [j, x] of stubActivation(row, position, opened.dIn).entries())
+            expect(Math.abs(rows[i][j] - x)).toBeLessThanOrEqual(dtype === "bf16" ? x / 256 : 0);
+      }
+    },
+  );
+
+  it("has the statistics of its activations in the manifest", async () => {
+    const store = await collect(stubModel(), await writeTexts(), options({ dtype: "f32" }));
+    const rows = await rowsOf(store);
+    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    const norms = rows.map((row) => Math.hypot(...row));
+    const statistics = store.manifest!.statistics["hook_embed"];
+    for (let j = 0; j < 3; j++)
+      expect(statistics.mean[j]).toBeCloseTo(mean(rows.map((row) => row[j])), 10);
+    expect(statistics.meanNorm).toBeCloseTo(mean(norms), 10);
+    expect(statistics.maxNorm).toBeCloseTo(Math.max(...norms), 10);
+    expect(statistics.rms).toBeCloseTo(Math.sqrt(mean(rows.flat().map((x) => x * x))), 10);
+  });
+
+  it("says in its manifest what made it, and verifies", async () => {
+    const store = await collect(stubModel(), await writeTexts(), options());
+    expect(await readManifest(store.path)).toMatchObject({
+      schema: "latent-lens/activations@1",
+      model: { name: "stub", weightsHash: "stub weights" },
+      tokenizer: { hash: "stub" },
+      data: { split: "train", field: "text", hash: await hashFile(at("text.jsonl")) },
+      bos: "document",
+      tokenMask: ["beginning-of-sequence positions are dropped"],
+      rows: 700,
+      shards: [{ rows: 150 }, { rows: 150 }, { rows: 150 }, { rows: 150 }, { rows: 100 }],
+    });
+    await openActivations(store.path, { hookPoint: "hook_embed", verify: true });
+    expect((await readdir(store.path)).filter((name) => /^lock|tmp$/.test(name))).toEqual([]);
+  });
+
+  it("ends with the text when that ends first", async () => {
+    const whole = TRAIN.join("").length;
+    for (const shardRows of [150, whole]) {
+      const out = at(`store-${shardRows}`);
+      const store = await collect(stubModel(), await writeTexts(), options({ tokens: 1e6, out, shardRows })); // prettier-ignore
+      expect(store.rows).toBe(whole);
+      const before = await contents(out);
+      await collect(stubModel(), at("text.jsonl"), options({ tokens: 1e6, out, shardRows }));
+      expect(await contents(out)).toEqual(before);
+    }
+  });
+
+  it("tells how far it is", async () => {
+    const seen: number[] = [];
+    const onProgress = (progress: { done: number; total: number }) => {
+      expect(progress.total).toBe(700);
+      seen.push(progress.done);
+    };
+    await collect(stubModel(), await writeTexts(), options({ onProgress }));
+    expect([seen[0], seen.at(-1)]).toEqual([0, 700]);
+    expect(seen).toEqual(seen.toSorted((a, b) => a - b));
+  });
+
+  it("finds and names a flipped byte, a cut file and a missing one", async () => {
+    const { path } = await collect(stubModel(), await writeTexts(), options());
+    const hookPoint = "hook_embed";
+    const file = join(path, hookPoint, "00002.safetensors");
+    const bytes = await readFile(file);
+    bytes[bytes.length - 5] ^= 1;
+    await writeFile(file, bytes);
+    await openActivations(path, { hookPoint });
+    await expect(openActivations(path, { hookPoint, verify: true })).rejects.toThrow(
+      /00002\.safetensors is damaged/,
+    );
+    await truncate(file, bytes.length - 1);
+    await expect(openActivations(path, { hookPoint })).rejects.toThrow(/00002\.safetensors has/);
+    await rm(file);
+    await expect(openActivations(path, { hookPoint })).rejects.toThrow(/00002.*ENOENT/);
+    // Collecting again makes what is missing.
+    const again = await collect(stubModel(), at("text.jsonl"), options());
+    await openActivations(again.path, { hookPoint, verify: true });
+  });
+
+  it("asks which of its hook points is meant", async () => {
+    const { path } = await collect(stubModel(), await writeTexts(), options());
+    await expect(openActivations(path)).rejects.toThrow(/hook_embed, blocks.0.hook_resid_post/);
+    await expect(openActivations(path, { hookPoint: "hook_pos" })).rejects.toThrow(/not among/);
+  });
+});
+
+describe("collecting after a crash", () => {
+  it("ends in the same bytes, whichever change of a file was the last", async () => {
+    const text = await writeTexts();
+    await collect(stubModel(), text, options({ out: at("undisturbed"), tokens: 250 }));
+    const undisturbed = await contents(at("undisturbed"));
+    const changes = fault.changes;
+    expect(changes).toBeGreaterThan(30);
+    for (let after = 0; after < changes; after++) {
+      const out = at(`crash-${after}`);
+      Object.assign(fault, { changes: 0, after });
+      await expect(
+        collect(stubModel(), text, options({ out, tokens: 250 })),
+        `crash at change ${after}`,
+      ).rejects.toThrow();
+      healFaults();
+      await collect(stubModel(), text, options({ out, tokens: 250 }));
+      expect(await contents(out), `crash at change ${after}`).toEqual(undisturbed);
+    }
+  });
+
+  it("ends in the same bytes after kill -9 at any moment", async () => {
+    const text = await writeTexts(Array.from({ length: 5 }, () => DOCUMENTS).flat());
+    const [tokens, shardRows] = [1500, 250];
+    await collect(stubModel(), text, options({ out: at("undisturbed"), tokens, shardRows }));
+    const child = () => {
+      const file = (path: string) => fileURLToPath(new URL(path, import.meta.url));
+      const loader = new URL("../../test/typescript-loader.mjs", import.meta.url).href;
+      const script = file("../../test/crash/collect.ts");
+      const args = ["--import", loader, script, text, at("killed"), `${tokens}`, `${shardRows}`];
+      return spawn(process.execPath, args, { stdio: ["ignore", "pipe", "inherit"] });
+    };
+    let kills = 0;
+    for (const killAt of [Math.random() * 500, 500 + Math.random() * 500, 1250, Infinity]) {
+      const process = child();
+      for await (const line of createInterface(process.stdout)) {
+        if (Number(line) < killAt) continue;
+        process.kill("SIGKILL");
+        break;
+      }
+      if (process.exitCode === null && process.signalCode === null) await once(process, "exit");
+      if (process.signalCode === "SIGKILL") kills++;
+    }
+    expect(kills).toBe(3);
+    expect(await contents(at("killed"))).toEqual(await contents(at("undisturbed")));
+  });
+
+  it("goes on where it stopped when it is asked to stop", async () => {
+    const text = await writeTexts();
+    const stop = new AbortController();
+    const onProgress = ({ done }: { done: number }) => {
+      if (done > 200) stop.abort(new Error("enough"));
+    };
+    await expect(
+      collect(stubModel(), text, options({ signal: stop.signal, onProgress })),
+    ).rejects.toThrow("enough");
+    await expect(openActivations(at("store"))).rejects.toThrow(/unfinished store: 150 of 700/);
+    const seen: number[] = [];
+    await collect(stubModel(), text, options({ onProgress: ({ done }) => seen.push(done) }));
+    expect(seen[0]).toBe(150);
+    await collect(stubModel(), text, options({ out: at("undisturbed") }));
+    expect(await contents(at("store"))).toEqual(await contents(at("undisturbed")));
+  });
+
+  it("does nothing when everything is there", async () => {
+    const text = await writeTexts();
+    await collect(stubModel(), text, options());
+    fault.changes = 0;
+    await collect(stubModel(), text, options());
+    expect(fault.changes).toBe(0);
+  });
+});
+
+describe("bad input", () => {
+  it("of other options into the same folder is refused, saying what differs", async () => {
+    const text = await writeTexts();
+    const before = (await collect(stubModel(), text, options())).manifest as StoreManifest;
+    const other = collect(stubModel(), text, options({ dtype: "bf16", contextLength: 32 }));
+    await expect(other).rejects.toThrow(
+      /contextLength was 16, now 32; dtype was "f16", now "bf16"/,
+    );
+    await expect(other).rejects.toThrow(UserError);
+    await writeTexts(["another text"]);
+    await expect(collect(stubModel(), text, options())).rejects.toThrow(/data\.hash was/);
+    expect(await readManifest(at("store"))).toEqual(before);
+  });
+
+  it("of a folder with other things in it is refused", async () => {
+    await mkdir(at("store"));
+    await writeFile(at("store", "thesis.tex"), "");
+    await expect(collect(stubModel(), await writeTexts(), options())).rejects.toThrow(
+      /thesis\.tex/,
+    );
+    expect(await readdir(at("store"))).toEqual(["thesis.tex"]);
+  });
+
+  it("of a folder that a live process collects into is refused", async () => {
+    const text = await writeTexts();
+    let second: Promise<unknown> | undefined;
+    const onProgress = () => {
+      second ??= collect(stubModel(), text, options()).catch((error: unknown) => error);
+    };
+    await collect(stubModel(), text, options({ onProgress }));
+    expect(String(await second)).toMatch(/UserError: .*in use by process/);
+  });
+
+  it("of text without tokens or a hook point that is not there is refused", async () => {
+    await expect(collect(stubModel(), await writeTexts([""]), options())).rejects.toThrow(
+      /no tokens/,
+    );
+    // The folder holds nothing yet, so it can be used for something else.
+    await collect(stubModel(), await writeTexts(["ab"]), options());
+    await expect(
+      collect(stubModel(), at("text.jsonl"), options({ hookPoint: "hook_pos" })),
+    ).rejects.toThrow(/hook_pos/);
+  });
+
+  it.each([NaN, -Infinity])("of activations that are %d stops, naming where", async (value) => {
+    const model = stubModel({ odd: { token: "X".charCodeAt(0), value } });
+    const text = await writeTexts(["a".repeat(200) + "X"]);
+    await expect(collect(model, text, options({ dtype: "f32" }))).rejects.toThrow(
+      `row 50 of shard 1 at hook_embed holds ${value}`,
+    );
+  });
+
+  it("of values too large for f16 stops and says which types would do", async () => {
+    const model = (value: number) => stubModel({ odd: { token: "X".charCodeAt(0), value } });
+    const text = await writeTexts(["abcX"]);
+    await expect(collect(model(-65520), text, options())).rejects.toThrow(
+      /row 3 of shard 0 at hook_embed holds -65520, too large for f16.*bf16 or f32/,
+    );
+    const largest = await collect(model(65519), text, options());
+    expect((await rowsOf(largest))[3][0]).toBe(65504);
+    const bf16 = await collect(model(1e9), text, options({ dtype: "bf16", out: at("bf16") }));
+    expect((await rowsOf(bf16))[3][0] / 1e9).toBeCloseTo(1, 2);
+  });
+
+  it("of a full disk stops, keeps what is complete and can go on", async () => {
+    const text = await writeTexts();
+    await collect(stubModel(), text, options({ out: at("undisturbed") }));
+    Object.assign(fault, { changes: 0, after: 70, code: "ENOSPC" });
+    const full = collect(stubModel(), text, options());
+    await expect(full).rejects.toThrow(
+      /no space left on the disk .* of 700 activations are complete .* goes on from there/,
+    );
+    await expect(full).rejects.toThrow(UserError);
+    healFaults();
+    await collect(stubModel(), text, options());
+    expect(await contents(at("store"))).toEqual(await contents(at("undisturbed")));
+  });
+});

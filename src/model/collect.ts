@@ -1,0 +1,362 @@
+/**
+ * Text → tokens → activations → a store on disk (its layout: store-manifest.ts). Collecting into
+ * the same folder again goes on after the last whole shard, so a crash costs at most one, and ends
+ * in the same bytes as if it had never happened.
+ */
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
+import { dirname, join } from "node:path";
+
+import type { ModelActivationsConfig } from "../config.ts";
+import { messageOf, UserError } from "../error.ts";
+import { lockFolder, unlockFolder } from "../lock.ts";
+import { hashBytes, hashFile } from "../safetensors.ts";
+import { openActivations, type ActivationStore } from "./activations.ts";
+import type { Model } from "./model.ts";
+import { packRows, type PackedRow, type PackingPosition } from "./packing.ts";
+import { keptPositions, ShardBuffer, type TokenBatch } from "./shard-buffer.ts";
+import {
+  manifestOf,
+  readManifest,
+  readPlan,
+  readRecord,
+  recordPath,
+  TOKENS,
+  type ShardRecord,
+  type StorePlan,
+} from "./store-manifest.ts";
+import { documents, type DocumentOptions } from "./text.ts";
+
+export interface CollectOptions extends Partial<
+  Pick<ModelActivationsConfig, "field" | "contextLength" | "bos" | "dtype" | "shardRows">
+> {
+  /** The folder to fill. */
+  out: string;
+  /** One hook point, or several (also patterns such as `blocks.*.hook_resid_post`), in one pass. */
+  hookPoint: string | readonly string[];
+  /** Activations to collect, per hook point; fewer when the text ends before. */
+  tokens: number;
+  /** Which documents; training and validation never share one. */
+  split?: DocumentOptions["split"];
+  /** Seed of the built-in corpus. */
+  seed?: number;
+  /** Rows of tokens per forward pass. */
+  batchRows?: number;
+  onProgress?: (progress: { done: number; total: number }) => void;
+  /** Stops between batches; whole shards stay, and collecting again goes on from there. */
+  signal?: AbortSignal;
+}
+
+/** What collecting needs of a model. */
+export type CollectModel = Pick<
+  Model,
+  "info" | "tokenizer" | "expandHookPoints" | "hookWidth" | "weightsHash" | "forward"
+>;
+
+/** Longer rows cost attention that grows with their square, and a feature rarely needs more. */
+const DEFAULT_CONTEXT = 256;
+/** Node reads and writes less than 2 GiB at once, and Python users load whole shards. */
+const MAX_FILE_BYTES = 2 ** 30;
+
+/**
+ * Runs `model` over `source` (builtin:stories, a file, a folder) and stores the activations at one
+ * or many hook points in `out`. Activations of beginning-of-sequence tokens are left out: they say
+ * nothing about the text and are far larger than all others.
+ *
+ * Memory: two shards, that is 2 · shardRows · Σ widths · bytes of the type.
+ *
+ * @returns the store, opened at the first hook point.
+ * @throws UserError when the folder holds a store made with other options (naming them) or is in
+ * use by a live process; for an unknown hook point; for text without tokens; for NaN, infinite or
+ * (f16) too large activations, naming hook point, shard and row; and when the disk is full.
+ */
+export async function collect(
+  model: CollectModel,
+  source: string,
+  options: CollectOptions,
+): Promise<ActivationStore> {
+  const { out } = options;
+  const wanted = await makePlan(model, source, options);
+  await mkdir(out, { recursive: true }).catch((error: unknown) => {
+    throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
+  });
+  lockFolder(out);
+  let plan: StorePlan;
+  try {
+    plan = await settlePlan(out, wanted);
+    const shards = await committedShards(out);
+    const manifest = await readManifest(out);
+    if (manifest?.shards.length !== shards.length) {
+      await removeUncommitted(out, plan, shards.length);
+      await collectShards(model, source, plan, options, shards);
+      await writeJson(join(out, "manifest.json"), manifestOf(plan, shards));
+    }
+  } finally {
+    unlockFolder(out);
+  }
+  return openActivations(out, { hookPoint: plan.hookPoints[0].name });
+}
+
+async function makePlan(
+  model: CollectModel,
+  source: string,
+  options: CollectOptions,
+): Promise<StorePlan> {
+  const { dtype = "f16", tokens, batchRows = 8, shardRows = 131_072, bos = "document" } = options;
+  const contextLength =
+    options.contextLength ?? Math.min(model.info.contextLength, DEFAULT_CONTEXT);
+  if (contextLength > model.info.contextLength)
+    throw new UserError(
+      `contextLength must be at most the model's ${model.info.contextLength}; got ${contextLength}`,
+    );
+  for (const [name, value] of Object.entries({ tokens, batchRows, shardRows, contextLength }))
+    if (!Number.isInteger(value) || value < 1)
+      throw new UserError(`${name} must be a positive integer; got ${value}`);
+  const patterns = typeof options.hookPoint === "string" ? [options.hookPoint] : options.hookPoint;
+  const hookPoints = model
+    .expandHookPoints(patterns)
+    .map((name) => ({ name, width: model.hookWidth(name) }));
+  const rowBytes = Math.max(...hookPoints.map(({ width }) => width)) * (dtype === "f32" ? 4 : 2);
+  return {
+    schema: "latent-lens/activations@1",
+    model: { name: model.info.source, weightsHash: await model.weightsHash() },
+    tokenizer: { hash: model.tokenizer.hash },
+    data: {
+      source,
+      split: options.split ?? "train",
+      field: options.field ?? "text",
+      seed: options.seed ?? 0,
+      hash: await hashSource(source),
+    },
+    contextLength,
+    bos,
+    tokenMask: ["beginning-of-sequence positions are dropped"],
+    dtype,
+    hookPoints,
+    tokens,
+    shardRows: Math.min(shardRows, Math.floor(MAX_FILE_BYTES / rowBytes)),
+    batchRows,
+  };
+}
+
+/** xxh64 over names and contents of the files of `source`; null for the built-in corpus. */
+async function hashSource(source: string): Promise<string | null> {
+  if (source.startsWith("builtin:")) return null;
+  const info = await stat(source).catch(() => undefined);
+  if (!info) return null; // opening it will say so
+  if (!info.isDirectory()) return hashFile(source);
+  const hashes: string[] = [];
+  for (const name of (await readdir(source)).sort())
+    if (/\.(txt|jsonl)$/.test(name)) hashes.push(name, await hashFile(join(source, name)));
+  return hashBytes(new TextEncoder().encode(hashes.join("\n")));
+}
+
+/** The plan that the store was begun with, when it asks for the same; otherwise `wanted`, written. */
+async function settlePlan(out: string, wanted: StorePlan): Promise<StorePlan> {
+  const begun = await readPlan(out);
+  if (begun) {
+    const differences = differencesOf(essence(begun), essence(wanted));
+    if (differences.length === 0) return begun;
+    // Until a shard is whole there is nothing to lose.
+    if (await readRecord(out, 0))
+      throw new UserError(
+        `${out} holds activations collected with other options: ${differences.join("; ")}. ` +
+          "Use the same options to go on, or another folder.",
+      );
+  } else {
+    const strangers = (await readdir(out)).filter((name) => !/^lock$|\.tmp$/.test(name));
+    if (strangers.length > 0)
+      throw new UserError(
+        `${out} is not empty and holds no store of activations (${strangers.slice(0, 3).join(", ")}): use another folder.`,
+      );
+  }
+  await writeJson(join(out, "plan.json"), wanted);
+  return wanted;
+}
+
+/** The plan without paths: files are what they hold, wherever they lie. */
+function essence({ model, data, ...plan }: StorePlan): object {
+  return {
+    ...plan,
+    model: { weightsHash: model.weightsHash },
+    data: { ...data, source: data.hash === null ? data.source : null },
+  };
+}
+
+function differencesOf(before: object, now: object, path = ""): string[] {
+  const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
+  const keys = new Set([...Object.keys(before), ...Object.keys(now)]);
+  return [...keys].flatMap((key) => {
+    const [old, current] = [before, now].map((o) => (o as Record<string, unknown>)[key]);
+    if (isObject(old) && isObject(current)) return differencesOf(old, current, `${path}${key}.`);
+    if (old === current) return [];
+    return [`${path}${key} was ${JSON.stringify(old)}, now ${JSON.stringify(current)}`];
+  });
+}
+
+/** Records of the shards that are whole, up to the first that is not. */
+async function committedShards(out: string): Promise<ShardRecord[]> {
+  const shards: ShardRecord[] = [];
+  for (;;) {
+    const record = await readRecord(out, shards.length);
+    if (!record || !(await isWhole(out, record))) return shards;
+    shards.push(record);
+  }
+}
+
+async function isWhole(out: string, record: ShardRecord): Promise<boolean> {
+  for (const { path, bytes } of record.files) {
+    const info = await stat(join(out, path)).catch(() => undefined);
+    if (info?.size !== bytes) return false;
+  }
+  return true;
+}
+
+/** Removes what interrupted attempts left, and records of shards that come after a missing one. */
+async function removeUncommitted(out: string, plan: StorePlan, shards: number): Promise<void> {
+  for (const folder of ["", TOKENS, ...plan.hookPoints.map(({ name }) => name)]) {
+    const path = join(out, folder);
+    for (const name of await readdir(path).catch(() => [])) {
+      const isTemporary = name.endsWith(".tmp") && !name.startsWith("lock");
+      const isLater = /^shard-\d+\.json$/.test(name) && name >= recordPath(shards);
+      if (isTemporary || isLater || name === "manifest.json") await rm(join(path, name));
+    }
+  }
+}
+
+/** Collects what is missing after `shards`, and adds to them. */
+async function collectShards(
+  model: CollectModel,
+  source: string,
+  plan: StorePlan,
+  { out, signal, onProgress }: CollectOptions,
+  shards: ShardRecord[],
+): Promise<void> {
+  const capture = plan.hookPoints.map(({ name }) => name);
+  const total = plan.tokens;
+  let done = shards.reduce((sum, shard) => sum + shard.rows, 0);
+  const last = shards.at(-1);
+  if (last?.next === null) return;
+  let skip = last?.next.skip ?? 0;
+  let shard: ShardBuffer | undefined;
+  let nextShard = shards.length;
+  // A finished shard is written while the next one fills.
+  let writing: Promise<void> = Promise.resolve();
+  const commit = async (full: ShardBuffer, next: ShardRecord["next"]) => {
+    await writing;
+    writing = writeShard(out, plan, shards, full, next);
+    // Whoever awaits it next hears of a failure; until then it is not unhandled.
+    writing.catch(() => undefined);
+  };
+  try {
+    onProgress?.({ done, total });
+    for await (const batch of tokenBatches(model, source, plan, last?.next.packing)) {
+      signal?.throwIfAborted();
+      const length = batch.rows[0].tokens.length;
+      const tokens = new Int32Array(batch.rows.length * length);
+      for (const [r, row] of batch.rows.entries()) tokens.set(row.tokens, r * length);
+      const { activations } = await model.forward({
+        tokens,
+        batch: batch.rows.length,
+        length,
+        capture,
+      });
+      const kept = keptPositions(batch);
+      for (let from = skip; from < kept.length && done < total;) {
+        shard ??= new ShardBuffer(plan, nextShard++, Math.min(plan.shardRows, total - done));
+        const to = Math.min(kept.length, from + shard.capacity - shard.rows);
+        shard.append(batch, activations, kept.subarray(from, to));
+        done += to - from;
+        from = to;
+        if (shard.rows < shard.capacity) continue;
+        const next =
+          done === total
+            ? null
+            : to === kept.length
+              ? { packing: batch.after, skip: 0 }
+              : { packing: batch.before, skip: to };
+        await commit(shard, next);
+        shard = undefined;
+      }
+      skip = 0;
+      onProgress?.({ done, total });
+      if (done === total) break;
+    }
+    if (shard) await commit(shard, null);
+    await writing;
+  } finally {
+    // The folder is given up after this, so nothing may still be written into it.
+    await writing.catch(() => undefined);
+  }
+  if (shards.length === 0)
+    throw new UserError(
+      `${plan.data.source} (${plan.data.split}) yields no tokens to collect activations of: is the text empty?`,
+    );
+}
+
+async function* tokenBatches(
+  model: CollectModel,
+  source: string,
+  plan: StorePlan,
+  resumeAt: PackingPosition | undefined,
+): AsyncGenerator<TokenBatch> {
+  const { contextLength, bos, batchRows } = plan;
+  const { split, seed, field } = plan.data;
+  const texts = documents(source, { split, seed, field, skip: resumeAt?.document });
+  const options = { contextLength, bos, resumeAt, partial: true };
+  let before = resumeAt ?? { document: 0, token: 0 };
+  let rows: PackedRow[] = [];
+  const take = (): TokenBatch => {
+    const batch = { rows, before, after: rows.at(-1)!.next };
+    before = batch.after;
+    rows = [];
+    return batch;
+  };
+  for await (const row of packRows(texts, model.tokenizer, options)) {
+    // The last row of the text may be shorter.
+    if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
+    rows.push(row);
+    if (rows.length === batchRows) yield take();
+  }
+  if (rows.length > 0) yield take();
+}
+
+/** Writes a shard and then its record, which makes it count. */
+async function writeShard(
+  out: string,
+  plan: StorePlan,
+  shards: ShardRecord[],
+  shard: ShardBuffer,
+  next: ShardRecord["next"],
+): Promise<void> {
+  try {
+    const record: ShardRecord = { ...(await shard.write(out)), next };
+    await writeJson(join(out, recordPath(shard.shard)), record);
+    shards.push(record);
+  } catch (error) {
+    const isFull = ["ENOSPC", "EDQUOT"].includes((error as NodeJS.ErrnoException).code ?? "");
+    if (!isFull && !(error instanceof UserError)) throw error;
+    const rows = shards.reduce((sum, { rows }) => sum + rows, 0);
+    throw new UserError(
+      `${isFull ? `no space left on the disk for ${out}` : messageOf(error)} ` +
+        `${rows} of ${plan.tokens} activations are complete in ${out}; with space on the disk, ` +
+        "collecting again with the same options goes on from there.",
+    );
+  }
+}
+
+/** The file appears whole or not at all, and stays after a power cut. */
+async function writeJson(path: string, value: unknown): Promise<void> {
+  const temporary = `${path}.${process.pid}.tmp`;
+  const handle = await open(temporary, "w");
+  try {
+    await handle.writeFile(JSON.stringify(value, null, 1) + "\n");
+    await handle.sync();
+  } finally {
+    await handle.close();
+  }
+  await rename(temporary, path);
+  // Windows cannot open folders; there the rename is all there is.
+  const folder = await open(dirname(path), "r").catch(() => undefined);
+  await folder?.sync().catch(() => undefined);
+  await folder?.close();
+}
