@@ -142,18 +142,10 @@ export class OnnxGraph {
   ): string[] {
     const names =
       typeof outputs === "number"
-        ? Array.from({ length: outputs }, () => this.fresh(type.toLowerCase()))
+        ? Array.from({ length: outputs }, () => this.#fresh(type.toLowerCase()))
         : [outputs].flat().map((name) => (name === "" ? "" : this.#claim(name)));
     this.#nodes.push({ type, domain, inputs, outputs: names, attributes });
     return names;
-  }
-
-  /** A name that nothing in the graph has yet; `op` may take it later. */
-  fresh(prefix: string): string {
-    let name: string;
-    do name = `${prefix}_${this.#counter++}`;
-    while (this.#names.has(name));
-    return this.#claim(name);
   }
 
   /** The model as protobuf bytes: all inputs and outputs, and the nodes and initializers they need. */
@@ -192,6 +184,14 @@ export class OnnxGraph {
   #constant(key: string, dtype: OnnxType, dims: readonly number[], data: () => OnnxData): string {
     if (!this.#initializers.has(key)) this.initializer(key, dtype, dims, data());
     return key;
+  }
+
+  /** A name that nothing in the graph has yet. */
+  #fresh(prefix: string): string {
+    let name: string;
+    do name = `${prefix}_${this.#counter++}`;
+    while (this.#names.has(name));
+    return this.#claim(name);
   }
 
   #claim(name: string): string {

@@ -156,7 +156,7 @@ class Builder {
     const past = this.#pastOf(layer);
     const present = this.#presentOf(layer);
     const inputs = [q, k, v, this.#causalMask(), past.key, past.value];
-    const outputs = [graph.fresh("attention"), present.key, present.value];
+    const outputs = [`blocks.${layer}.attention`, present.key, present.value];
     return graph.ops("Attention", inputs, attributes, { outputs })[0];
   }
 

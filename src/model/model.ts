@@ -208,21 +208,26 @@ export class Model {
     const capture = [...new Set(request.capture)].sort();
     const patch = [...new Set(request.patch)].sort();
     const whole: GraphRequest = { attention, ...request, capture, patch };
-    const key = JSON.stringify([capture, patch, whole.logits, whole.loss, whole.cache]);
-    let entry = this.#sessions.get(key);
-    if (entry) {
+    const { logits, loss, cache } = whole;
+    const key = JSON.stringify([capture, patch, logits, loss, cache, whole.attention]);
+    const known = this.#sessions.get(key);
+    if (known) {
       this.#sessions.delete(key); // and set again: the most recently used is last
-    } else {
-      const { folder, locate } = locations(this.#files);
-      const create = async () => {
-        const ort = await loadOrt();
-        const graph = buildGraph(this.#spec, this.#weights, whole, (file) => locate(file));
-        const options = sessionOptions({ threads, externalFolder: folder });
-        return ort.InferenceSession.create(graph, options);
-      };
-      entry = { session: create(), busy: 0 };
+      this.#sessions.set(key, known);
+      return known;
     }
+    const create = async () => {
+      const { folder, locate } = locations(this.#files);
+      const ort = await loadOrt();
+      const graph = buildGraph(this.#spec, this.#weights, whole, locate);
+      return ort.InferenceSession.create(
+        graph,
+        sessionOptions({ threads, externalFolder: folder }),
+      );
+    };
+    const entry = { session: create(), busy: 0 };
     this.#sessions.set(key, entry);
+    entry.session.catch(() => this.#sessions.delete(key)); // the next one to ask may have more luck
     return entry;
   }
 
@@ -231,11 +236,10 @@ export class Model {
     const limit = this.#closed ? 0 : MAX_SESSIONS;
     for (const [key, entry] of [...this.#sessions]) {
       if (this.#sessions.size <= limit) return;
-      if (entry.busy > 0) continue;
+      // Another run may have released it while this one waited.
+      if (entry.busy > 0 || this.#sessions.get(key) !== entry) continue;
       this.#sessions.delete(key);
-      // One that could not be created has nothing to release; who asked for it has the error.
-      const session = await entry.session.catch(() => undefined);
-      await session?.release();
+      await (await entry.session).release();
     }
   }
 }
@@ -249,8 +253,12 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   const folder = await folderOf(source);
   const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
   const checkpoint = await openCheckpoint(folder);
-  const weights = bindWeights(spec, checkpoint);
-  await checkpoint.close();
+  let weights: Weights;
+  try {
+    weights = bindWeights(spec, checkpoint);
+  } finally {
+    await checkpoint.close();
+  }
 
   const { bosId, eosId } = spec;
   const tokenizer = await loadTokenizer(folder, { bosId, eosId });

@@ -92,7 +92,10 @@ describe("loading a tokenizer", () => {
   };
 
   test("takes the special tokens from its own configuration, else from the model's", async () => {
-    const own = await load({}, { bos_token: { content: "<|endoftext|>" }, eos_token: "no such token" });
+    const own = await load(
+      {},
+      { bos_token: { content: "<|endoftext|>" }, eos_token: "no such token" },
+    );
     expect([own.bosId, own.eosId]).toEqual([0, null]);
     const models = await load({});
     expect([models.bosId, models.eosId]).toEqual([7, null]);
@@ -109,7 +112,10 @@ describe("loading a tokenizer", () => {
       [{ pre_tokenizer: { type: "Whitespace" } }, "Whitespace, without ByteLevel"],
       [{ pre_tokenizer: { ...byteLevel, add_prefix_space: true } }, "adds a space"],
       [{ added_tokens: [{ id: 0, content: "<x>", lstrip: true }] }, "<x> swallows the spaces"],
-      [{ model: { ...model, vocab: { a: 0, "€": 1 }, merges: [] } }, "not in the byte-level alphabet"],
+      [
+        { model: { ...model, vocab: { a: 0, "€": 1 }, merges: [] } },
+        "not in the byte-level alphabet",
+      ],
     ];
     for (const [changes, message] of cases) {
       await expect(load(changes)).rejects.toThrow(message);
