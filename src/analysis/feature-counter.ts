@@ -182,6 +182,7 @@ export class FeatureCounter {
       max: [],
       tokenSelectivity: [],
       mainToken: [],
+      topTokens: [],
       offset: [],
       bytes: [],
     };
@@ -201,6 +202,7 @@ export class FeatureCounter {
         columns.max.push(shortNumber(feature.max));
         columns.tokenSelectivity.push(shortNumber(feature.tokenSelectivity));
         columns.mainToken.push(feature.topTokens[0]?.token ?? -1);
+        columns.topTokens.push(feature.topTokens.slice(0, 3).map(({ text }) => text));
         columns.offset.push(offset);
         columns.bytes.push(line.length);
         offset += line.length;

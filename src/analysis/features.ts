@@ -84,6 +84,8 @@ export interface FeatureColumns {
   tokenSelectivity: number[];
   /** The token type with the most activation; -1 for a latent that never fires. */
   mainToken: number[];
+  /** Up to three token types with the most activation, as text. */
+  topTokens: string[][];
   /** Byte range of the latent's line in features.jsonl. */
   offset: number[];
   bytes: number[];

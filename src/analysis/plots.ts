@@ -1,14 +1,14 @@
 /**
- * Figures as SVG (Observable Plot) and PNG (resvg). An SVG follows the theme of the page it stands
+ * Figures of a run as SVG, drawn by Observable Plot. A figure follows the theme of the page it stands
  * in: text and axes are `currentColor`, series are CSS variables whose fall-back is the light theme;
- * a PNG is that light theme on white. Series colours are Okabe and Ito's, safe for the colour-blind,
- * and lines differ in dash as well.
+ * as PNG (resvg, with the fonts that come with Lens) it is that light theme on white.
+ * Series colours are Okabe and Ito's, safe for the colour-blind, and lines differ in dash as well.
  */
-import { readFile } from "node:fs/promises";
+import { access } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { dirname, join } from "node:path";
 import type * as PlotModule from "@observablehq/plot";
-import { UserError, messageOf } from "../error.ts";
+import { messageOf, UserError } from "../error.ts";
 
 export interface Figure {
   /** File name without ending, and anchor in a page. */
@@ -20,14 +20,15 @@ export interface Figure {
 }
 
 /** Series colours by role; a page may redefine the variables for a dark background. */
-export const COLOURS = {
+const COLOURS = {
   "--series-1": "#0072b2",
   "--series-2": "#d55e00",
   "--series-3": "#009e73",
   "--series-4": "#cc79a7",
 } as const;
 
-const SERIES = Object.entries(COLOURS).map(([name, colour]) => `var(${name}, ${colour})`);
+/** The colours as SVG and CSS take them. */
+export const SERIES = Object.entries(COLOURS).map(([name, colour]) => `var(${name}, ${colour})`);
 const DASHES = ["none", "6 3", "2 3", "8 3 2 3"];
 
 /** One line of a run's metrics.jsonl, as far as figures need it. */
@@ -372,8 +373,11 @@ function power(value: number): string {
   return `10${sign}${Array.from(digits, (d) => SUPERSCRIPTS[Number(d)]).join("")}`;
 }
 
-interface Plot {
+interface Plot extends Page {
   api: typeof PlotModule;
+}
+
+interface Page {
   document: unknown;
 }
 
@@ -381,7 +385,7 @@ interface Plot {
 async function loadPlot(): Promise<Plot> {
   const [api, linkedom] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
   // Its types need the DOM's, which this project does without.
-  const { parseHTML } = linkedom as unknown as { parseHTML(html: string): { document: unknown } };
+  const { parseHTML } = linkedom as unknown as { parseHTML: (html: string) => Page };
   return { api, document: parseHTML("<!doctype html><html><body></body></html>").document };
 }
 
@@ -408,29 +412,13 @@ async function fonts(): Promise<{ fontFiles: string[] }> {
     const fontFiles = ["DejaVuSans.ttf", "DejaVuSans-Bold.ttf"].map((name) =>
       join(root, "ttf", name),
     );
-    await Promise.all(fontFiles.map((path) => readFile(path)));
+    await Promise.all(fontFiles.map((path) => access(path)));
     return { fontFiles };
   } catch (error) {
     throw new UserError(
       `the package dejavu-fonts-ttf, whose fonts PNG plots are drawn with, is not installed (${messageOf(error)}); run npm install, or use the SVG plots`,
     );
   }
-}
-
-/** A small histogram of one latent's activations on a logarithmic axis, drawn by hand: a page holds many of them. */
-export function miniHistogram(counts: readonly number[], label: string): string {
-  const width = Math.max(counts.length, 12);
-  const highest = Math.max(...counts, 1);
-  const bars = counts
-    .map((n, i) => {
-      const height = n > 0 ? Math.max((n / highest) * 24, 0.8) : 0;
-      return height > 0 ? `M${i * 4},24v${-round(height)}h3v${round(height)}z` : "";
-    })
-    .join("");
-  return (
-    `<svg class="mini" role="img" aria-label="${label}" viewBox="0 0 ${width * 4} 25" width="${width * 4}" height="25" preserveAspectRatio="none">` +
-    `<path d="${bars}" fill="${SERIES[0]}"/><path d="M0,24.5h${width * 4}" stroke="currentColor" stroke-opacity=".35"/></svg>`
-  );
 }
 
 function round(value: number): number {

@@ -6,7 +6,7 @@
 import { rename, writeFile } from "node:fs/promises";
 import { ALIGNED_AUC, type BestLabel } from "./concepts.ts";
 import type { Example, Feature } from "./features.ts";
-import { miniHistogram, type Figure } from "./plots.ts";
+import { SERIES, type Figure } from "./plots.ts";
 import { SCRIPT, STYLE } from "./report-style.ts";
 
 /** A number at the top of the page. */
@@ -196,6 +196,22 @@ function card({ rank, feature, label }: GalleryFeature): string {
     examples("Strongest", feature.top, SHOWN_TOP, max) +
     examples("Random", feature.random, SHOWN_RANDOM, max) +
     `</article>`
+  );
+}
+
+/** A small histogram of one latent's activations on a logarithmic axis, drawn by hand: a page holds many of them. */
+function miniHistogram(counts: readonly number[], label: string): string {
+  const width = Math.max(counts.length, 12);
+  const highest = Math.max(...counts, 1);
+  const bars = counts
+    .map((n, i) => {
+      const height = n > 0 ? Math.ceil((n / highest) * 24) : 0;
+      return height > 0 ? `M${i * 4},24v-${height}h3v${height}z` : "";
+    })
+    .join("");
+  return (
+    `<svg class="mini" role="img" aria-label="${label}" viewBox="0 0 ${width * 4} 25" width="${width * 4}" height="25" preserveAspectRatio="none">` +
+    `<path d="${bars}" fill="${SERIES[0]}"/><path d="M0,24.5h${width * 4}" stroke="currentColor" stroke-opacity=".35"/></svg>`
   );
 }
 
