@@ -89,20 +89,21 @@ export function isInstalled() {
 
 /** Compiles src/ to dist/ and the kernels to dist/kernels, when their sources changed since the last time. */
 export async function build({ force = false } = {}) {
-  const sources = [...files("src"), "package.json", "tsconfig.json", "package-lock.json"];
-  const code = sources.filter((p) => !p.includes("/assembly/") && !p.endsWith(".test.ts"));
-  await whenChanged("typescript", code, force, async () => {
+  const sources = ["package.json", "tsconfig.json", "package-lock.json", ...files("src")].filter(
+    (path) => !path.includes("/assembly/") && !path.endsWith(".test.ts"),
+  );
+  await whenChanged("typescript", sources, force, async () => {
     process.stderr.write("Compiling TypeScript …\n");
     const status = await run(process.execPath, [tool("tsc"), "-p", "tsconfig.json"]);
     removeOrphans();
     return status;
   });
-  const builder = join(root, "scripts", "build-kernels.mjs");
-  if (existsSync(builder)) {
-    const kernels = sources.filter((p) => p.includes("/assembly/") || !p.startsWith("src/"));
-    await whenChanged("kernels", [...kernels, "scripts/build-kernels.mjs"], force, () =>
-      run(process.execPath, [builder]),
-    );
+  // Imported late: it is the compiler's, which is not installed before `install`.
+  const { buildKernels } = await import("./build-kernels.mjs");
+  try {
+    await buildKernels({ force });
+  } catch (error) {
+    fail(`Building the kernels failed: ${error.message}`);
   }
 }
 

@@ -3,6 +3,7 @@ import { rm } from "node:fs/promises";
 import { pathToFileURL } from "node:url";
 import type { Command } from "commander";
 
+import { alignedCount, featureTable, formatFeatureTable } from "../analysis/gallery.ts";
 import { parseConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
@@ -11,10 +12,10 @@ import { loadSae } from "../sae/formats.ts";
 import { evaluateStage, featuresStage } from "./analyse.ts";
 import { saeFolder } from "./export.ts";
 import { interruptible } from "./interrupt.ts";
-import { galleryRows, isAligned, reportStage } from "./report.ts";
+import { reportStage } from "./report.ts";
 import { addSettings, readSettings, withFlags } from "./settings.ts";
 import { openSources } from "./stages.ts";
-import { table, Terminal } from "./terminal.ts";
+import { Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   quiet?: boolean;
@@ -56,25 +57,12 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
     await rm(run.path("features"), { recursive: true, force: true });
     const features = await featuresStage(context, run, device, activations, trained);
     const report = await reportStage(context, run, trained, evaluation, features);
-    const rows = galleryRows(features!, config.features.gallery);
-    const aligned = rows.filter(({ label }) => isAligned(label)).length;
-    const cells = rows.map(({ rank, latent, density, label }) => [
-      String(rank),
-      String(latent),
-      `${(100 * density).toPrecision(3)}%`,
-      label ? `${label.kind} ${label.name}` : "-",
-      label ? label.auc.toFixed(3) : "-",
-      label ? label.precision.toFixed(2) : "-",
-      label ? label.recall.toFixed(2) : "-",
-    ]);
+    const rows = featureTable(features!, config.features.gallery);
     terminal.result(
-      { folder, report, aligned, features: rows },
-      [
-        table(["rank", "latent", "density", "best label", "AUC", "precision", "recall"], cells),
-        `${aligned} of ${rows.length} line up with a concept or token class (AUC ≥ 0.95 on text that had no part in choosing it)`,
-        `report: ${pathToFileURL(report).href}`,
-      ].join("\n"),
+      { folder, report, aligned: alignedCount(rows), features: rows },
+      `${formatFeatureTable(rows)}\nreport: ${pathToFileURL(report).href}`,
     );
+    terminal.next(`lens export ${run.id}`, "write the autoencoder for PyTorch");
   } finally {
     run.close();
     await activations.model?.close();

@@ -1,6 +1,76 @@
-/** `lens generate`: text from a model. */
+/** `lens generate`: text from a model, as it comes. */
 import type { Command } from "commander";
 
+import { UserError } from "../error.ts";
+import { generate } from "../model/generate.ts";
+import { loadModel } from "../model/model.ts";
+import { Terminal } from "./terminal.ts";
+
+interface Options {
+  model: string;
+  tokens: string;
+  temperature: string;
+  topK?: string;
+  topP?: string;
+  seed: string;
+  json?: boolean;
+}
+
 export function define(command: Command): void {
-  command.description("Let a model continue a text.");
+  command
+    .argument("[text...]", "how the text begins; absent: as the model likes")
+    .description("Let a model continue a text, until it ends it or the tokens are used up.")
+    .option("--model <text>", "builtin:tiny, or a folder in Hugging Face layout", "builtin:tiny")
+    .option("--tokens <integer>", "new tokens at most", "120")
+    .option("--temperature <number>", "0 always takes the most likely token", "0.8")
+    .option("--top-k <integer>", "sample among the k most likely tokens only")
+    .option("--top-p <number>", "sample among the fewest tokens with this probability together")
+    .option("--seed <integer>", "same seed, same text", "0")
+    .option("--json", "print {prompt, text, tokens} as JSON")
+    .action(run);
+}
+
+async function run(words: string[], options: Options): Promise<void> {
+  const terminal = new Terminal(options);
+  const number = (name: "tokens" | "temperature" | "topK" | "topP" | "seed") => {
+    const text = options[name];
+    if (text === undefined) return undefined;
+    const value = Number(text);
+    if (text.trim() === "" || Number.isNaN(value))
+      throw new UserError(`${name} must be a number; got ${text}`);
+    return value;
+  };
+  const settings = {
+    maxNewTokens: number("tokens")!,
+    temperature: number("temperature")!,
+    topK: number("topK"),
+    topP: number("topP"),
+    seed: number("seed")!,
+  };
+  const model = await loadModel(options.model);
+  try {
+    const { tokenizer } = model;
+    const { bosId, eosId } = tokenizer;
+    const prompt = words.join(" ");
+    const ids = [...(bosId === null ? [] : [bosId]), ...tokenizer.encode(prompt).ids];
+    if (!terminal.json) process.stdout.write(prompt);
+    const made: { token: number; logprob: number }[] = [];
+    const stopTokens = eosId === null ? [] : [eosId];
+    let shown = 0;
+    const text = () => tokenizer.decode(made.map(({ token }) => token));
+    for await (const token of generate(model, Int32Array.from(ids), { ...settings, stopTokens })) {
+      if (token.token === eosId) break;
+      made.push(token);
+      if (terminal.json) continue;
+      // A character may be spread over tokens: it is shown when it is whole.
+      const sofar = text();
+      if (sofar.endsWith("\uFFFD")) continue;
+      process.stdout.write(sofar.slice(shown));
+      shown = sofar.length;
+    }
+    if (terminal.json) terminal.result({ prompt, text: text(), tokens: made }, "");
+    else process.stdout.write(`${text().slice(shown)}\n`);
+  } finally {
+    await model.close();
+  }
 }

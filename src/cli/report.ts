@@ -1,19 +1,15 @@
 /** The page of a run: report.html, and its plots as files of their own. */
 import { mkdir } from "node:fs/promises";
 
-import { ALIGNED_AUC, type BestLabel } from "../analysis/concepts.ts";
 import type { Features } from "../analysis/features.ts";
+import { galleryOf } from "../analysis/gallery.ts";
 import { latentFigures, renderPng, trainingFigures } from "../analysis/plots.ts";
-import { RANKING, rankFeatures } from "../analysis/ranking.ts";
-import { writeReport, type Gallery, type LatentRow, type Tile } from "../analysis/report.ts";
+import { writeReport, type Tile } from "../analysis/report.ts";
 import type { RunConfig } from "../config.ts";
 import { readMetrics, readRun, writeWhole, type RunFolder } from "../runs.ts";
 import type { RunEvaluation } from "./analyse.ts";
 import { shortPath, type Context, type Trained } from "./stages.ts";
 import { duration, short } from "./terminal.ts";
-
-/** Rows of the table of latents; a page with all of a large autoencoder would be slow to open. */
-const TABLE_ROWS = 4096;
 
 /** Writes report.html and plots/, and returns the page's path. */
 export async function reportStage(
@@ -39,21 +35,12 @@ export async function reportStage(
     tiles: tiles(evaluation),
     training,
     latents,
-    gallery: features && (await gallery(features, config)),
-    table: features && table(features),
+    ...(features && (await galleryOf(features, config.features.gallery))),
     sections: sections(evaluation),
     provenance: provenance(run, details.provenance, features),
   });
   terminal.note(`report: ${shortPath(path)} (${duration((performance.now() - began) / 1000)})`);
   return path;
-}
-
-/** The features of the gallery in a few columns: what `lens features` prints. */
-export function galleryRows(features: Features, limit: number): (LatentRow & { rank: number })[] {
-  return rankFeatures(features.index, { limit }).map((latent, i) => ({
-    rank: i + 1,
-    ...latentRow(features, latent),
-  }));
 }
 
 function tiles({ scores, crossEntropy, rows }: RunEvaluation): Tile[] {
@@ -119,67 +106,6 @@ function sections({ scores, crossEntropy }: RunEvaluation) {
 
 function entries(values: Record<string, number>): [string, string][] {
   return Object.entries(values).map(([name, value]) => [name, short(value)]);
-}
-
-async function gallery(features: Features, config: RunConfig): Promise<Gallery> {
-  const limit = config.features.gallery;
-  const latents = rankFeatures(features.index, { limit });
-  const { positions, documents } = features.index;
-  const { density, minFirings, minDocuments, perToken } = RANKING;
-  const { labels } = features;
-  return {
-    features: await Promise.all(
-      latents.map(async (latent, i) => ({
-        rank: i + 1,
-        feature: await features.feature(latent),
-        label: labelOf(features, latent),
-      })),
-    ),
-    ranking:
-      "Ranked by how far the current token alone tells whether the latent fires (mutual information " +
-      `over the entropy of firing). Only latents that fire on ${100 * density[0]} % to ${100 * density[1]} % of ` +
-      `the positions, at least ${minFirings} times in at least ${minDocuments} documents, and at most ` +
-      `${perToken} per main token. No label has a part in the order.`,
-    source: `Looked up in ${short(positions)} tokens of ${short(documents)} documents that training did not see; beginning-of-sequence tokens are left out.`,
-    labelling:
-      labels &&
-      "Of all labels (concepts marked in the text, classes of tokens, words, single tokens and their neighbours) the best one " +
-        `was chosen on ${short(labels.selectionPositions)} positions; the numbers come from ${short(labels.testPositions)} others.`,
-  };
-}
-
-function table(features: Features): { rows: LatentRow[]; note: string } {
-  const { dSae, columns } = features.index;
-  const latents = Array.from({ length: dSae }, (_, latent) => latent);
-  if (dSae > TABLE_ROWS) latents.sort((a, b) => columns.firings[b] - columns.firings[a]);
-  const shown = latents.slice(0, TABLE_ROWS).sort((a, b) => a - b);
-  const note =
-    dSae > TABLE_ROWS
-      ? `The ${short(TABLE_ROWS)} latents that fire most often, of ${short(dSae)}; features/index.json has all.`
-      : `All ${short(dSae)} latents.`;
-  return { rows: shown.map((latent) => latentRow(features, latent)), note };
-}
-
-function latentRow(features: Features, latent: number): LatentRow {
-  const { firings, mean, max } = features.index.columns;
-  return {
-    latent,
-    firings: firings[latent],
-    density: features.density(latent),
-    mean: mean[latent],
-    max: max[latent],
-    topTokens: [],
-    label: labelOf(features, latent),
-  };
-}
-
-function labelOf(features: Features, latent: number): BestLabel | undefined {
-  return features.labels?.best[latent] ?? undefined;
-}
-
-/** Whether a label fits well enough to be believed. */
-export function isAligned(label: BestLabel | undefined): boolean {
-  return (label?.auc ?? 0) >= ALIGNED_AUC;
 }
 
 function architectureText({ sae }: RunConfig): string {

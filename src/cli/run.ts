@@ -54,7 +54,10 @@ async function runAll(files: string[], options: Options, signal: AbortSignal): P
     for (const config of configs)
       outcomes.push(await runWhole({ config, terminal, signal }, createRun(config)));
   }
-  const shown = outcomes.map(({ folder, report, summary }) => ({ folder, report, ...summary }));
+  const shown = outcomes.map(({ run, report, scores, summary }) => {
+    const { status, duration } = summary;
+    return { run: run.id, folder: run.folder, report, status, duration, scores };
+  });
   terminal.result(
     shown.length === 1 ? shown[0] : shown,
     outcomes.map(({ text }) => text).join("\n\n"),
@@ -66,7 +69,7 @@ async function runAll(files: string[], options: Options, signal: AbortSignal): P
 
 interface Outcome {
   run: RunFolder;
-  folder: string;
+  scores: Record<string, number>;
   report: string;
   summary: RunSummary;
   text: string;
@@ -84,13 +87,13 @@ async function runWhole(context: Context, run: RunFolder): Promise<Outcome> {
     const evaluation = await evaluateStage(context, run, device, activations, trained);
     const features = await featuresStage(context, run, device, activations, trained);
     const report = await reportStage(context, run, trained, evaluation, features);
-    const summary = run.finish({ scores: evaluation.scores });
+    const summary = run.finish();
     const text = [
       `${run.id}, finished in ${duration(summary.duration)}`,
       scoresText(evaluation.scores),
       `report: ${pathToFileURL(report).href}`,
     ].join("\n");
-    return { run, folder: run.folder, report, summary, text };
+    return { run, scores: evaluation.scores, report, summary, text };
   } catch (error) {
     throw afterFailure(error, run, "run");
   } finally {

@@ -189,8 +189,12 @@ export async function trainStage(
   }
   const checkpoints = run.path("checkpoints");
   const latest = await latestCheckpoint(checkpoints, (message) => terminal.note(message));
-  let done = latest?.state.progress.step ?? 0;
-  const watched = watch(train, signal, () => progress.update(++done));
+  // The batches that initialisation looks at are no steps.
+  let training = false;
+  let done = 0;
+  const watched = watch(train, signal, () => {
+    if (training) progress.update(++done);
+  });
   const options = { sae: config.sae, train: config.train, seed: config.seed, source: watched };
   const trainer = latest
     ? Trainer.resume(device, options, latest.state)
@@ -205,6 +209,7 @@ export async function trainStage(
     quiet: terminal.quiet,
   });
   done = trainer.step;
+  training = true;
 
   try {
     const saveCheckpoint = async (state: Awaited<ReturnType<Trainer["state"]>>) => {

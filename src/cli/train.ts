@@ -60,9 +60,9 @@ async function train(
     const { fvu, l0, deadFraction, mse, cosine } = details.metrics as Record<string, number>;
     const scores = { fvu, l0, deadFraction, mse, cosine };
     run.logResult({ eval_scores: scores, success: true });
-    const summary = run.finish({ scores });
+    const { status, duration } = run.finish();
     terminal.result(
-      { folder: run.folder, sae: run.path("sae"), ...summary },
+      { run: run.id, folder: run.folder, sae: run.path("sae"), status, duration, scores },
       `${shortPath(run.path("sae"))}: held-out ${scoresText(scores)}`,
     );
     terminal.next(`lens features ${run.id}`, "find what excites each latent, and write the report");

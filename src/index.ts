@@ -1,0 +1,40 @@
+/** The public API of latent-lens. The only barrel; everything else is imported from where it is. */
+export { UserError } from "./error.ts";
+export { configJsonSchema, parseConfig, type RunConfig } from "./config.ts";
+export type { FeaturesConfig, SaeConfig, SyntheticConfig, TrainConfig } from "./config.ts";
+
+// Numbers
+export { openDevice, type Device, type DeviceOptions, type Tensor } from "./device/device.ts";
+
+// Text → tokens → activations
+export { stories, storyAt, CONCEPTS, type Concept, type Story } from "./corpus/index.ts";
+export { documents, type Document, type DocumentOptions, type Span } from "./model/text.ts";
+export { loadModel, Model, type ForwardOptions, type ForwardResult } from "./model/model.ts";
+export { loadTokenizer, type Encoding, type Tokenizer } from "./model/tokenizer.ts";
+export { generate, type GeneratedToken, type GenerateOptions } from "./model/generate.ts";
+export { collect, type CollectOptions } from "./model/collect.ts";
+export { openActivations, type ActivationStore, type StoreTokens } from "./model/activations.ts";
+export { memorySource, splitSource } from "./activation-source.ts";
+export type { ActivationSource, Batch, BatchOptions, RowSource } from "./activation-source.ts";
+
+// Autoencoders
+export { Sae, SaeOnDevice, type SaeSpec, type SaeWeights } from "./sae/sae.ts";
+export { Trainer, type FitOptions, type Metrics, type TrainerOptions } from "./sae/train.ts";
+export type { TrainerState, ValidationMetrics } from "./sae/train.ts";
+export { latestCheckpoint, readCheckpoint, writeCheckpoint } from "./sae/checkpoint.ts";
+export { loadSae, saveSae, saveTorchCheckpoint, type SaeDetails } from "./sae/formats.ts";
+export { evaluateReconstruction, latentSummary, type Evaluation } from "./sae/metrics.ts";
+export { recovery, syntheticActivations, type Recovery } from "./sae/synthetic.ts";
+
+// Model and autoencoder together
+export { evaluate, type EvaluateOptions, type ModelEvaluation } from "./analysis/evaluate.ts";
+export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
+export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
+export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";
+export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";
+export { writeReport, type Report } from "./analysis/report.ts";
+
+// Runs
+export { getTracker, Tracker, type ExperimentConfig, type ExperimentResult } from "./runs.ts";
+export { compareRuns, findRun, listRuns, readMetrics, readResults, readRun } from "./runs.ts";
+export { RunFolder, type Comparison, type RunInfo, type RunSummary } from "./runs.ts";
