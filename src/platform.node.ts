@@ -51,9 +51,16 @@ export interface WorkerThread {
   post(message: unknown): void;
   /** While held, the thread keeps the process alive. */
   hold(held: boolean): void;
-  /** Ends the thread, whatever it is doing; resolves when it is gone. */
-  terminate(): Promise<void>;
+  /**
+   * Asks the thread to end when it has dealt with its messages, and resolves when it is gone.
+   * It is not killed while it may be in native code (which would abort the whole process) unless it
+   * takes longer than STOP_MS.
+   */
+  stop(): Promise<void>;
 }
+
+const STOP = "stop";
+const STOP_MS = 60_000;
 
 /** Starts the worker `name` with `data`. `onEnd` is called once if the thread ends by itself. */
 export function startWorker(
@@ -71,28 +78,45 @@ export function startWorker(
   worker.on("message", onMessage);
   worker.on("error", end);
   worker.on("messageerror", end);
-  worker.on("exit", (code) => end(new Error(`worker thread ${name} ended with code ${code}`)));
+  const gone = new Promise<void>((resolve) => {
+    worker.on("exit", (code) => {
+      end(new Error(`worker thread ${name} ended with code ${code}`));
+      resolve();
+    });
+  });
   return {
     post: (message) => worker.postMessage(message),
     hold: (held) => (held ? worker.ref() : worker.unref()),
-    terminate: async () => {
+    stop: async () => {
       ended = true;
-      await worker.terminate();
+      worker.ref(); // or the process could end, and kill it, before it has stopped
+      worker.postMessage(STOP);
+      const timer = setTimeout(() => void worker.terminate(), STOP_MS);
+      await gone;
+      clearTimeout(timer);
     },
   };
 }
 
-/** Inside a worker: the data it was started with, and its line to the thread that started it. */
+/**
+ * Inside a worker: the data it was started with, and its line to the thread that started it.
+ * Messages are handled one after the other; when asked to, the worker ends between two.
+ */
 export function workerPort(): {
   data: unknown;
   post(message: unknown): void;
-  onMessage(handler: (message: unknown) => void): void;
+  onMessage(handler: (message: unknown) => Promise<void>): void;
 } {
   if (!parentPort) throw new Error("workerPort is for worker threads");
   const port = parentPort;
+  let previous = Promise.resolve();
   return {
     data: workerData as unknown,
     post: (message) => port.postMessage(message),
-    onMessage: (handler) => void port.on("message", handler),
+    onMessage: (handler) => {
+      port.on("message", (message) => {
+        previous = previous.then(() => (message === STOP ? port.close() : handler(message)));
+      });
+    },
   };
 }

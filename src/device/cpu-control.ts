@@ -22,7 +22,7 @@ export type WorkerReport = { ready: true } | { done: number } | { error: string;
 /** Places in the control array: how many wait at the barrier, and how often it has opened. */
 const ARRIVED = 0;
 const GENERATION = 1;
-/** 1 once any worker has failed. */
+/** 1 once any worker has failed or the device was closed. */
 export const FAILED = 2;
 /** Number of the last list that all workers have run. */
 export const DONE = 3;
@@ -43,6 +43,11 @@ export function barrier(control: Int32Array, threads: number): void {
       Atomics.wait(control, GENERATION, generation);
     }
   }
+  assertTogether(control);
+}
+
+/** Throws Abandoned once the crew has failed or was closed. */
+export function assertTogether(control: Int32Array): void {
   if (Atomics.load(control, FAILED)) throw new Abandoned();
 }
 

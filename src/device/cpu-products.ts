@@ -22,17 +22,20 @@ export interface Product {
 export class OwnMemory {
   readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65535 });
   readonly #shared: WebAssembly.Memory;
+  readonly #beforeProduct: () => void;
   readonly #ort: typeof Ort;
   readonly #sessions = new Map<string, Promise<Ort.InferenceSession>>();
   /** What lies at an address, so that a block used again is not copied again. */
   readonly #loaded = new Map<number, string>();
 
-  static async create(shared: WebAssembly.Memory): Promise<OwnMemory> {
-    return new OwnMemory(shared, await loadOrt());
+  /** `beforeProduct` may throw to stop a long operation. */
+  static async create(shared: WebAssembly.Memory, beforeProduct: () => void): Promise<OwnMemory> {
+    return new OwnMemory(shared, beforeProduct, await loadOrt());
   }
 
-  private constructor(shared: WebAssembly.Memory, ort: typeof Ort) {
+  private constructor(shared: WebAssembly.Memory, beforeProduct: () => void, ort: typeof Ort) {
     this.#shared = shared;
+    this.#beforeProduct = beforeProduct;
     this.#ort = ort;
   }
 
@@ -119,6 +122,7 @@ export class OwnMemory {
   }
 
   async multiply({ transA, transB, m, n, k, a, b, out }: Product): Promise<void> {
+    this.#beforeProduct();
     const session = await this.#session(transA, transB);
     const tensor = (address: number, rows: number, columns: number) =>
       new this.#ort.Tensor("float32", this.f32(address, rows * columns), [rows, columns]);

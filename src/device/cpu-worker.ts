@@ -7,6 +7,7 @@ import { workerPort } from "../platform.node.ts";
 import {
   abandon,
   Abandoned,
+  assertTogether,
   barrier,
   DONE,
   type CommandList,
@@ -21,7 +22,7 @@ const port = workerPort();
 const { thread, threads, shared, control, sharedModules, ownModules } = port.data as WorkerData;
 const report = (message: WorkerReport) => port.post(message);
 
-const own = await OwnMemory.create(shared);
+const own = await OwnMemory.create(shared, () => assertTogether(control));
 const crew: Crew = {
   thread,
   threads,
@@ -36,6 +37,7 @@ async function runList({ list, memoryBytes, commands }: CommandList): Promise<vo
   // This thread's view of a memory that another thread grew is renewed by growing it by nothing.
   if (shared.buffer.byteLength < memoryBytes) shared.grow(0);
   for (const { name, op, scratch } of commands) {
+    assertTogether(control);
     await ops[name as keyof typeof ops](op as never, crew, scratch);
     crew.barrier();
   }
@@ -45,14 +47,13 @@ async function runList({ list, memoryBytes, commands }: CommandList): Promise<vo
   report({ done: list });
 }
 
-let previous = Promise.resolve();
-port.onMessage((message) => {
-  previous = previous
-    .then(() => runList(message as CommandList))
-    .catch((error: unknown) => {
-      if (error instanceof Abandoned) return;
-      abandon(control);
-      report({ error: messageOf(error), stack: error instanceof Error ? error.stack : undefined });
-    });
+port.onMessage(async (message) => {
+  try {
+    await runList(message as CommandList);
+  } catch (error) {
+    if (error instanceof Abandoned) return;
+    abandon(control);
+    report({ error: messageOf(error), stack: error instanceof Error ? error.stack : undefined });
+  }
 });
 report({ ready: true });

@@ -60,10 +60,13 @@ class CpuDevice implements Device {
   #failure: Error | undefined;
   #ending: Promise<void> | undefined;
 
-  /** Operations not yet sent; they go as one list at the end of the current turn of the event loop. */
+  /** Operations not yet in a list; they become one at the end of this turn of the event loop. */
   #queue: CommandList["commands"] = [];
   #flushPlanned = false;
-  /** Number of the last list sent; the control array holds that of the last one done. */
+  /** Lists that wait for a read to take its numbers before they may change them. */
+  #lists: CommandList[] = [];
+  /** Numbers of the last list made and sent; the control array holds that of the last one done. */
+  #made = 0;
   #sent = 0;
   #reads: PendingRead[] = [];
   /** Blocks that lists up to number `list` may still use. */
@@ -137,8 +140,7 @@ class CpuDevice implements Device {
     if (this.#failure) return Promise.reject(this.#failure);
     this.#flush();
     return new Promise((resolve, reject) => {
-      const list = this.#queue.length > 0 ? this.#sent + 1 : this.#sent;
-      this.#reads.push({ list, tensor: tensor as CpuTensor, count, resolve, reject });
+      this.#reads.push({ list: this.#made, tensor: tensor as CpuTensor, count, resolve, reject });
       this.#settle();
     });
   }
@@ -208,7 +210,7 @@ class CpuDevice implements Device {
 
   /** Gives a block back once everything queued so far is done. */
   #retire(address: number, staged = 0): void {
-    const list = this.#queue.length > 0 ? this.#sent + 1 : this.#sent;
+    const list = this.#queue.length > 0 ? this.#made + 1 : this.#made;
     this.#retired.push({ list, address, staged });
     this.#stagedBytes += staged;
   }
@@ -218,7 +220,7 @@ class CpuDevice implements Device {
   }
 
   #isIdle(): boolean {
-    const allDone = this.#queue.length === 0 && this.#done() === this.#sent;
+    const allDone = this.#queue.length === 0 && this.#done() === this.#made;
     return allDone && this.#reads.length === 0;
   }
 
@@ -231,18 +233,20 @@ class CpuDevice implements Device {
     });
   }
 
-  /** Sends what is queued, unless a read still has to take its numbers before they change. */
+  /** Makes a list of what is queued, and sends all lists that no read holds back. */
   #flush(): void {
-    if (this.#failure || this.#queue.length === 0) return;
-    if (this.#reads.some(({ list }) => list <= this.#sent)) return;
-    const message: CommandList = {
-      list: ++this.#sent,
-      memoryBytes: this.#memory.memory.buffer.byteLength,
-      commands: this.#queue,
-    };
-    this.#queue = [];
-    for (const worker of this.#workers) worker.post(message);
-    this.#hold(true);
+    if (this.#failure) return;
+    if (this.#queue.length > 0) {
+      const memoryBytes = this.#memory.memory.buffer.byteLength;
+      this.#lists.push({ list: ++this.#made, memoryBytes, commands: this.#queue });
+      this.#queue = [];
+    }
+    while (this.#lists.length > 0 && this.#reads.every(({ list }) => list > this.#sent)) {
+      const message = this.#lists.shift()!;
+      for (const worker of this.#workers) worker.post(message);
+      this.#sent = message.list;
+      this.#hold(true);
+    }
   }
 
   /** Serves the reads and releases the blocks of lists that are done. */
@@ -300,7 +304,8 @@ class CpuDevice implements Device {
     for (const { reject } of this.#reads) reject(error);
     this.#reads = [];
     this.#queue = [];
-    this.#ending = Promise.all(this.#workers.map((worker) => worker.terminate())).then(() => {});
+    this.#lists = [];
+    this.#ending = Promise.all(this.#workers.map((worker) => worker.stop())).then(() => {});
   }
 }
 

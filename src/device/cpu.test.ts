@@ -1,0 +1,232 @@
+/** The cpu device as a queue, a memory and a crew of threads; what it computes is tested elsewhere. */
+import { spawnSync } from "node:child_process";
+import { fileURLToPath } from "node:url";
+import { afterEach, describe, expect, test } from "vitest";
+
+import { UserError } from "../error.ts";
+import { SharedMemory } from "./cpu-memory.ts";
+import { openCpu } from "./cpu.ts";
+import { openDevice, type Device, type Tensor } from "./device.ts";
+
+const open: Device[] = [];
+afterEach(async () => {
+  await Promise.all(open.splice(0).map((device) => device.close()));
+});
+async function cpu(threads = 2): Promise<Device> {
+  const device = await openDevice("cpu", { threads });
+  open.push(device);
+  return device;
+}
+
+function filled(device: Device, shape: number[], value: number): Tensor {
+  const tensor = device.tensor(shape);
+  device.write(tensor, new Float32Array(shape.reduce((a, b) => a * b)).fill(value));
+  return tensor;
+}
+
+const sum = (device: Device, x: Tensor, out: Tensor) =>
+  device.columnSum({ rows: x.shape[0], x, scale: 1, out, accumulate: false });
+
+describe("the queue", () => {
+  test("a write waits for the operations queued before it", async () => {
+    const device = await cpu();
+    const x = filled(device, [500, 3], 1);
+    const sums = Array.from({ length: 20 }, () => device.tensor([3]));
+    for (const [turn, out] of sums.entries()) {
+      device.write(x, new Float32Array(1500).fill(turn));
+      sum(device, x, out);
+      if (turn % 5 === 0) await Promise.resolve(); // lets a list go
+    }
+    for (const [turn, out] of sums.entries()) {
+      expect(await device.readF32(out)).toEqual(new Float32Array(3).fill(500 * turn));
+    }
+  });
+
+  test("a read takes the numbers as they were when it was called", async () => {
+    const device = await cpu();
+    const x = filled(device, [100, 3], 1);
+    const out = device.tensor([3]);
+    const reads: Promise<Float32Array>[] = [];
+    for (let turn = 0; turn < 10; turn++) {
+      device.write(x, new Float32Array(300).fill(turn));
+      sum(device, x, out);
+      reads.push(device.readF32(out, 2));
+    }
+    device.write(out, Float32Array.of(-1, -1, -1));
+    for (const [turn, read] of (await Promise.all(reads)).entries()) {
+      expect(read).toEqual(new Float32Array(2).fill(100 * turn));
+    }
+    expect(await device.readF32(out)).toEqual(Float32Array.of(-1, -1, -1));
+  });
+
+  test("arguments and arrays may be reused at once", async () => {
+    const device = await cpu();
+    const [x, a, b] = [device.tensor([2, 2]), device.tensor([2]), device.tensor([2])];
+    const data = Float32Array.of(1, 2, 3, 4);
+    const op = { rows: 1, x, scale: 1, out: a, accumulate: false };
+    device.columnSum(op); // something to wait for
+    device.write(x, data);
+    data.fill(0);
+    device.columnSum(op);
+    Object.assign(op, { rows: 2, scale: 10, out: b });
+    device.columnSum(op);
+    expect(await device.readF32(a)).toEqual(Float32Array.of(1, 2));
+    expect(await device.readF32(b)).toEqual(Float32Array.of(40, 60));
+  });
+
+  test("a tensor may be freed while operations still use it", async () => {
+    const device = await cpu();
+    const out = device.tensor([700]);
+    for (let turn = 1; turn <= 5; turn++) {
+      const x = filled(device, [400, 700], turn);
+      sum(device, x, out);
+      const read = device.readF32(out);
+      device.free(x);
+      filled(device, [400, 700], 99);
+      expect(await read).toEqual(new Float32Array(700).fill(400 * turn));
+    }
+  });
+
+  test("more waiting writes than the staging room holds are not lost", async () => {
+    const device = await cpu();
+    const x = device.tensor([1024, 1024]);
+    const out = device.tensor([1024]);
+    const data = new Float32Array(2 ** 20); // 4 MiB; 256 MiB may wait
+    for (let turn = 0; turn < 80; turn++) {
+      device.write(x, data.fill(turn % 7));
+      device.columnSum({ rows: 1024, x, scale: 1, out, accumulate: true });
+    }
+    const total = Array.from({ length: 80 }, (_, turn) => turn % 7).reduce((a, b) => a + b);
+    expect(await device.readF32(out)).toEqual(new Float32Array(1024).fill(1024 * total));
+  });
+
+  test("parts of tensors are written and read, whatever the length of a row", async () => {
+    const device = await cpu();
+    for (const columns of [1, 3, 4, 7]) {
+      const tensor = device.tensor([5, columns]);
+      const data = Float32Array.from({ length: 5 * columns }, (_, i) => i);
+      device.write(tensor, data);
+      device.write(tensor, Float32Array.of(-1, -2, -3), columns + 1);
+      const expected = data.slice();
+      expected.set([-1, -2, -3], columns + 1);
+      expect(await device.readF32(tensor)).toEqual(expected);
+      expect(await device.readF32(tensor, columns + 2)).toEqual(expected.slice(0, columns + 2));
+    }
+  });
+});
+
+describe("memory", () => {
+  test("blocks are zero-filled, given back, and joined with their neighbours", () => {
+    const memory = new SharedMemory();
+    const [a, b, c] = [1000, 2000, 3000].map((bytes) => memory.allocate(bytes)!);
+    new Uint8Array(memory.memory.buffer, a, 6000).fill(255);
+    memory.release(a);
+    memory.release(c);
+    memory.release(b);
+    const whole = memory.allocate(6000)!;
+    expect(whole).toBe(a);
+    expect(new Uint8Array(memory.memory.buffer, whole, 6000).every((byte) => byte === 0)).toBe(
+      true,
+    );
+    expect(() => memory.release(b)).toThrow("no block");
+  });
+
+  test("addresses beyond 2 GiB work", async () => {
+    const device = await cpu();
+    const far = device.tensor([600, 2 ** 20]); // 2.3 GiB, of which nothing is touched
+    const x = filled(device, [300, 40], 2);
+    const [out, product] = [device.tensor([40]), device.tensor([300, 300])];
+    sum(device, x, out);
+    device.matmul({ a: x, b: x, transA: false, transB: true, out: product });
+    expect(await device.readF32(out)).toEqual(new Float32Array(40).fill(600));
+    expect(await device.readF32(product)).toEqual(new Float32Array(90000).fill(160));
+    device.free(far);
+  });
+
+  test("what does not fit is refused with the numbers", async () => {
+    const device = await cpu();
+    filled(device, [1024, 1024], 1);
+    expect(() => device.tensor([131072, 16384])).toThrow(UserError);
+    expect(() => device.tensor([131072, 16384])).toThrow(
+      /\[131072, 16384\] needs 8,192 MiB of memory, but the cpu device can hold 4,096 MiB .* 4 MiB are in use/,
+    );
+    const small = device.tensor([3]); // and the device goes on
+    expect(await device.readF32(small)).toEqual(new Float32Array(3));
+  });
+});
+
+describe("the crew", () => {
+  test("an error in a worker rejects what waits and ends the device", async () => {
+    const device = await openCpu({ threads: 3 }); // without the checks that would prevent it
+    open.push(device);
+    const out = device.tensor([3]);
+    device.rowNorms({ w: undefined as never, out });
+    await expect(device.readF32(out)).rejects.toThrow("address");
+    await expect(device.readF32(out)).rejects.toThrow("address");
+    expect(() => device.tensor([3])).toThrow("address");
+  });
+
+  test("closing rejects what waits, and nothing can be asked afterwards", async () => {
+    const device = await cpu();
+    const x = filled(device, [512, 512], 1);
+    const out = device.tensor([512, 512]);
+    for (let i = 0; i < 50; i++) device.matmul({ a: x, b: x, transA: true, transB: true, out });
+    const read = expect(device.readF32(out)).rejects.toThrow("the cpu device is closed");
+    await device.close();
+    await device.close();
+    await read;
+    expect(() => device.tensor([3])).toThrow("the cpu device is closed");
+    expect(() => sum(device, out, x)).toThrow();
+  });
+
+  test("a thread count that makes no sense is refused", async () => {
+    for (const threads of [0, -1, 1.5, NaN]) {
+      await expect(openDevice("cpu", { threads })).rejects.toThrow("threads must be");
+    }
+  });
+
+  test("missing kernels are reported with what to do", async () => {
+    process.env.LENS_KERNELS = fileURLToPath(new URL("./nowhere", import.meta.url));
+    try {
+      await expect(openDevice("cpu")).rejects.toThrow(/nowhere.*npm run build/s);
+    } finally {
+      delete process.env.LENS_KERNELS;
+    }
+  });
+
+  /** Runs a script against the built library and returns what it printed. */
+  const runScript = (body: string) => {
+    const module = new URL("../../dist/device/device.js", import.meta.url).href;
+    const script = `import { openDevice } from ${JSON.stringify(module)};
+      const device = await openDevice("cpu", { threads: 3 });
+      const out = device.tensor([4, 4]), x = device.tensor([4, 4]);
+      const work = () => device.matmul({ a: x, b: x, transA: false, transB: false, out });
+      ${body}`;
+    const args = ["--input-type=module", "--eval", script];
+    const child = spawnSync(process.execPath, args, { encoding: "utf8", timeout: 50_000 });
+    expect(child.stderr).toBe("");
+    expect(child.signal).toBe(null);
+    expect(child.status).toBe(0);
+    return child.stdout.trim();
+  };
+
+  test("a process ends by itself when its device is closed in the midst of work", () => {
+    runScript(
+      "for (let i = 0; i < 500; i++) work(); await Promise.resolve(); await device.close();",
+    );
+  });
+
+  test("a process that forgets to close ends too, but not before a read is served", () => {
+    const printed = runScript("work(); work(); console.log((await device.read(out)).length);");
+    expect(printed).toBe("16");
+  });
+
+  test("idle workers use no processor time", () => {
+    const used = runScript(`work(); await device.read(out);
+      const before = process.cpuUsage();
+      await new Promise((resolve) => setTimeout(resolve, 300));
+      const { user, system } = process.cpuUsage(before);
+      console.log(Math.round((user + system) / 1000)); await device.close();`);
+    expect(Number(used)).toBeLessThan(150); // ms of 900 that three spinning threads would use
+  });
+});
