@@ -5,7 +5,15 @@
  * mse is in raw units, fvu and cosine have none, l0 and l1 count latents (see metrics.ts).
  */
 import type { ActivationSource, Batch, Cursor } from "../activation-source.ts";
-import type { SaeConfig, TrainConfig } from "../config.ts";
+import type { z } from "zod";
+
+import {
+  parseSection,
+  saeSchema,
+  trainSchema,
+  type SaeConfig,
+  type TrainConfig,
+} from "../config.ts";
 import type { Adam, Device, Moments, Tensor } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import {
@@ -26,12 +34,29 @@ import {
 } from "./metrics.ts";
 import { Sae, SaeOnDevice, scaled, type SaeSpec } from "./sae.ts";
 
+/** Absent fields take the defaults that config.ts states. */
 export interface TrainerOptions {
+  sae: z.input<typeof saeSchema>;
+  train?: z.input<typeof trainSchema>;
+  /** Seed of the initial weights and of the order of the activations; default 0. */
+  seed?: number;
+  source: ActivationSource;
+}
+
+export interface Settings {
   sae: SaeConfig;
   train: TrainConfig;
-  /** Seed of the initial weights and of the order of the activations. */
   seed: number;
   source: ActivationSource;
+}
+
+function settingsOf({ sae, train = {}, seed = 0, source }: TrainerOptions): Settings {
+  return {
+    sae: parseSection(saeSchema, sae, "sae"),
+    train: parseSection(trainSchema, train, "train"),
+    seed,
+    source,
+  };
 }
 
 /** The loss is their sum; each includes its coefficient. */
@@ -124,7 +149,8 @@ export class Trainer {
   readonly totalSteps: number;
 
   readonly #device: Device;
-  readonly #options: TrainerOptions;
+  /** The configuration with every default filled in. */
+  readonly settings: Settings;
   readonly #progress: Progress;
   #sums: ReconstructionSums;
 
@@ -139,10 +165,11 @@ export class Trainer {
   /**
    * A trainer at step 0. Reads the source's first activations when the configuration derives the
    * input scale or the decoder bias from them.
-   * @throws UserError when the configuration does not fit the source.
+   * @throws UserError when the configuration is wrong or does not fit the source.
    */
   static async create(device: Device, options: TrainerOptions): Promise<Trainer> {
-    const { sae, train, seed, source } = options;
+    const settings = settingsOf(options);
+    const { sae, train, seed, source } = settings;
     const { dIn, rows } = source;
     const resolved = resolveSae(sae, dIn);
     const { scale, weights } = await initialize(resolved, source, train, seed);
@@ -154,7 +181,7 @@ export class Trainer {
       window: { sums: new ReconstructionSums(dIn, resolved.dSae).toJSON(), terms: noTerms() },
       epoch: { rows: 0, terms: noTerms() },
     };
-    return new Trainer(device, options, { progress, tensors: { ...weights } });
+    return new Trainer(device, settings, { progress, tensors: { ...weights } });
   }
 
   /**
@@ -163,6 +190,8 @@ export class Trainer {
    */
   static resume(device: Device, options: TrainerOptions, state: TrainerState): Trainer {
     const { progress } = state;
+    const settings = settingsOf(options);
+    const { sae, train, seed, source } = settings;
     const compare = (section: string, before: object, now: object) => {
       for (const key of new Set([...Object.keys(before), ...Object.keys(now)])) {
         const [was, is] = [before, now].map((o) => JSON.stringify((o as never)[key]));
@@ -172,21 +201,20 @@ export class Trainer {
           );
       }
     };
-    compare("sae.", progress.sae, options.sae);
-    compare("train.", progress.train, options.train);
-    const { seed, source } = options;
+    compare("sae.", progress.sae, sae);
+    compare("train.", progress.train, train);
     compare("", pick(progress), { seed, dIn: source.dIn, rows: source.rows });
-    return new Trainer(device, options, state);
+    return new Trainer(device, settings, state);
   }
 
-  private constructor(device: Device, options: TrainerOptions, state: TrainerState) {
-    const { train, source } = options;
-    this.resolved = resolveSae(options.sae, source.dIn);
+  private constructor(device: Device, settings: Settings, state: TrainerState) {
+    const { sae, train, source } = settings;
+    this.resolved = resolveSae(sae, source.dIn);
     const { dIn, dSae, objective } = this.resolved;
     this.learningRate = train.learningRate ?? 2e-4 / Math.sqrt(dSae / 2 ** 14);
     this.totalSteps = totalSteps(train, source.rows);
     this.#device = device;
-    this.#options = options;
+    this.settings = settings;
     this.#progress = structuredClone(state.progress);
 
     const { tensors } = state;
@@ -239,7 +267,7 @@ export class Trainer {
    * @throws UserError when the loss or a parameter stops being finite; no checkpoint of that is made.
    */
   async *fit({ validation, saveCheckpoint }: FitOptions = {}): AsyncGenerator<Metrics, void> {
-    const { source, seed, train } = this.#options;
+    const { source, seed, train } = this.settings;
     const { batchSize, shuffle, bufferRows, logEvery, validateEvery, checkpointEvery } = train;
     const from = { ...this.#progress.cursor };
     const stream = source.batches({ batchSize, seed, shuffle, bufferRows, from });
@@ -323,7 +351,7 @@ export class Trainer {
         const auxScale = (2 * objective.auxKCoefficient) / rows;
         const eligible = {
           sinceFired: this.#firing.sinceFired,
-          atLeast: this.#options.train.deadAfterTokens,
+          atLeast: this.settings.train.deadAfterTokens,
         };
         device.encodeTopK({
           rows,
@@ -397,7 +425,7 @@ export class Trainer {
   async #record(rows: number): Promise<void> {
     const device = this.#device;
     const { dIn, dSae, objective } = this.resolved;
-    const { train } = this.#options;
+    const { train } = this.settings;
     const { rowStats: stats, norms, aux } = this.#batch;
     const byNorm = objective.architecture === "relu" && objective.loss === "sum";
     const withAux = aux !== undefined && this.#dead > 0;
@@ -444,7 +472,7 @@ export class Trainer {
     const terms = meanTerms(window.terms, this.#sums.rows);
     const metrics: Metrics = {
       step,
-      epoch: tokens / this.#options.source.rows,
+      epoch: tokens / this.settings.source.rows,
       tokens,
       loss: total(terms),
       terms,
@@ -470,7 +498,7 @@ export class Trainer {
   /** Metrics and loss of the weights as they are, over one pass of `source`. */
   async validate(source: ActivationSource): Promise<ValidationMetrics> {
     const { dIn, dSae, objective } = this.resolved;
-    const onDevice = this.#encoder(this.#options.train.batchSize);
+    const onDevice = this.#encoder(this.settings.train.batchSize);
     try {
       const evaluation = await evaluateReconstruction(onDevice, source);
       const { density: _density, meanActivation, ...metrics } = evaluation;
@@ -561,7 +589,7 @@ export class Trainer {
   }
 
   #adam(step: number): Adam {
-    const { beta1, beta2, eps, warmupSteps, decaySteps } = this.#options.train;
+    const { beta1, beta2, eps, warmupSteps, decaySteps } = this.settings.train;
     const left = this.totalSteps - step + 1;
     const decay = decaySteps > 0 ? Math.min(1, left / decaySteps) : 1;
     const learningRate = this.learningRate * warmup(step, warmupSteps) * decay;
