@@ -16,7 +16,7 @@ import {
   Trainer,
   type FitOptions,
   type Metrics,
-  type TrainerOptions,
+  type Settings,
   type TrainerState,
 } from "./train.ts";
 
@@ -26,7 +26,7 @@ function options(
   sae: Record<string, unknown>,
   train: Record<string, unknown>,
   source: ActivationSource,
-): TrainerOptions {
+): Settings {
   return {
     sae: parseSection(saeSchema, sae, "sae"),
     train: parseSection(trainSchema, train, "train"),
@@ -44,7 +44,7 @@ async function fit(trainer: Trainer, how?: FitOptions): Promise<Metrics[]> {
 /** A trainer at step 0 with the given tensors in place of its own. */
 async function startFrom(
   device: Device,
-  opts: TrainerOptions,
+  opts: Settings,
   tensors: TrainerState["tensors"],
 ): Promise<Trainer> {
   const trainer = await Trainer.create(device, opts);
@@ -449,7 +449,7 @@ describe("the trainer", () => {
 type Weights = Record<"W_enc" | "b_enc" | "W_dec" | "b_dec", ArrayLike<number>>;
 
 /** The losses of architecture.ts again, in float64 and without any of its code. */
-function lossModel(opts: TrainerOptions, x: Float32Array, rows: number, sinceFired: Int32Array) {
+function lossModel(opts: Settings, x: Float32Array, rows: number, sinceFired: Int32Array) {
   const { sae, source, train } = opts;
   const { dIn } = source;
   const dSae = sae.dSae!;
