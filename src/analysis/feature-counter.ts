@@ -154,6 +154,7 @@ export class FeatureCounter {
       mean: firings > 0 ? sum / firings : 0,
       max: this.#max[latent],
       tokenSelectivity: uncertaintyCoefficient(pairs, this.#tokens, firings, this.#positions),
+      tokenTypes: firings > 0 ? 2 ** entropyOf(pairs.map((pair) => pair.sum)) : 0,
       topTokens: pairs
         .sort((a, b) => b.sum - a.sum || a.token - b.token)
         .slice(0, 8)
@@ -181,6 +182,7 @@ export class FeatureCounter {
       mean: [],
       max: [],
       tokenSelectivity: [],
+      tokenTypes: [],
       mainToken: [],
       topTokens: [],
       offset: [],
@@ -201,6 +203,7 @@ export class FeatureCounter {
         columns.mean.push(shortNumber(feature.mean));
         columns.max.push(shortNumber(feature.max));
         columns.tokenSelectivity.push(shortNumber(feature.tokenSelectivity));
+        columns.tokenTypes.push(shortNumber(feature.tokenTypes));
         columns.mainToken.push(feature.topTokens[0]?.token ?? -1);
         columns.topTokens.push(feature.topTokens.slice(0, 3).map(({ text }) => text));
         columns.offset.push(offset);
@@ -323,6 +326,12 @@ function entropyBits(k: number, n: number): number {
 }
 
 const TOKEN_LIMIT = 2 ** 22;
+
+/** Entropy in bits of the distribution that is proportional to `weights`. */
+function entropyOf(weights: readonly number[]): number {
+  const total = weights.reduce((sum, weight) => sum + weight, 0);
+  return weights.reduce((sum, weight) => sum - (weight / total) * Math.log2(weight / total), 0);
+}
 
 /** Counts and sums for (latent, token) pairs: an open-addressing table, since there are millions. */
 class PairCounts {

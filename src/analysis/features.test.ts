@@ -133,6 +133,16 @@ describe("one pass over text", () => {
     expect(uncertaintyCoefficient(mixed, tokens, 20, 40)).toBeCloseTo(1 - (30 * h) / 40, 12);
   });
 
+  it("counts the kinds of token by their activation", () => {
+    const { chunk, tokenText } = chunkOfPieces([["a", " b", " c", "a"]]);
+    const counter = new FeatureCounter(LATENTS, OPTIONS);
+    const one = [0, 0, 0, 0, 0];
+    counter.add(chunk, turned([[1, 2, ...one].slice(0, 6), [2, 0, ...one].slice(0, 6), [0, 0, ...one].slice(0, 6), [1, 0, ...one].slice(0, 6)])); // prettier-ignore
+    expect(counter.feature(0, tokenText).tokenTypes).toBeCloseTo(2, 12); // "a" and " b", 2 each
+    expect(counter.feature(1, tokenText).tokenTypes).toBeCloseTo(1, 12);
+    expect(counter.feature(2, tokenText).tokenTypes).toBe(0);
+  });
+
   it("puts values into bins whose edges hold them", () => {
     for (const value of [0.001, 0.24999, 0.25, 0.25001, 1, 1.19, 7, 4000]) {
       const bin = histogramBin(value);

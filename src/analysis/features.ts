@@ -68,6 +68,8 @@ export interface Feature {
   max: number;
   /** I(fires; token) / H(fires): how far the current token alone tells whether the latent fires, 0 … 1. */
   tokenSelectivity: number;
+  /** On how many kinds of token it fires: 2^entropy of its activation over token types; 0 when it never fires. */
+  tokenTypes: number;
   topTokens: TokenShare[];
   /** Exact counts per bin, see `histogramBin`, from `firstBin` on. */
   histogram: { firstBin: number; counts: number[] };
@@ -82,6 +84,7 @@ export interface FeatureColumns {
   mean: number[];
   max: number[];
   tokenSelectivity: number[];
+  tokenTypes: number[];
   /** The token type with the most activation; -1 for a latent that never fires. */
   mainToken: number[];
   /** Up to three token types with the most activation, as text. */

@@ -29,14 +29,14 @@ h1{font-size:clamp(1.35rem,3vw,1.9rem);line-height:1.2;margin:28px 0 6px;overflo
 h2{font-size:1.25rem;margin:48px 0 8px;font-weight:650}
 h3{font-size:1rem;margin:0;font-weight:600;overflow-wrap:anywhere}
 h4{font-size:.75rem;margin:12px 0 2px;font-weight:500;color:var(--soft)}
-.summary,.lead{max-width:78ch;color:var(--soft);margin:0 0 10px}
+.summary,.lead{max-width:92ch;color:var(--soft);margin:0 0 10px}
 .lead strong{color:var(--ink)}
 .tiles{display:grid;grid-template-columns:repeat(auto-fill,minmax(165px,1fr));gap:10px;margin:22px 0 0}
 .tile{background:var(--card);border:1px solid var(--line);border-radius:10px;padding:11px 14px 12px;display:flex;flex-direction:column}
 .label{color:var(--soft);font-size:.8rem}
 .tile .value{font-size:1.55rem;font-weight:600;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile .meaning{color:var(--soft);font-size:.75rem;line-height:1.35}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,400px),1fr));gap:14px;margin-top:14px}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,310px),1fr));gap:14px;margin-top:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 14px 12px}
 figure svg{display:block;width:100%;height:auto;max-width:520px;margin:8px 0 4px}
 figcaption{color:var(--soft);font-size:.8rem;line-height:1.4}

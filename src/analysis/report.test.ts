@@ -31,6 +31,7 @@ const feature: Feature = {
   mean: 1.5,
   max: 4,
   tokenSelectivity: 0.9,
+  tokenTypes: 1,
   topTokens: [{ token: 3, text: EVIL, firings: 20, share: 1 }],
   histogram: { firstBin: 48, counts: [1, 3, 9, 7] },
   top: [

@@ -176,7 +176,7 @@ function card({ rank, feature, label }: GalleryFeature): string {
     .slice(0, 6)
     .map(
       ({ text, share: part }) =>
-        `<span class="token" title="${percent(part)} of the activation">${visible(text)}</span>`,
+        `<span class="token" title="${percent(part)} of the activation">${spaced(text)}</span>`,
     )
     .join("");
   return (
@@ -267,7 +267,7 @@ function tableSection({ rows, note }: { rows: LatentRow[]; note: string }): stri
   const cell = (sortBy: number | string, html: string, numeric = true) =>
     `<td data-v="${typeof sortBy === "number" ? sortBy : escape(sortBy)}"${numeric ? ' class="n"' : ""}>${html}</td>`;
   const body = rows.map(({ latent, density, mean, max, topTokens, label }) => {
-    const tokens = topTokens.map((t) => `<span class="token">${visible(t)}</span>`).join("");
+    const tokens = topTokens.map((t) => `<span class="token">${spaced(t)}</span>`).join("");
     const cells = [
       cell(latent, String(latent)),
       cell(density, percent(density)),
@@ -299,6 +299,11 @@ function visible(text: string): string {
   return escape(text)
     .replaceAll("\n", '<span class="sign">⏎</span>')
     .replaceAll("\t", '<span class="sign">⇥</span>');
+}
+
+/** A token by itself: its space is part of it and must be seen. */
+function spaced(text: string): string {
+  return visible(text).replace(/^ /, '<span class="sign">␣</span>');
 }
 
 /** Makes any string safe as HTML text and inside quoted attributes. */
