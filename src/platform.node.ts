@@ -47,6 +47,12 @@ export async function compileKernels(name: string): Promise<WebAssembly.Module> 
   return WebAssembly.compile(bytes);
 }
 
+/** Has `handler` called when the process is about to end; returns what takes that back. */
+export function beforeExit(handler: () => void): () => void {
+  process.once("exit", handler);
+  return () => void process.off("exit", handler);
+}
+
 export interface WorkerThread {
   post(message: unknown): void;
   /** While held, the thread keeps the process alive. */

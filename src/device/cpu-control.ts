@@ -26,7 +26,9 @@ const GENERATION = 1;
 export const FAILED = 2;
 /** Number of the last list that all workers have run. */
 export const DONE = 3;
-export const CONTROL_LENGTH = 4;
+/** How many workers are in native code, where they must not be killed: it would abort the process. */
+const NATIVE = 4;
+export const CONTROL_LENGTH = 5;
 
 /** Thrown where a worker would wait for a crew that has failed or was closed. */
 export class Abandoned extends Error {}
@@ -57,4 +59,25 @@ export function abandon(control: Int32Array): void {
   Atomics.add(control, GENERATION, 1);
   Atomics.notify(control, GENERATION);
   Atomics.notify(control, DONE);
+}
+
+/** Runs native code, unless the crew has failed or was closed. */
+export async function runNative<T>(control: Int32Array, native: () => Promise<T>): Promise<T> {
+  Atomics.add(control, NATIVE, 1);
+  try {
+    assertTogether(control);
+    return await native();
+  } finally {
+    Atomics.sub(control, NATIVE, 1);
+    Atomics.notify(control, NATIVE);
+  }
+}
+
+/** Ends the crew and blocks until no worker is in native code, at most `timeoutMs` per worker. */
+export function abandonAndWait(control: Int32Array, timeoutMs: number): void {
+  abandon(control);
+  for (;;) {
+    const inside = Atomics.load(control, NATIVE);
+    if (inside === 0 || Atomics.wait(control, NATIVE, inside, timeoutMs) === "timed-out") return;
+  }
 }

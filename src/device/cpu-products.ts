@@ -5,6 +5,7 @@
  */
 import { OnnxGraph } from "../onnx.ts";
 import { loadOrt, sessionOptions, type Ort } from "../ort.ts";
+import { runNative } from "./cpu-control.ts";
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
 
 /** A product A B of blocks at byte addresses, all dense: A [m, k], or [k, m] when transposed; B [k, n] or [n, k]. */
@@ -22,20 +23,19 @@ export interface Product {
 export class OwnMemory {
   readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65535 });
   readonly #shared: WebAssembly.Memory;
-  readonly #beforeProduct: () => void;
+  readonly #control: Int32Array;
   readonly #ort: typeof Ort;
   readonly #sessions = new Map<string, Promise<Ort.InferenceSession>>();
   /** What lies at an address, so that a block used again is not copied again. */
   readonly #loaded = new Map<number, string>();
 
-  /** `beforeProduct` may throw to stop a long operation. */
-  static async create(shared: WebAssembly.Memory, beforeProduct: () => void): Promise<OwnMemory> {
-    return new OwnMemory(shared, beforeProduct, await loadOrt());
+  static async create(shared: WebAssembly.Memory, control: Int32Array): Promise<OwnMemory> {
+    return new OwnMemory(shared, control, await loadOrt());
   }
 
-  private constructor(shared: WebAssembly.Memory, beforeProduct: () => void, ort: typeof Ort) {
+  private constructor(shared: WebAssembly.Memory, control: Int32Array, ort: typeof Ort) {
     this.#shared = shared;
-    this.#beforeProduct = beforeProduct;
+    this.#control = control;
     this.#ort = ort;
   }
 
@@ -122,17 +122,14 @@ export class OwnMemory {
   }
 
   async multiply({ transA, transB, m, n, k, a, b, out }: Product): Promise<void> {
-    this.#beforeProduct();
-    const session = await this.#session(transA, transB);
     const tensor = (address: number, rows: number, columns: number) =>
       new this.#ort.Tensor("float32", this.f32(address, rows * columns), [rows, columns]);
-    await session.run(
-      {
-        a: transA ? tensor(a, k, m) : tensor(a, m, k),
-        b: transB ? tensor(b, n, k) : tensor(b, k, n),
-      },
-      { out: tensor(out, m, n) },
-    );
+    const left = transA ? tensor(a, k, m) : tensor(a, m, k);
+    const right = transB ? tensor(b, n, k) : tensor(b, k, n);
+    await runNative(this.#control, async () => {
+      const session = await this.#session(transA, transB);
+      await session.run({ a: left, b: right }, { out: tensor(out, m, n) });
+    });
   }
 
   #session(transA: boolean, transB: boolean): Promise<Ort.InferenceSession> {

@@ -22,7 +22,7 @@ const port = workerPort();
 const { thread, threads, shared, control, sharedModules, ownModules } = port.data as WorkerData;
 const report = (message: WorkerReport) => port.post(message);
 
-const own = await OwnMemory.create(shared, () => assertTogether(control));
+const own = await OwnMemory.create(shared, control);
 const crew: Crew = {
   thread,
   threads,

@@ -216,6 +216,13 @@ describe("the crew", () => {
     );
   });
 
+  test("a process may exit in the midst of work", () => {
+    runScript(`const [a, b, c] = Array.from({ length: 3 }, () => device.tensor([900, 900]));
+      for (let i = 0; i < 50; i++) device.matmul({ a, b, transA: true, transB: false, out: c });
+      await new Promise((resolve) => setTimeout(resolve, 50));
+      process.exit(0);`);
+  });
+
   test("a process that forgets to close ends too, but not before a read is served", () => {
     const printed = runScript("work(); work(); console.log((await device.read(out)).length);");
     expect(printed).toBe("16");

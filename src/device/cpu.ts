@@ -3,12 +3,19 @@
  * matrix products and WebAssembly SIMD kernels for the rest, over tensors in one shared memory.
  * This thread only queues operations and moves numbers in and out.
  */
-import { cpuCount, compileKernels, startWorker, type WorkerThread } from "../platform.node.ts";
+import {
+  beforeExit,
+  cpuCount,
+  compileKernels,
+  startWorker,
+  type WorkerThread,
+} from "../platform.node.ts";
 import { sizeOf } from "./check.ts";
 import { gather, layOut, roundUp, scatter, SharedMemory, type CpuTensor } from "./cpu-memory.ts";
 import { scratchOf, type CopyIn, type OpName } from "./cpu-ops.ts";
 import {
   abandon,
+  abandonAndWait,
   CONTROL_LENGTH,
   DONE,
   FAILED,
@@ -21,6 +28,9 @@ import { OWN_MODULES, SHARED_MODULES } from "./kernels.ts";
 
 /** Writes wait in copies for the operations queued before them; this much at most. */
 const MAX_STAGED_BYTES = 256 * 2 ** 20;
+
+/** After so long without any progress a wait that blocks this thread is given up. */
+const STUCK_MS = 300_000;
 
 interface PendingRead {
   list: number;
@@ -57,6 +67,7 @@ class CpuDevice implements Device {
   readonly #memory = new SharedMemory();
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_LENGTH * 4));
   readonly #workers: WorkerThread[] = [];
+  readonly #forgetExit = beforeExit(() => abandonAndWait(this.#control, STUCK_MS));
   #failure: Error | undefined;
   #ending: Promise<void> | undefined;
 
@@ -305,8 +316,6 @@ class CpuDevice implements Device {
     this.#reads = [];
     this.#queue = [];
     this.#lists = [];
-    this.#ending = Promise.all(this.#workers.map((worker) => worker.stop())).then(() => {});
+    this.#ending = Promise.all(this.#workers.map((worker) => worker.stop())).then(this.#forgetExit);
   }
 }
-
-const STUCK_MS = 300_000;

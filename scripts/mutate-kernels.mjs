@@ -1,0 +1,99 @@
+/**
+ * `npm run mutate [-- kernel …]`: shows that the tests notice a broken kernel. Every exported WebAssembly kernel is
+ * broken in turn, in each of the ways below that its source allows, built into a folder of its own,
+ * and the device tests are run on that folder. A mutant that passes them fails this script.
+ */
+import { spawnSync } from "node:child_process";
+import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import { buildKernels } from "./build-kernels.mjs";
+
+const root = dirname(dirname(fileURLToPath(import.meta.url)));
+const source = join(root, "src/device/assembly");
+
+/** Ways to break a kernel, the most telling first; the first that its body has a place for is used. */
+const breaks = [
+  [/f32x4\.add\(/, "f32x4.sub("],
+  [/f32x4\.sub\(/, "f32x4.add("],
+  [/f64x2\.add\(/, "f64x2.sub("],
+  [/f64x2\.mul\((?=inverse)/, "f64x2.div("],
+  [/ \+= <f64>/, " -= <f64>"],
+  [/-dot64\(/, "dot64("],
+  [/sqrt<f64>/, "abs<f64>"],
+  [/scale \* dot/, "-scale * dot"],
+  [/load<i32>\(at\) \+ 1/, "load<i32>(at) + 2"],
+  [/next \+ 1/, "next"],
+  [/, <i32>n\)/, ", <i32>n + 1)"],
+  [/value > worst/, "value < worst"],
+  [/last > 0/, "last > 1"],
+  [/rows - 1 - last/, "rows - last"],
+  [/scale, false\)/, "-scale, false)"],
+  [/to, 1, true\)/, "to, -1, true)"],
+];
+
+/** Exported functions of all modules: name, file, and where the body lies in the file. */
+function kernels() {
+  return readdirSync(source)
+    .filter((file) => file !== "vector.ts")
+    .flatMap((file) => {
+      const text = readFileSync(join(source, file), "utf8");
+      return [...text.matchAll(/^export function (\w+)/gm)].map(({ 1: name, index }) => {
+        const from = text.indexOf("): void {\n", index);
+        return { name, file, text, from, to: text.indexOf("\n}\n", from) };
+      });
+    });
+}
+
+const folder = mkdtempSync(join(tmpdir(), "lens-mutants-"));
+const wanted = process.argv.slice(2);
+const survivors = [];
+try {
+  await buildKernels();
+  for (const { name, file, text, from, to } of kernels()) {
+    if (wanted.length > 0 && !wanted.includes(name)) continue;
+    const body = text.slice(from, to);
+    const change = breaks.find(([pattern]) => pattern.test(body));
+    const mutated = change && text.slice(0, from) + body.replace(...change) + text.slice(to);
+    let verdict = "NOT caught: no way to break it is listed";
+    if (mutated) {
+      const assembly = join(folder, name, "assembly");
+      const output = join(folder, name, "kernels");
+      cpSync(source, assembly, { recursive: true });
+      cpSync(join(root, "dist/kernels"), output, { recursive: true });
+      writeFileSync(join(assembly, file), mutated);
+      await buildKernels({ source: assembly, output, force: true, only: [file] });
+      verdict = testsFail(output) ? "caught" : "NOT caught";
+      const [[before], after] = [body.match(change[0]), change[1]];
+      verdict += ` (${before} became ${after})`;
+    }
+    process.stdout.write(`${name.padEnd(22)}${verdict}\n`);
+    if (verdict.startsWith("NOT")) survivors.push(name);
+  }
+} finally {
+  rmSync(folder, { recursive: true, force: true });
+}
+process.stdout.write(
+  survivors.length === 0
+    ? "Every broken kernel was caught.\n"
+    : `Not caught: ${survivors.join(", ")}\n`,
+);
+process.exitCode = survivors.length === 0 ? 0 : 1;
+
+/** Whether the device tests, run on the kernels in `folder`, find a failure among their results. */
+function testsFail(folder) {
+  const report = join(folder, "report.json");
+  const vitest = join(root, "node_modules/vitest/vitest.mjs");
+  const tests = ["src/device/definition.test.ts", "src/device/device.test.ts"];
+  const args = ["run", ...tests, "--bail=1", "--reporter=json", `--outputFile=${report}`];
+  const env = { ...process.env, LENS_KERNELS: folder, DEVICES: "reference,cpu" };
+  const options = { cwd: root, env, encoding: "utf8", timeout: 300_000 };
+  const { status, stderr } = spawnSync(process.execPath, [vitest, ...args], options);
+  if (status === 0) return false;
+  // A failed assertion is what counts, not tests that could not be run at all.
+  const { numFailedTests } = JSON.parse(readFileSync(report, "utf8"));
+  if (numFailedTests === 0) throw new Error(`the tests did not run:\n${stderr}`);
+  return true;
+}
