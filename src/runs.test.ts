@@ -216,6 +216,16 @@ test.runIf(process.platform === "linux")(
   },
 );
 
+test("a failed run that is gone on with is no longer failed, a finished one stays finished", () => {
+  const run = RunFolder.create(base, "again", {});
+  run.fail(new Error("no"));
+  RunFolder.open(run.folder).close();
+  expect(readRun(run.folder).status).toBe("interrupted");
+  RunFolder.open(run.folder).finish();
+  RunFolder.open(run.folder).close();
+  expect(readRun(run.folder).status).toBe("finished");
+});
+
 test("runs are listed with their status and found by path, id, beginning or latest", () => {
   const [a, b, c, d] = ["one", "two", "two", "three"].map((name) =>
     RunFolder.create(base, name, { name }),

@@ -129,10 +129,13 @@ const SUMMARY = "summary.json";
 /** A run folder this process works in; nobody else can until `finish`, `fail` or `close`. */
 export class RunFolder {
   readonly folder: string;
+  /** Made by this process, not gone on with. */
+  readonly isNew: boolean;
   readonly #opened = Date.now();
 
-  private constructor(folder: string) {
+  private constructor(folder: string, isNew: boolean) {
     this.folder = folder;
+    this.isNew = isNew;
   }
 
   /** The folder's name. */
@@ -155,7 +158,7 @@ export class RunFolder {
         throw new UserError(`cannot make the run folder ${folder}: ${messageOf(error)}`);
       }
       lockFolder(folder);
-      const run = new RunFolder(folder);
+      const run = new RunFolder(folder, true);
       run.writeJson(CONFIG, { ...config, provenance: provenance(started) });
       return run;
     }
@@ -166,7 +169,9 @@ export class RunFolder {
     readConfig(folder);
     lockFolder(resolve(folder));
     for (const file of [METRICS, RESULTS]) cutTornLine(join(folder, file));
-    return new RunFolder(resolve(folder));
+    // A failure is over once someone goes on; what is finished stays so until it is finished anew.
+    if (readRun(folder).summary?.status === "failed") rmSync(join(folder, SUMMARY));
+    return new RunFolder(resolve(folder), false);
   }
 
   path(...parts: string[]): string {
@@ -207,6 +212,12 @@ export class RunFolder {
   /** Gives the folder up without a summary: the run counts as interrupted and can be resumed. */
   close(): void {
     unlockFolder(this.folder);
+  }
+
+  /** Gives the folder up and deletes it: for a run that came to nothing. */
+  remove(): void {
+    this.close();
+    rmSync(this.folder, { recursive: true, force: true });
   }
 
   #end(

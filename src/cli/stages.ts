@@ -13,10 +13,11 @@ import {
 } from "../activation-source.ts";
 import { configJsonSchema, type ModelActivationsConfig, type RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
 import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import type { Model } from "../model/model.ts";
-import { configHash, RunFolder, writeWhole } from "../runs.ts";
+import { configHash, readMetrics, RunFolder, writeWhole } from "../runs.ts";
 import { latestCheckpoint, writeCheckpoint } from "../sae/checkpoint.ts";
 import { loadSae, saveSae, type SaeDetails } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary } from "../sae/metrics.ts";
@@ -54,10 +55,15 @@ export function createRun(config: RunConfig): RunFolder {
   return run;
 }
 
-/** Leaves the run folder as it is to be found: an interrupted run can be resumed, a failed one says why. */
+/**
+ * Leaves the run folder as it is to be found: an interrupted run can be resumed, a failed one says
+ * why, and one that a wrong setting stopped before it made anything is gone.
+ */
 export function afterFailure(error: unknown, run: RunFolder, command: "run" | "train"): unknown {
   if (!(error instanceof Interrupted)) {
-    run.fail(error);
+    const isEmpty = run.isNew && readMetrics(run.folder).length === 0;
+    if (isEmpty && error instanceof UserError) run.remove();
+    else run.fail(error);
     return error;
   }
   run.close();

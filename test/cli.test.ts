@@ -1,0 +1,317 @@
+/** The command as a person (or a script) uses it: a process with arguments, output and an exit code. */
+import { spawn, type ChildProcess } from "node:child_process";
+import { once } from "node:events";
+import {
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from "node:fs";
+import { hostname, tmpdir } from "node:os";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { afterAll, beforeEach, describe, expect, test } from "vitest";
+
+import { readMetrics, readRun } from "../src/runs.ts";
+
+const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
+const fixtureModel = fileURLToPath(new URL("fixtures/gpt2-tiny/f32", import.meta.url));
+const scratch = mkdtempSync(join(tmpdir(), "lens-cli-"));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
+
+let folder = "";
+let nth = 0;
+beforeEach(() => {
+  folder = join(scratch, String(nth++));
+  mkdirSync(folder);
+});
+
+interface Outcome {
+  code: number | null;
+  stdout: string;
+  stderr: string;
+}
+
+function start(...args: string[]): { child: ChildProcess; outcome: Promise<Outcome> } {
+  const child = spawn(process.execPath, [lens, ...args], { cwd: folder });
+  const texts = { stdout: "", stderr: "" };
+  for (const name of ["stdout", "stderr"] as const)
+    child[name].setEncoding("utf8").on("data", (text: string) => (texts[name] += text));
+  const outcome = once(child, "close").then(([code]) => ({ code: code as number, ...texts }));
+  return { child, outcome };
+}
+
+const run = (...args: string[]) => start(...args).outcome;
+
+/** Runs what must be refused: one clear message, exit code 1, no stack. */
+async function refused(...args: string[]): Promise<string> {
+  const { code, stdout, stderr } = await run(...args);
+  expect(stderr).not.toMatch(/^\s+at /m);
+  expect(stdout).toBe("");
+  expect(code).toBe(1);
+  return stderr;
+}
+
+/** Settings of a run that takes a second. */
+const tiny = [
+  ...["--activations.from", "synthetic", "--activations.samples", "2_000"],
+  ...["--activations.validationSamples", "200", "--activations.dIn", "16"],
+  ...["--activations.features", "20", "--sae.dSae", "64", "--sae.k", "4"],
+  ...["--train.batchSize", "100", "--train.logEvery", "10", "--device", "reference"],
+];
+
+describe("help", () => {
+  test("lens --help lists the commands in the order of the path", async () => {
+    const { code, stdout, stderr } = await run("--help");
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
+    expect(names).toEqual([
+      ...["run", "collect", "train", "eval", "features", "export"],
+      ...["runs", "generate", "corpus", "devices", "config"],
+    ]);
+  });
+
+  test("lens train --help lists every setting of its sections with default and meaning", async () => {
+    const { stdout } = await run("train", "--help");
+    const text = stdout.replace(/\s+/g, " ");
+    expect(text).toContain(
+      "--sae.k <integer> Latents kept per row. (only for sae.architecture topk; default: 32)",
+    );
+    expect(text).toContain("--train.shuffle [true|false]");
+    expect(stdout).not.toContain("--features.gallery");
+  });
+});
+
+describe("what cannot be understood is refused", () => {
+  test("an unknown command or flag, with the nearest one", async () => {
+    expect(await refused("trian")).toContain("unknown command 'trian'\n(Did you mean train?)");
+    expect(await refused("train", "--sae.kk", "3")).toContain("(Did you mean --sae.k?)");
+    expect(await refused("runs", "lst")).toContain("(Did you mean list?)");
+  });
+
+  test("a config file that is missing, no YAML, or has wrong settings", async () => {
+    expect(await refused("run", "nowhere.yaml")).toBe(
+      "error: cannot read the config nowhere.yaml: there is no such file\n",
+    );
+    writeFileSync(join(folder, "broken.yaml"), "sae: {k: 3");
+    expect(await refused("run", "broken.yaml")).toContain("broken.yaml is neither YAML nor JSON");
+    writeFileSync(
+      join(folder, "wrong.yaml"),
+      "trian: {}\nsae: {archtecture: topk, k: many, l1: 3}\ntrain: {shuffle: perhaps}\n",
+    );
+    const message = await refused("run", "wrong.yaml");
+    expect(message).toContain("wrong.yaml: unknown key trian; did you mean train?");
+    expect(message).toContain("unknown key sae.archtecture; did you mean architecture?");
+    expect(message).toContain(
+      "sae.l1 does not exist here; it belongs to architecture relu, not topk",
+    );
+    expect(message).toContain('sae.k must be a whole number; got "many"');
+    expect(message).toContain('train.shuffle must be true or false; got "perhaps"');
+    expect(readdirSync(folder).sort()).toEqual(["broken.yaml", "wrong.yaml"]);
+  });
+
+  test("a flag of the wrong type, and two that exclude each other", async () => {
+    expect(await refused("config", "show", "--train.batchSize", "0")).toBe(
+      "error: train.batchSize must be more than 0; got 0\n",
+    );
+    expect(await refused("config", "show", "--train.steps", "1", "--train.epochs", "1")).toContain(
+      "train takes only one of epochs, tokens and steps",
+    );
+    expect(await refused("config", "show", "--sae.loss", "summ")).toContain("sae.loss");
+  });
+
+  test("k above dSae, and nothing is left behind", async () => {
+    const message = await refused("train", ...tiny, "--sae.k", "65");
+    expect(message).toContain("k must be at most dSae (64); got 65");
+    expect(readdirSync(join(folder, "runs"))).toEqual(["lens.schema.json"]);
+  });
+
+  test("a hook point that does not exist, with those that do", async () => {
+    const message = await refused(
+      ...["collect", "--out", "acts", "--activations.model", fixtureModel],
+      ...["--activations.hookPoint", "blocks.7.hook_resid_post"],
+    );
+    expect(message).toContain("blocks.7.hook_resid_post");
+    expect(message).toContain("hook_resid_mid");
+    expect(existsSync(join(folder, "acts"))).toBe(false);
+  });
+
+  test("a missing model, a missing folder of activations, and a truncated file in one", async () => {
+    expect(await refused("generate", "--model", "nowhere/at/all")).toContain("nowhere/at/all");
+    const flags = ["--activations.from", "folder", "--activations.path", "acts"];
+    expect(await refused("train", ...flags)).toContain("acts does not exist");
+    mkdirSync(join(folder, "acts"));
+    writeFileSync(
+      join(folder, "acts", "a.safetensors"),
+      Buffer.from([255, 0, 0, 0, 0, 0, 0, 0, 1]),
+    );
+    expect(await refused("train", ...flags)).toContain("a.safetensors");
+  });
+
+  test("activations with a NaN, naming file and row", async () => {
+    const rows = new Float32Array(50 * 4).fill(1);
+    rows[31 * 4 + 2] = NaN;
+    const header = "{'descr': '<f4', 'fortran_order': False, 'shape': (50, 4), }";
+    const padded = header.padEnd(117) + "\n";
+    const start = Buffer.from([0x93, ...Buffer.from("NUMPY"), 1, 0, 118, 0]);
+    mkdirSync(join(folder, "acts"));
+    writeFileSync(
+      join(folder, "acts", "a.npy"),
+      Buffer.concat([start, Buffer.from(padded), Buffer.from(rows.buffer)]),
+    );
+    const flags = ["--activations.from", "folder", "--activations.path", "acts"];
+    const message = await refused("train", ...flags, "--sae.k", "2", "--device", "reference");
+    expect(message).toContain("a.npy: row 31 holds NaN");
+  });
+
+  test("a run folder in use by a live process, which is left alone", async () => {
+    const { stdout } = await run("train", ...tiny, "--train.epochs", "1", "--json");
+    const { folder: used } = JSON.parse(stdout) as { folder: string };
+    const lock = JSON.stringify({ pid: process.pid, host: hostname(), born: null, since: "noon" });
+    writeFileSync(join(used, "lock"), lock);
+    const message = await refused("train", "--resume", "latest");
+    expect(message).toContain(`in use by process ${process.pid} since noon`);
+    expect(readFileSync(join(used, "lock"), "utf8")).toBe(lock);
+  });
+
+  test("a run that does not exist", async () => {
+    expect(await refused("runs", "show", "nothing")).toContain("no run nothing in runs");
+    expect(await refused("export", "latest")).toContain("no run latest in runs");
+  });
+});
+
+describe("a run", () => {
+  test("goes the whole path, and the commands after it find it", async () => {
+    writeFileSync(join(folder, "a.yaml"), "name: first\ntrain: { epochs: 2 }\n");
+    writeFileSync(join(folder, "b.json"), '{ "name": "second", "train": { "epochs": 3 } }');
+    const { code, stdout, stderr } = await run("run", "a.yaml", "b.json", ...tiny, "--json");
+    expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+    const outcomes = JSON.parse(stdout) as {
+      run: string;
+      folder: string;
+      scores: Record<string, number>;
+    }[];
+    expect(outcomes.map((o) => o.run.replace(/_.*/, ""))).toEqual(["first", "second"]);
+    expect(outcomes[1].scores.l0).toBeLessThanOrEqual(4);
+    expect(outcomes[1].scores.fvu).toBeLessThan(1);
+    expect(readdirSync(outcomes[0].folder).sort()).toEqual([
+      ...["checkpoints", "config.json", "evaluation.json", "metrics.jsonl", "plots"],
+      ...["report.html", "results.jsonl", "sae", "summary.json"],
+    ]);
+    // 20 steps an epoch, metrics every 10
+    expect(readMetrics(outcomes[1].folder).map((m) => m.step)).toEqual([10, 20, 30, 40, 50, 60]);
+
+    const list = await run("runs", "list");
+    expect(list.stdout.match(/finished/g)).toHaveLength(2);
+    const compared = await run("runs", "compare", "first", "second", "--json");
+    const { config, metrics } = JSON.parse(compared.stdout) as Record<string, object>;
+    expect(config).toEqual({ name: ["first", "second"], "train.epochs": [2, 3] });
+    expect(metrics).toMatchObject({ fvu: outcomes.map((o) => o.scores.fvu) });
+    const shown = await run("runs", "show", "second");
+    expect(shown.stdout).toContain('"dSae": 64');
+
+    // A run's own config.json is a config.
+    const again = await run("config", "show", join(outcomes[0].folder, "config.json"), "--json");
+    expect(JSON.parse(again.stdout)).toMatchObject({ name: "first", sae: { k: 4, dSae: 64 } });
+
+    const measured = await run("eval", "second", "--json");
+    const { scores } = JSON.parse(measured.stdout) as { scores: Record<string, number> };
+    expect(scores.fvu).toBeCloseTo(outcomes[1].scores.fvu, 5);
+    const exported = await run("export", "first", "--out", "sae.pt");
+    expect(exported.stdout).toContain('torch.load("sae.pt", weights_only=True)');
+    // A PyTorch file is a zip archive.
+    expect(readFileSync(join(folder, "sae.pt")).subarray(0, 2).toString()).toBe("PK");
+  });
+
+  test("interrupted by Ctrl-C or killed, it is resumed to the very same weights and metrics", async () => {
+    const settings = [
+      ...[...tiny, "--train.epochs", "10", "--train.checkpointEvery", "7"],
+      ...["--activations.samples", "3_000"],
+    ];
+    const undisturbed = await run("train", "--name", "whole", ...settings, "--json");
+    const whole = (JSON.parse(undisturbed.stdout) as { folder: string }).folder;
+    const bytes = (at: string) => readFileSync(join(at, "sae", "sae_weights.safetensors"));
+    const isOf = (name: string) => (id: string) => id.startsWith(name);
+    for (const signal of ["SIGINT", "SIGKILL"] as const) {
+      const { child, outcome } = start("train", "--name", signal, ...settings);
+      const runs = join(folder, "runs");
+      const begun = () => {
+        const id = existsSync(runs) ? readdirSync(runs).find(isOf(signal)) : undefined;
+        return id !== undefined && readMetrics(join(runs, id)).length >= 3;
+      };
+      while (!begun() && child.exitCode === null) await new Promise((r) => setTimeout(r, 5));
+      child.kill(signal);
+      const { code, stderr } = await outcome;
+      const stopped = join(runs, readdirSync(runs).find(isOf(signal))!);
+      expect(readRun(stopped).status).toBe("interrupted");
+      expect(existsSync(join(stopped, "sae"))).toBe(false);
+      if (signal === "SIGINT") {
+        expect(code).toBe(130);
+        expect(stderr).toContain(`lens train --resume ${join("runs", readRun(stopped).id)}`);
+      }
+      const resumed = await run("train", "--resume", stopped);
+      expect(resumed.code, resumed.stderr).toBe(0);
+      expect(resumed.stderr).toContain("going on after step");
+      expect(bytes(stopped).equals(bytes(whole))).toBe(true);
+      expect(readMetrics(stopped)).toEqual(readMetrics(whole));
+    }
+  });
+
+  test("on a model's activations it shares them with other runs and writes features", async () => {
+    const settings = [
+      ...[
+        "--activations.model",
+        fixtureModel,
+        "--activations.hookPoint",
+        "blocks.0.hook_resid_post",
+      ],
+      ...["--activations.tokens", "3000", "--activations.validationTokens", "500"],
+      ...["--sae.dSae", "64", "--sae.k", "4", "--train.batchSize", "256"],
+      ...["--features.tokens", "600", "--device", "reference", "--json"],
+    ];
+    const [first, second] = [await run("run", ...settings), await run("run", ...settings)];
+    expect(first.code, first.stderr).toBe(0);
+    const [a, b] = [first, second].map(
+      ({ stdout }) => JSON.parse(stdout) as { folder: string; scores: Record<string, number> },
+    );
+    expect(readdirSync(join(folder, "runs", "activations"))).toHaveLength(1);
+    expect(b.scores).toEqual(a.scores);
+    expect(a.scores.ceLossRecovered).toBeLessThanOrEqual(1.5);
+    expect(readdirSync(join(a.folder, "features")).sort()).toContain("index.json");
+
+    const features = await run("features", "latest", "--features.gallery", "3");
+    expect(features.code, features.stderr).toBe(0);
+    expect(features.stdout).toContain("report: file://");
+  });
+});
+
+test("lens corpus prints stories with spans that name what they cover", async () => {
+  const { stdout } = await run("corpus", "--json", "--count", "2", "--split", "test");
+  const stories = stdout
+    .trim()
+    .split("\n")
+    .map((line) => JSON.parse(line) as { text: string; spans: { start: number; end: number }[] });
+  expect(stories).toHaveLength(2);
+  for (const { text, spans } of stories)
+    expect(spans.every(({ start, end }) => text.slice(start, end).trim() !== "")).toBe(true);
+});
+
+test("lens generate continues a text the same way for the same seed", async () => {
+  const flags = ["--model", fixtureModel, "--tokens", "5", "--json"];
+  const [a, b] = [await run("generate", "Once", ...flags), await run("generate", "Once", ...flags)];
+  expect(a.code, a.stderr).toBe(0);
+  const { prompt, tokens } = JSON.parse(a.stdout) as { prompt: string; tokens: unknown[] };
+  expect(prompt).toBe("Once");
+  expect(tokens.length).toBeGreaterThan(0);
+  expect(b.stdout).toBe(a.stdout);
+});
+
+test("lens devices names what it can compute with", async () => {
+  const { stdout } = await run("devices", "--json");
+  const devices = JSON.parse(stdout) as { name: string; works: boolean }[];
+  expect(devices.map(({ name }) => name)).toEqual(["cpu", "reference"]);
+  expect(devices.find(({ name }) => name === "reference")!.works).toBe(true);
+});
