@@ -2,12 +2,15 @@ import type { Entity, Pronoun, Teller } from "./grammar.ts";
 import { plural } from "./lexicon.ts";
 
 /** Who and what can appear in a story. Lists run from common to rare: the chooser prefers early items. */
-const GIRLS = "Mia Lily Anna Emma Rosie Zoe Clara Nina Ella Ruby Lucy Molly Ivy Sara Tessa Hana Nora Maya Alma Leah Greta Olga Wanda Priya Yuki".split(" "); // prettier-ignore
-const BOYS = "Tom Ben Max Leo Sam Jack Finn Oscar Hugo Noah Theo Eli Adam Felix Otto Milo Ravi Luca Paul Erik Ivan Omar Kofi Jonas Pedro".split(" "); // prettier-ignore
+export const GIRLS = "Mia Lily Anna Emma Rosie Zoe Clara Nina Ella Ruby Lucy Molly Ivy Sara Tessa Hana Nora Maya Alma Leah Greta Olga Wanda Priya Yuki".split(" "); // prettier-ignore
+export const BOYS = "Tom Ben Max Leo Sam Jack Finn Oscar Hugo Noah Theo Eli Adam Felix Otto Milo Ravi Luca Paul Erik Ivan Omar Kofi Jonas Pedro".split(" "); // prettier-ignore
 const ANIMAL_NAMES = "Pip Momo Dot Bobo Fuzzy Nib Tiko Luna Coco Tufty Zuzu Button Pepper Waffle Rolo Mimi".split(" "); // prettier-ignore
 const ANIMAL_KINDS = "rabbit mouse bear fox squirrel hedgehog duck frog owl turtle kitten badger puppy".split(" "); // prettier-ignore
-const TRAITS = "kind brave curious clever cheerful shy gentle lazy quiet funny careless polite".split(" ");
-export const COLOURS = "red blue green yellow white brown golden purple black pink silver".split(" ");
+const TRAITS =
+  "kind brave curious clever cheerful shy gentle lazy quiet funny careless polite".split(" ");
+export const COLOURS = "red blue green yellow white brown golden purple black pink silver".split(
+  " ",
+);
 const SIZES = "little big small tiny large long".split(" ");
 
 const TOYS = "ball doll kite teddy truck boat drum puzzle train top marble balloon".split(" ");
@@ -75,9 +78,17 @@ export function castHero(s: Teller, only?: "child"): Entity {
   const girl = s.chooser.chance(0.5);
   let hero: Entity;
   if (only === "child" || s.chooser.chance(0.7)) {
-    hero = person(s.chooser.pick(girl ? GIRLS : BOYS, 4), girl ? "girl" : "boy", girl ? "she" : "he");
+    hero = person(
+      s.chooser.pick(girl ? GIRLS : BOYS, 4),
+      girl ? "girl" : "boy",
+      girl ? "she" : "he",
+    );
   } else {
-    hero = person(s.chooser.pick(ANIMAL_NAMES, 4), s.chooser.pick(ANIMAL_KINDS, 4), girl ? "she" : "he");
+    hero = person(
+      s.chooser.pick(ANIMAL_NAMES, 4),
+      s.chooser.pick(ANIMAL_KINDS, 4),
+      girl ? "she" : "he",
+    );
   }
   s.cast.H = hero;
   return hero;
@@ -93,7 +104,9 @@ export function castFriend(s: Teller, key = "F"): Entity {
   const girl = s.chooser.chance(hero.pronoun === "he" ? 0.7 : 0.3);
   const pronoun = girl ? "she" : "he";
   const taken = (names: string[]) =>
-    names.filter((name) => Object.values(s.cast).every((e) => typeof e === "string" || e.name !== name));
+    names.filter((name) =>
+      Object.values(s.cast).every((e) => typeof e === "string" || e.name !== name),
+    );
   let friend: Entity;
   if (isAnimal(hero)) {
     const kinds = ANIMAL_KINDS.filter((kind) => kind !== hero.noun);
@@ -109,7 +122,10 @@ export function castFriend(s: Teller, key = "F"): Entity {
 }
 
 const ELDERS: [string, Pronoun][] = [["mother", "she"], ["father", "he"], ["grandmother", "she"], ["grandfather", "he"], ["aunt", "she"], ["uncle", "he"]]; // prettier-ignore
-const SIBLINGS: [string, Pronoun][] = [["sister", "she"], ["brother", "he"]];
+const SIBLINGS: [string, Pronoun][] = [
+  ["sister", "she"],
+  ["brother", "he"],
+];
 
 /** M: an elder of the hero's family. Every further elder of the story is the same one. */
 export function castElder(s: Teller, owner = "H", key = "M"): Entity {
@@ -126,7 +142,9 @@ export function castSibling(s: Teller): Entity {
 /** O: an object with a colour and sometimes a size. */
 export function castObject(s: Teller, kind: "toy" | "treasure" | "clothes", key = "O"): Entity {
   const noun = s.chooser.pick(kind === "toy" ? TOYS : kind === "treasure" ? TREASURES : CLOTHES);
-  const adjectives = [s.chooser.pick(kind === "treasure" ? ["golden", "silver", "white", "blue"] : COLOURS)];
+  const adjectives = [
+    s.chooser.pick(kind === "treasure" ? ["golden", "silver", "white", "blue"] : COLOURS),
+  ];
   if (s.chooser.chance(0.35)) adjectives.unshift(s.chooser.pick(SIZES));
   return (s.cast[key] = { noun, adjectives, pronoun: "it" });
 }
@@ -139,7 +157,10 @@ export function castAnimal(s: Teller, kinds: readonly string[] = PETS, key = "P"
   const free = kinds.filter((kind) => kind !== hero?.noun && kind !== (s.cast.F as Entity)?.noun);
   const noun = s.chooser.pick(free.length ? free : PETS);
   const adjectives = [s.chooser.pick(["small", "little", "big", "young", "old"])];
-  if (/dog|cat|rabbit|mouse|horse|goat|puppy|kitten|hen|pony|duck|bird/.test(noun) && s.chooser.chance(0.5))
+  if (
+    /dog|cat|rabbit|mouse|horse|goat|puppy|kitten|hen|pony|duck|bird/.test(noun) &&
+    s.chooser.chance(0.5)
+  )
     adjectives.push(s.chooser.pick(COATS));
   return (s.cast[key] = { noun, adjectives, pronoun: "it" });
 }
@@ -147,7 +168,12 @@ export function castAnimal(s: Teller, kinds: readonly string[] = PETS, key = "P"
 /** N: some things or animals of one kind, counted. */
 export function castMany(s: Teller, nouns: readonly string[], key = "N"): Entity {
   const count = s.chooser.pick("three four two five six seven ten".split(" "));
-  return (s.cast[key] = { noun: plural(s.chooser.pick(nouns)), adjectives: [], pronoun: "they", count });
+  return (s.cast[key] = {
+    noun: plural(s.chooser.pick(nouns)),
+    adjectives: [],
+    pronoun: "they",
+    count,
+  });
 }
 
 /** {place}, {at}, {to} and {spot}: where it happens. */
@@ -161,9 +187,15 @@ export function setPlace(s: Teller, ...names: string[]): Place {
 
 /** {When}: a fronted time phrase with the day's weather, and a later {sky} that agrees with it. */
 export function setDay(s: Teller, ...weathers: string[]): string {
-  const weather = s.chooser.pick(weathers.length ? weathers : ["sunny", "warm", "windy", "cloudy", "cold"]);
+  const weather = s.chooser.pick(
+    weathers.length ? weathers : ["sunny", "warm", "windy", "cloudy", "cold"],
+  );
   const part = s.chooser.pick(DAY_PARTS);
-  const forms = [`one ${weather} ${part},`, `on a ${weather} ${part},`, `early one ${weather} morning,`];
+  const forms = [
+    `one ${weather} ${part},`,
+    `on a ${weather} ${part},`,
+    `early one ${weather} morning,`,
+  ];
   const told = s.chooser.chance(0.25);
   s.cast.When = told
     ? `one ${part}, when ${s.chooser.pick(WEATHERS[weather])},`

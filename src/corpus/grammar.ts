@@ -124,7 +124,9 @@ export function parse(template: string): Node[] {
         at++;
         nodes.push({ type: "region", concepts, nodes: inner });
       } else {
-        const match = /^([A-Za-z][A-Za-z'-]*)(~(?:[a-z_]+(?:\.[a-z]+)?)?)?/.exec(template.slice(at));
+        const match = /^([A-Za-z][A-Za-z'-]*)(~(?:[a-z_]+(?:\.[a-z]+)?)?)?/.exec(
+          template.slice(at),
+        );
         if (!match) return fail(`unexpected ${ch}`);
         at += match[0].length;
         const [, text, mark] = match;
@@ -320,7 +322,8 @@ export class Teller {
         if (value.name) return this.#word(value.name, ["person.name"]);
         this.#word("dear", []);
       }
-      if (form === "adj") return this.#word(value.adjectives.at(-1)!, lookUp(value.adjectives.at(-1)!));
+      if (form === "adj")
+        return this.#word(value.adjectives.at(-1)!, lookUp(value.adjectives.at(-1)!));
       if (form === "count") this.#word(value.count!, lookUp(value.count!));
       if (form === "a" || form === "full" || form === "an" || form === "count")
         for (const adjective of value.adjectives) this.#word(adjective, lookUp(adjective));

@@ -16,52 +16,59 @@ const NOUNS: Record<string, string> = {
   "animal.fox": "fox",
   "animal.frog": "frog",
   "animal.fish": "fish/-",
-  "animal.insect": "bee ant butterfly ladybird snail",
+  "animal.insect": "spider bee ant butterfly ladybird snail",
   "animal.farm": "cow horse sheep/- goat hen pig pony lamb donkey",
   animal: "animal squirrel hedgehog turtle deer/- monkey elephant lion badger creature",
-  "person.role": "teacher king queen farmer baker sailor doctor neighbour shepherd wizard pirate conductor captain prince princess painter giant gardener librarian man/men woman/women owner passenger singer judge winner robot",
+  "person.role":
+    "champion crowd teacher king queen farmer baker sailor doctor neighbour shepherd wizard pirate conductor captain prince princess painter giant gardener librarian man/men woman/women owner passenger singer judge winner robot",
   "person.role family": "mother father grandmother grandfather aunt uncle",
   "person.child family": "sister brother baby/babies",
   "person.child": "boy girl child/children",
   family: "family parent",
   friendship: "friend",
-  place: "park street world bridge path road gate fence corner way/-",
-  "place.nature": "forest beach meadow hill garden field mountain island valley cave shore yard sand/- ground/- grass/- mud/- rock stone",
+  place: "zoo park street world bridge path road gate fence corner way/-",
+  "place.nature":
+    "forest beach meadow hill garden field mountain island valley cave shore yard sand/- ground/- grass/- mud/- rock stone",
   "place.nature water": "river lake pond sea stream",
   water: "water/- wave puddle bubble",
-  "place.building": "school house home/- farm barn kitchen library castle shop market village town harbour station tower room attic bakery tent",
+  "place.building":
+    "school house home/- farm barn kitchen library castle shop market village town harbour station tower room attic bakery tent",
   "object.toy": "ball kite doll drum top puzzle teddy marble balloon block skate toy game",
-  "object.tool": "key lamp rope bucket ladder hammer basket box/boxes bag bowl spoon net brush paint/- glue/- paper/- pencil letter book map string stick nail broom clock wheel blanket pillow towel cup plate pot jar bottle umbrella lantern candle flag sail oar ticket card ribbon shovel",
-  "object.treasure": "ring coin shell feather pearl treasure gift crown jewel prize chest/-",
-  "object.furniture": "table chair bed door window shelf/shelves roof wall floor stairs/- bench chimney fire/-",
-  food: "bread/- soup/- milk/- cheese/- egg rice/- sandwich pancake dinner/- breakfast/- lunch/- supper/- food/- seed nut butter/- flour/- picnic tea/- salt/-",
-  "food.sweet": "cake cookie honey/- pie sugar/- jam/- chocolate/- bun muffin sweet",
+  "object.tool":
+    "key lamp rope bucket ladder hammer basket box/boxes bag bowl spoon net brush paint/- glue/- paper/- pencil letter book map string stick nail broom clock wheel blanket pillow towel cup plate pot jar bottle umbrella lantern candle flag sail oar ticket card ribbon shovel",
+  "object.treasure":
+    "necklace gold/- ring coin shell feather pearl treasure gift crown jewel prize chest/-",
+  "object.furniture":
+    "oven stove mirror curtain seat table chair bed door window shelf/shelves roof wall floor stairs/- bench chimney fire/-",
+  food: "loaf feast bread/- soup/- milk/- cheese/- egg rice/- sandwich pancake dinner/- breakfast/- lunch/- supper/- food/- seed nut butter/- flour/- picnic tea/- salt/-",
+  "food.sweet": "cream/- cake cookie honey/- pie sugar/- jam/- chocolate/- bun muffin sweet",
   "food.fruit": "apple pear berry plum cherry strawberry banana fruit/-",
   "food.vegetable": "carrot turnip pumpkin potato/potatoes bean pea onion vegetable",
-  time: "day hour week month year minute moment today/- tomorrow/- yesterday/- noon/- afternoon time/- birthday",
+  time: "Monday/- Tuesday/- Wednesday/- day hour week month year minute moment today/- tomorrow/- yesterday/- noon/- afternoon time/- birthday",
   "time.morning": "morning dawn/-",
   "time.night": "night evening bedtime/- midnight/- tonight/-",
-  "time.season": "summer autumn winter",
+  "time.season": "spring/- summer autumn winter",
   "weather.rain": "rain/- storm raindrop thunder/- lightning/-",
-  "weather.snow": "snow/- ice/- snowflake snowman/snowmen frost/-",
+  "weather.snow": "snowball snow/- ice/- snowflake snowman/snowmen frost/-",
   "weather.wind": "wind breeze",
   "weather.sun": "sunshine/-",
   "weather.sun sky": "sun/-",
   weather: "weather/- fog/-",
   sky: "sky/- moon/- star cloud rainbow air/-",
   body: "hand foot/feet head eye ear nose arm leg wing tail paw tooth/teeth mouth hair/- heart knee finger tummy face neck whisker fur/- toe shoulder",
-  clothing: "hat scarf/scarves coat boot glove sock dress/dresses shirt shoe sweater pocket cape mitten button",
+  clothing:
+    "hat scarf/scarves coat boot glove sock dress/dresses shirt shoe sweater pocket cape mitten button",
   plant: "leaf/leaves plant bush/bushes hay/- corn/- mushroom",
   "plant.tree": "tree oak branch/branches trunk log",
   "plant.flower": "flower daisy tulip sunflower",
   sound: "sound noise voice silence/-",
-  music: "song music/- flute violin bell whistle tune dance",
+  music: "concert song music/- flute violin bell whistle tune dance",
   magic: "wish spell fairy/fairies dragon witch/witches magic/- wand monster ghost",
   vehicle: "boat train cart truck bike sled wagon ship raft bus/buses",
   "feeling.happy": "joy/- smile laughter/-",
   "feeling.sad": "tear",
   "feeling.afraid": "fear/-",
-  danger: "danger/- trouble/- accident",
+  danger: "smoke/- danger/- trouble/- accident",
   thinking: "idea plan secret promise lesson surprise/- truth/-",
   sleep: "dream nap",
   help: "helper rescue/-",
@@ -71,33 +78,43 @@ const NOUNS: Record<string, string> = {
 
 /** `base` (regular past), or `base/past`, or `base/past/-ing form`; a past equal to its base is not listed as past. */
 const VERBS: Record<string, string> = {
-  "motion verb": "run/ran/running walk jump hop/hopped/hopping climb go/went come/came/coming swim/swam/swimming fly/flew hurry/hurried skip/skipped/skipping crawl race/raced/racing follow return leave/left/leaving roll float slide/slid/sliding march sail rush wander arrive/arrived/arriving travel/travelled/travelling chase/chased/chasing dance/danced/dancing move/moved/moving ride/rode/riding cross~ tiptoe/tiptoed drift swing/swung row creep/crept step/stepped/stepping visit",
+  "motion verb":
+    "run/ran/running walk jump hop/hopped/hopping climb go/went come/came/coming swim/swam/swimming fly/flew hurry/hurried skip/skipped/skipping crawl race/raced/racing follow return leave/left/leaving roll float slide/slid/sliding march sail rush wander arrive/arrived/arriving travel/travelled/travelling chase/chased/chasing dance/danced/dancing move/moved/moving ride/rode/riding cross~ tiptoe/tiptoed drift swing/swung row creep/crept step/stepped/stepping visit",
   "motion verb danger": "fall/fell slip/slipped/slipping trip/tripped/tripping",
   danger: "break/broke/breaking crack sink/sank shake/shook/shaking tear~/tore burn",
-  "speech verb": "say/said ask tell/told answer whisper call shout reply/replied explain promise/promised add beg/begged/begging agree/agreed speak/spoke talk warn thank",
-  perception: "see/saw hear/heard smell look watch listen feel/felt taste/tasted/tasting notice/noticed stare/stared/staring peek touch",
-  thinking: "think/thought know/knew remember hope/hoped/hoping wonder believe/believed decide/decided/deciding forget/forgot/forgetting learn understand/understood plan/planned/planning dream guess mean/meant",
-  giving: "give/gave/giving share/shared/sharing bring/brought take/took/taking offer send/sent hand~/handed keep/kept pay/paid",
-  making: "make/made/making build/built bake/baked/baking cook mend fix paint plant~/planted dig/dug/digging draw/drew grow/grew mix pour stir/stirred/stirring tie/tied/tying write/wrote/writing carve/carved sew/sewed",
-  searching: "find/found search lose/lost/losing hunt discover",
+  "speech verb":
+    "say/said ask tell/told answer whisper call shout reply/replied explain promise/promised add beg/begged/begging agree/agreed speak/spoke talk warn thank",
+  perception:
+    "see/saw hear/heard smell look watch listen feel/felt taste/tasted/tasting notice/noticed stare/stared/staring peek touch",
+  thinking:
+    "think/thought know/knew remember hope/hoped/hoping wonder believe/believed decide/decided/deciding forget/forgot/forgetting learn understand/understood plan/planned/planning dream guess mean/meant",
+  giving:
+    "give/gave/giving share/shared/sharing bring/brought take/took/taking offer send/sent hand~/handed keep/kept pay/paid",
+  making:
+    "make/made/making build/built bake/baked/baking cook mend fix paint plant~/planted dig/dug/digging draw/drew grow/grew mix pour stir/stirred/stirring tie/tied/tying write/wrote/writing carve/carved sew/sewed",
+  searching: "seek/sought find/found search lose/lost/losing hunt discover",
   sleep: "sleep/slept wake/woke/waking yawn rest",
   help: "help save/saved/saving rescue/rescued/rescuing protect",
-  sound: "sing/sang ring~/rang bark knock clap/clapped/clapping splash squeak roar buzz hum/hummed/humming hoot meow quack growl ring/rang crash creak rustle/rustled chirp snore/snored/snoring howl",
-  "feeling.happy": "smile/smiled/smiling laugh giggle/giggled/giggling cheer grin/grinned enjoy/enjoyed love/loved hug/hugged/hugging",
+  sound:
+    "sing/sang ring~/rang bark knock clap/clapped/clapping splash squeak roar buzz hum/hummed/humming hoot meow quack growl ring/rang crash creak rustle/rustled chirp snore/snored/snoring howl",
+  "feeling.happy":
+    "smile/smiled/smiling laugh giggle/giggled/giggling cheer grin/grinned enjoy/enjoyed love/loved hug/hugged/hugging",
   "feeling.sad": "cry/cried weep/wept sigh sob/sobbed/sobbing",
   "feeling.afraid": "tremble/trembled/trembling",
   weather: "shine/shone blow/blew",
-    "": "play be/was have/had/having do/did get/got/getting begin/began/beginning start stop/stopped/stopping eat/ate drink/drank hold/held stand/stood sit/sat/sitting catch/caught wear/wore win/won/winning throw/threw pull push pick open close/closed live/lived like/liked want need try/tried become/became wait stay turn lie/lay hide/hid/hiding show carry/carried reach fill lift point practise/practised use/used finish seem work~ wave/waved/waving nod/nodded belong bite/bit freeze/froze glow twinkle/twinkled burst~ drop/dropped/dropping end~ join count teach/taught meet/met stick/stuck melt fit/fitted lead/led miss wrap/wrapped pack wash drip/dripped clean solve/solved happen hatch feed/fed change/changed/changing trade/traded pat/patted lean cover bend/bent spread~ measure/measured kneel/knelt scratch tug/tugged squeeze/squeezed set~ nibble/nibbled whirl steal/stole rise/rose/rising swallow bow weigh lock worry/worried",
+  "": "drive/drove/driving choose/chose/choosing play be/was have/had/having do/did get/got/getting begin/began/beginning start stop/stopped/stopping eat/ate drink/drank hold/held stand/stood sit/sat/sitting catch/caught wear/wore win/won/winning throw/threw pull push pick open close/closed live/lived like/liked want need try/tried become/became wait stay turn lie/lay hide/hid/hiding show carry/carried reach fill lift point practise/practised use/used finish seem work~ wave/waved/waving nod/nodded belong bite/bit freeze/froze glow twinkle/twinkled burst~ drop/dropped/dropping end~ join count teach/taught meet/met stick/stuck melt fit/fitted lead/led wrap/wrapped pack wash drip/dripped clean solve/solved happen hatch feed/fed change/changed/changing trade/traded pat/patted lean cover bend/bent spread~ measure/measured kneel/knelt scratch tug/tugged squeeze/squeezed set~ nibble/nibbled whirl steal/stole rise/rose/rising swallow bow weigh lock worry/worried",
 };
 
 const OTHERS: Record<string, string> = {
+  searching: "missing",
   "": "were am is are been being has does gone eaten",
   number: "two three four five six seven eight nine ten twelve twenty hundred",
   "size.big": "big large huge tall long wide enormous heavy deep~",
   "size.small": "small little tiny short narrow",
   "comparison size.big": "bigger biggest taller longer longest tallest",
   "comparison size.small": "smaller smallest",
-  comparison: "than better best more most faster fastest slower louder warmer brighter braver bravest kinder kindest nicer prettiest finest closer higher stronger strongest happier darker sooner less sweeter easier",
+  comparison:
+    "than nicest lowest least better best more most faster fastest slower louder warmer brighter braver bravest kinder kindest nicer prettiest finest closer higher stronger strongest happier darker sooner less sweeter easier",
   "colour.red": "red",
   "colour.blue": "blue",
   "colour.green": "green",
@@ -116,8 +133,9 @@ const OTHERS: Record<string, string> = {
   "feeling.lonely": "lonely alone",
   "feeling.surprised": "surprised amazed",
   feeling: "excited curious bored hungry ashamed shy calm jealous",
-  character: "kind brave clever gentle honest patient selfish careless lazy friendly wise greedy polite proudest funny playful quiet",
-  "weather.rain": "rainy wet rained stormy",
+  character:
+    "kind brave clever gentle honest patient selfish careless lazy friendly wise greedy polite proudest funny playful quiet",
+  "weather.rain": "raining rainy wet rained stormy",
   "weather.snow": "snowy icy snowed frozen",
   "weather.wind": "windy",
   "weather.sun": "sunny warm hot",
@@ -126,7 +144,8 @@ const OTHERS: Record<string, string> = {
   sleep: "asleep awake",
   magic: "magical",
   danger: "dangerous careful carefully deep broken",
-  negation: "not no never nothing nobody none nowhere without didn't couldn't wasn't weren't don't can't won't isn't doesn't wouldn't haven't cannot",
+  negation:
+    "not no never nothing nobody none nowhere without didn't couldn't wasn't weren't don't can't won't isn't doesn't wouldn't haven't cannot",
   cause: "because since therefore",
   contrast: "but although though however instead yet",
   condition: "if unless",
@@ -151,7 +170,7 @@ const OTHERS: Record<string, string> = {
 };
 
 /** Words in -ed that are no verbs here; "tired" and "scared" are feelings. */
-const NOT_PAST = new Set("red bed tired scared excited frightened surprised worried shed need indeed seed feed wicked hundred named sled bored crooked".split(" ")); // prettier-ignore
+const NOT_PAST = new Set("deed red bed tired scared excited frightened surprised worried shed need indeed seed feed wicked hundred named sled bored crooked".split(" ")); // prettier-ignore
 const SIBILANT = /(s|x|ch|sh)$/;
 
 export function plural(noun: string): string {
@@ -194,9 +213,42 @@ for (const [key, words] of Object.entries(VERBS))
     if (!marked.endsWith("~") && !entries.has(base + "s")) enter(base + "s", concepts);
   }
 for (const [key, words] of Object.entries(OTHERS))
-  for (const entry of words.split(" "))
-    if (!entry.endsWith("~")) enter(entry, conceptsOf(key));
-for (const word of ["he", "him", "himself", "his", "she", "herself", "it", "itself", "its", "they", "them", "themselves", "their", "I", "me", "we", "us", "I'm", "I'll", "I've", "we'll", "we're", "myself", "my", "our", "mine", "you", "you're", "yourself", "you'll", "your", "yours"]) // prettier-ignore
+  for (const entry of words.split(" ")) if (!entry.endsWith("~")) enter(entry, conceptsOf(key));
+for (const word of [
+  "he",
+  "him",
+  "himself",
+  "his",
+  "she",
+  "herself",
+  "it",
+  "itself",
+  "its",
+  "they",
+  "them",
+  "themselves",
+  "their",
+  "I",
+  "me",
+  "we",
+  "us",
+  "I'm",
+  "I'll",
+  "I've",
+  "we'll",
+  "we're",
+  "myself",
+  "my",
+  "our",
+  "mine",
+  "you",
+  "you're",
+  "yourself",
+  "you'll",
+  "your",
+  "yours",
+])
+  // prettier-ignore
   enter(word, word.includes("sel") ? ["pronoun", "reflexive"] : ["pronoun"]);
 for (const word of "was were had did could would".split(" ")) enter(word, ["past tense verb"]);
 

@@ -1,4 +1,13 @@
-import { castElder, castMany, COLOURS, isAnimal, someone, tellWeather, trait, type Place } from "./cast.ts";
+import {
+  castElder,
+  castMany,
+  COLOURS,
+  isAnimal,
+  someone,
+  tellWeather,
+  trait,
+  type Place,
+} from "./cast.ts";
 import type { Teller } from "./grammar.ts";
 
 /** The parts of a story that any plot can use. */
@@ -30,7 +39,9 @@ export function open(s: Teller): void {
     s.say(`<story opening: {H} was a ${character} {H.kind} who (loved|liked) ${love()}.>`);
   } else if (kind === 2) {
     hero.known = true;
-    s.say(`<story opening: in ${home()} lived a ${character} {H.kind}. {H.his} name was {H.name}.>`);
+    s.say(
+      `<story opening: in ${home()} lived a ${character} {H.kind}. {H.his} name was {H.name}.>`,
+    );
   } else if (kind === 3) {
     hero.known = true;
     s.say(`<story opening: who was the (2*most ${character} {H.kind} of all|most ${character} {H.kind} in the world)? it was {H}, of course.>`); // prettier-ignore
@@ -62,8 +73,26 @@ function fact(s: Teller, told: number): void {
   if (told === 4) s.say("{H.auto} was not (2*very |)(tall|big|strong|fast), but {H.he} (was never afraid to ask|could hear a mouse from far away|had a big heart|could whistle better than anyone|had the (loudest|nicest) laugh in the street)."); // prettier-ignore
 }
 
-const PASSERS = ["farmer", "baker", "sailor", "gardener", "painter", "shepherd", "teacher", "doctor"];
-const SNACKS = ["a pear", "an apple", "a bun", "a cookie", "half of a sandwich", "a plum", "some nuts", "a banana"];
+const PASSERS = [
+  "farmer",
+  "baker",
+  "sailor",
+  "gardener",
+  "painter",
+  "shepherd",
+  "teacher",
+  "doctor",
+];
+const SNACKS = [
+  "a pear",
+  "an apple",
+  "a bun",
+  "a cookie",
+  "half of a sandwich",
+  "a plum",
+  "some nuts",
+  "a banana",
+];
 
 /** Small things seen, heard, met and eaten, which have no part in the plot. */
 function aside(s: Teller): void {
@@ -138,7 +167,13 @@ export function thank(s: Teller, from: string, to: string): void {
 /** The family at home hears the tale, or the day ends, or the story is over; about half the time with what was learned. */
 export function close(s: Teller, ending: { lesson?: string; since?: string; home?: false }): void {
   s.beat();
-  const kind = s.chooser.index([ending.since ? 3 : 0, ending.home === false ? 0 : 2, 2, ending.lesson ? 3 : 0, 1]);
+  const kind = s.chooser.index([
+    ending.since ? 3 : 0,
+    ending.home === false ? 0 : 2,
+    2,
+    ending.lesson ? 3 : 0,
+    1,
+  ]);
   if (kind === 0) s.say(`<story ending: from that day on, ${ending.since}.>`);
   else if (kind === 1) {
     castElder(s);
@@ -158,7 +193,11 @@ export function close(s: Teller, ending: { lesson?: string; since?: string; home
       `<story ending, moral: and so {H} learned (a lesson|something): ${ending.lesson}.>`,
       `<story ending, moral: now {H} knew that ${ending.lesson}.>`,
     );
-  else s.sayOne("<story ending: it was (the best day of the year|a day to remember).>", "<story ending: the end.>");
+  else
+    s.sayOne(
+      "<story ending: it was (the best day of the year|a day to remember).>",
+      "<story ending: the end.>",
+    );
   if (kind !== 1 && kind !== 2 && s.chooser.chance(0.4)) evening(s);
   if (kind !== 4 && s.chooser.chance(0.12)) s.say("<story ending: the end.>");
 }
