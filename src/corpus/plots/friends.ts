@@ -352,17 +352,13 @@ export function brothers(s: Teller): void {
     '"<apology: I am sorry> for what I said," whispered {H}.',
   );
   s.say("hand in hand they walked home. and the next morning, {B} gave {H} the first pancake.");
-  remember2(s);
+  if (s.chooser.chance(0.3)) remember(s, "you two are like two hands");
+  if (s.chooser.chance(0.3)) digress(s);
   close(s, {
     lesson: "(one fights with those whom one loves|a family is a light in the dark)",
     since: "{H} and {B} stood by each other",
     home: false,
   });
-}
-
-function remember2(s: Teller): void {
-  if (s.chooser.chance(0.3)) remember(s, "you two are like two hands");
-  if (s.chooser.chance(0.3)) digress(s);
 }
 
 export function brokenBridge(s: Teller): void {

@@ -198,7 +198,10 @@ export function library(s: Teller): void {
   const place = setPlace(s, "library");
   setDay(s, "rainy", "cold", "cloudy");
   s.cast.L = someone("librarian", s.chooser.pick(["she", "he"]));
-  s.say(`{When} {H.auto} went {to} to find a book about ${topic(s)}.`);
+  const topics = ["dragons", "pirates", "the stars", "a lonely giant", "bears", "the sea"];
+  const topic = s.chooser.pick(topics);
+  const colour = s.chooser.pick(COLOURS);
+  s.say(`{When} {H.auto} went {to} to find a book about ${topic}.`);
   digress(s, place);
   attempts(s, [
     "{H.auto} looked on the first shelf, but there were only books about (cooking|trees).",
@@ -210,10 +213,10 @@ export function library(s: Teller): void {
   );
   s.beat();
   s.say(
-    `{L} led {H.him} to a quiet corner, where an old ${s.cast.colour as string} book was lying ${s.chooser.pick(["under a chair", "on the lowest shelf", "beside a lamp"])}.`,
+    `{L} led {H.him} to a quiet corner, where an old ${colour} book was lying ${s.chooser.pick(["under a chair", "on the lowest shelf", "beside a lamp"])}.`,
   );
   s.say(
-    `{H.auto} sat down and read~past_tense_verb. the book told of ${s.cast.topic as string}, and {H} forgot the (time|hour).`,
+    `{H.auto} sat down and read~past_tense_verb. the book told of ${topic}, and {H} forgot the (time|hour).`,
   );
   s.sayOne(
     '"may I take it home?" asked {H}. "yes, if you bring it back next week," said {L}.',
@@ -224,19 +227,6 @@ export function library(s: Teller): void {
     lesson: "a book can take you (anywhere|further than any ship)",
     since: "{H.auto} went to the library every week",
   });
-}
-
-function topic(s: Teller): string {
-  s.cast.topic = s.chooser.pick([
-    "dragons",
-    "pirates",
-    "the stars",
-    "a lonely giant",
-    "bears",
-    "the sea",
-  ]);
-  s.cast.colour = s.chooser.pick(COLOURS);
-  return s.cast.topic;
 }
 
 export function race(s: Teller): void {

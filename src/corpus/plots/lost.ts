@@ -132,22 +132,12 @@ export function missingSheep(s: Teller): void {
   );
   setDay(s, "cloudy", "windy", "cold");
   const many = castMany(s, ["lamb", "duckling", "chick", "goat", "pony", "hen"]);
-  const order = "three four five six seven ten".split(" ");
-  many.count = s.chooser.pick(order.slice(1));
-  const before = { four: "three", five: "four", six: "five", seven: "six", ten: "nine" }[
-    many.count
-  ]!;
-  const one = {
-    lambs: "lamb",
-    ducklings: "duckling",
-    chicks: "chick",
-    goats: "goat",
-    ponies: "pony",
-    hens: "hen",
-  }[many.noun]!;
+  const before: Record<string, string> = { four: "three", five: "four", six: "five", seven: "six", ten: "nine" }; // prettier-ignore
+  many.count = s.chooser.pick(Object.keys(before));
+  const one = many.noun === "ponies" ? "pony" : many.noun.slice(0, -1);
   s.say("{When} {H.auto} helped {S.a} with {S.his} {N.n}. there were {N.count}.");
   s.say(
-    `in the evening, {H} counted {N.him}: one, two, three. but at the end there were only ${before}!`,
+    `in the evening, {H} counted {N.him}: one, two, three. but at the end there were only ${before[many.count]}!`,
   );
   s.say(
     `"one ${one} is missing," said {H}. {S.auto} was (worried|very worried), because (the night was near|a storm was coming|there was a fox in the forest).`,
