@@ -64,8 +64,10 @@ describe("label scores", () => {
         };
         expect(score.f1).toBeCloseTo(Math.max(...[1, 2, 3, 4].map(f1At)), 12);
         expect(f1At(score.threshold)).toBeCloseTo(score.f1, 12);
-        const at = labelled.atThreshold(latent, score.label, score.threshold);
+        const at = labelled.scoreAt(latent, score.label, score.threshold);
         expect(at.f1).toBeCloseTo(score.f1, 12);
+        expect(at.auc).toBeCloseTo(score.auc, 12);
+        expect(at.precision).toBe(score.precision);
         compared++;
       }
     expect(compared).toBeGreaterThan(30);
@@ -95,8 +97,8 @@ describe("label scores", () => {
     labelled.add(chunk, turned(activations.map((a) => [a])));
     const label = labelled.labels.labels.findIndex((l) => l.name === "token “ cat”");
     const positive = Array.from(chunk.tokens, (t) => tokenText(t) === " cat");
-    expect(labelled.auc(0, label)).toBeCloseTo(bruteForceAuc(activations, positive), 12);
-    expect(labelled.auc(0, label)).toBeLessThan(0.5);
+    expect(labelled.scoreAt(0, label, 1).auc).toBeCloseTo(bruteForceAuc(activations, positive), 12);
+    expect(labelled.scoreAt(0, label, 1).auc).toBeLessThan(0.5);
   });
 });
 

@@ -151,10 +151,44 @@ export class LabelledCodes {
     return scores;
   }
 
-  /** AUC of one latent for one label, also when they never meet. */
-  auc(latent: number, label: number): number {
-    const met = this.scores(latent, (other) => other === label)[0] as LabelScore | undefined;
-    return met?.auc ?? this.#auc(label, this.#firings(latent).values.length, 0, 0);
+  /** One latent against one label, also when they never meet; F1 is at `threshold`, which is given. */
+  scoreAt(
+    latent: number,
+    label: number,
+    threshold: number,
+  ): LabelScore & { precisionAt: number; recallAt: number } {
+    const { values, positions } = this.#firings(latent);
+    const fired = values.length;
+    const positives = this.positives()[label];
+    let [hits, rankSum, chosen, hitsChosen] = [0, 0, 0, 0];
+    for (let begin = 0; begin < fired;) {
+      let end = begin + 1;
+      while (end < fired && values[end] === values[begin]) end++;
+      for (let i = begin; i < end; i++)
+        if (this.#carries(positions[i], label)) {
+          hits++;
+          rankSum += fired - (begin + end - 1) / 2;
+        }
+      if (values[begin] >= threshold) [chosen, hitsChosen] = [end, hits];
+      begin = end;
+    }
+    return {
+      label,
+      positives,
+      auc: this.#auc(label, fired, hits, rankSum),
+      precision: fired > 0 ? hits / fired : 0,
+      recall: hits / positives,
+      threshold,
+      precisionAt: chosen > 0 ? hitsChosen / chosen : 0,
+      recallAt: hitsChosen / positives,
+      f1: (2 * hitsChosen) / (positives + chosen),
+    };
+  }
+
+  #carries(position: number, label: number): boolean {
+    for (let j = this.#offsets[position]; j < this.#offsets[position + 1]; j++)
+      if (this.#ids[j] === label) return true;
+    return false;
   }
 
   /** From the ranks (1 = weakest) of the `hits` firings with the label among the `fired` firings. */
@@ -180,27 +214,6 @@ export class LabelledCodes {
         thresholds: new Float64Array(labels),
       };
     return this.#scratch;
-  }
-
-  /** Precision, recall and F1 of "the activation is at least `threshold`" for one label. */
-  atThreshold(
-    latent: number,
-    label: number,
-    threshold: number,
-  ): { precision: number; recall: number; f1: number } {
-    const { values, positions } = this.#firings(latent);
-    let hits = 0;
-    let chosen = 0;
-    for (; chosen < values.length && values[chosen] >= threshold; chosen++) {
-      const p = positions[chosen];
-      if (this.#ids.subarray(this.#offsets[p], this.#offsets[p + 1]).includes(label)) hits++;
-    }
-    const positives = this.positives()[label];
-    return {
-      precision: chosen > 0 ? hits / chosen : 0,
-      recall: hits / positives,
-      f1: (2 * hits) / (positives + chosen),
-    };
   }
 
   /** A latent's firings, strongest first. */
@@ -300,16 +313,15 @@ export function bestLabels(
       best.set(latent, undefined);
       continue;
     }
-    const found = test.scores(latent, (label) => label === chosen.label)[0] as
-      LabelScore | undefined;
+    const found = test.scoreAt(latent, chosen.label, chosen.threshold);
     best.set(latent, {
       ...selection.labels.labels[chosen.label],
-      positives: inTest[chosen.label],
-      auc: test.auc(latent, chosen.label),
-      precision: found?.precision ?? 0,
-      recall: found?.recall ?? 0,
+      positives: found.positives,
+      auc: found.auc,
+      precision: found.precision,
+      recall: found.recall,
       threshold: chosen.threshold,
-      atThreshold: test.atThreshold(latent, chosen.label, chosen.threshold),
+      atThreshold: { precision: found.precisionAt, recall: found.recallAt, f1: found.f1 },
       selection: { auc: chosen.auc, f1: chosen.f1 },
     });
   }

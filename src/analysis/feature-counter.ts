@@ -2,7 +2,7 @@
  * The one pass over held-out text that gathers the statistics and examples of all latents at once.
  *
  * Memory: per latent 96 counts, its examples (about 30 numbers each) and the token types it fired
- * on (16 bytes each); text is kept only where an example needs it.
+ * on (20 bytes each); text is kept only where an example needs it.
  */
 import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -44,6 +44,7 @@ export class FeatureCounter {
   readonly #options: FeatureOptions;
   readonly #firings: Uint32Array;
   readonly #sums: Float64Array;
+  readonly #squares: Float64Array;
   readonly #max: Float32Array;
   readonly #documents: Uint32Array;
   readonly #lastDocument: Int32Array;
@@ -60,6 +61,7 @@ export class FeatureCounter {
     this.#options = options;
     this.#firings = new Uint32Array(dSae);
     this.#sums = new Float64Array(dSae);
+    this.#squares = new Float64Array(dSae);
     this.#max = new Float32Array(dSae);
     this.#documents = new Uint32Array(dSae);
     this.#lastDocument = new Int32Array(dSae).fill(-1);
@@ -95,6 +97,7 @@ export class FeatureCounter {
       const value = codes.values[i];
       this.#firings[latent]++;
       this.#sums[latent] += value;
+      this.#squares[latent] += value * value;
       if (value > this.#max[latent]) this.#max[latent] = value;
       this.#histogram[latent * HISTOGRAM.bins + histogramBin(value)]++;
       const ordinal = chunk.documents[chunk.document[position]].ordinal;
@@ -153,7 +156,11 @@ export class FeatureCounter {
       documents: this.#documents[latent],
       mean: firings > 0 ? sum / firings : 0,
       max: this.#max[latent],
-      tokenSelectivity: uncertaintyCoefficient(pairs, this.#tokens, firings, this.#positions),
+      tokenSelectivity: varianceByToken(pairs, this.#tokens, {
+        sum,
+        squares: this.#squares[latent],
+        positions: this.#positions,
+      }),
       tokenTypes: firings > 0 ? 2 ** entropyOf(pairs.map((pair) => pair.sum)) : 0,
       topTokens: pairs
         .sort((a, b) => b.sum - a.sum || a.token - b.token)
@@ -305,27 +312,24 @@ interface Pair {
   sum: number;
 }
 
-/** U = I(F;T)/H(F) of "the latent fires" and the token type, from exact counts (Theil's uncertainty coefficient). */
-export function uncertaintyCoefficient(
-  pairs: readonly { token: number; count: number }[],
+/**
+ * ε², the share of a latent's variance over all positions, silent ones included, that the token type
+ * explains: η² = between-type / total sum of squares, less what chance alone gives that many types
+ * (Kelley 1935): 1 − (within / (N − T)) / (total / (N − 1)). 0 for a latent that ignores the token.
+ */
+export function varianceByToken(
+  pairs: readonly { token: number; sum: number }[],
   tokens: ReadonlyMap<number, number>,
-  firings: number,
-  positions: number,
+  sums: { sum: number; squares: number; positions: number },
 ): number {
-  const total = entropyBits(firings, positions);
-  if (total === 0) return 0;
-  let rest = 0;
-  for (const { token, count } of pairs) rest += entropyBits(count, tokens.get(token)!);
-  return Math.max(1 - rest / total, 0);
+  const { sum, squares, positions } = sums;
+  const total = squares - (sum * sum) / positions;
+  if (total <= 0 || positions <= tokens.size) return 0;
+  let within = squares;
+  for (const pair of pairs) within -= (pair.sum * pair.sum) / tokens.get(pair.token)!;
+  const ratio = within / (positions - tokens.size) / (total / (positions - 1));
+  return Math.max(1 - ratio, 0);
 }
-
-/** n·h(k/n), with h the binary entropy in bits. */
-function entropyBits(k: number, n: number): number {
-  if (k <= 0 || k >= n) return 0;
-  return -k * Math.log2(k / n) - (n - k) * Math.log2(1 - k / n);
-}
-
-const TOKEN_LIMIT = 2 ** 22;
 
 /** Entropy in bits of the distribution that is proportional to `weights`. */
 function entropyOf(weights: readonly number[]): number {
@@ -333,11 +337,13 @@ function entropyOf(weights: readonly number[]): number {
   return weights.reduce((sum, weight) => sum - (weight / total) * Math.log2(weight / total), 0);
 }
 
+const TOKEN_LIMIT = 2 ** 22;
+
 /** Counts and sums for (latent, token) pairs: an open-addressing table, since there are millions. */
 class PairCounts {
   #keys = new Float64Array(1 << 16).fill(-1);
   #counts = new Uint32Array(1 << 16);
-  #sums = new Float32Array(1 << 16);
+  #sums = new Float64Array(1 << 16);
   #size = 0;
   #byLatent: Map<number, number[]> | undefined;
 
@@ -385,7 +391,7 @@ class PairCounts {
     const [keys, counts, sums] = [this.#keys, this.#counts, this.#sums];
     this.#keys = new Float64Array(keys.length * 2).fill(-1);
     this.#counts = new Uint32Array(keys.length * 2);
-    this.#sums = new Float32Array(keys.length * 2);
+    this.#sums = new Float64Array(keys.length * 2);
     this.#size = 0;
     for (let old = 0; old < keys.length; old++) {
       if (keys[old] < 0) continue;

@@ -5,7 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { codesByLatent, piecesOf, selectDocuments, type TextChunk } from "./codes.ts";
-import { contextKey, FeatureCounter, uncertaintyCoefficient } from "./feature-counter.ts";
+import { contextKey, FeatureCounter } from "./feature-counter.ts";
 import { HISTOGRAM, histogramBin, histogramEdge, openFeatures } from "./features.ts";
 import { chunkOfPieces } from "./fixture.ts";
 import { rankFeatures } from "./ranking.ts";
@@ -113,24 +113,27 @@ describe("one pass over text", () => {
     expect(new Set(counter.feature(0, tokenText).random.map((e) => e.value)).size).toBe(4);
   });
 
-  it("measures how far the token alone tells whether the latent fires", () => {
-    const tokens = new Map([
-      [0, 10],
-      [1, 30],
-    ]);
-    expect(uncertaintyCoefficient([{ token: 0, count: 10 }], tokens, 10, 40)).toBeCloseTo(1, 12);
-    const even = [
-      { token: 0, count: 5 },
-      { token: 1, count: 15 },
-    ];
-    expect(uncertaintyCoefficient(even, tokens, 20, 40)).toBeCloseTo(0, 12);
-    // H(F) = 1 bit over 40; token 0 always fires, of token 1 a third: 30 h(1/3) bits remain.
-    const h = -(1 / 3) * Math.log2(1 / 3) - (2 / 3) * Math.log2(2 / 3);
-    const mixed = [
-      { token: 0, count: 10 },
-      { token: 1, count: 10 },
-    ];
-    expect(uncertaintyCoefficient(mixed, tokens, 20, 40)).toBeCloseTo(1 - (30 * h) / 40, 12);
+  it("measures how much of the activation's variance the token explains", () => {
+    const mean = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+    for (let f = 0; f < LATENTS - 1; f++) {
+      const values = codes.map((row) => row[f]);
+      const types = [...new Set(chunk.tokens)];
+      const total = values.reduce((sum, v) => sum + (v - mean(values)) ** 2, 0);
+      const within = types.reduce((sum, token) => {
+        const own = values.filter((_, p) => chunk.tokens[p] === token);
+        return sum + own.reduce((s, v) => s + (v - mean(own)) ** 2, 0);
+      }, 0);
+      const n = values.length;
+      const expected = 1 - within / (n - types.length) / (total / (n - 1));
+      const found = counter.feature(f, tokenText).tokenSelectivity;
+      expect(found).toBeCloseTo(Math.max(expected, 0), 9);
+      expect(found).toBeLessThan(0.05); // the codes know nothing of the tokens
+    }
+    const decided = codes.map((row, p) => [chunk.tokens[p] === 1 ? 2 : 0, ...row.slice(1)]);
+    const other = new FeatureCounter(LATENTS, OPTIONS);
+    other.add(chunk, turned(decided));
+    expect(other.feature(0, tokenText).tokenSelectivity).toBeCloseTo(1, 9);
+    expect(other.feature(LATENTS - 1, tokenText).tokenSelectivity).toBe(0);
   });
 
   it("counts the kinds of token by their activation", () => {

@@ -66,7 +66,7 @@ export interface Feature {
   /** Mean activation over the positions where it fires; 0 for one that never does. */
   mean: number;
   max: number;
-  /** I(fires; token) / H(fires): how far the current token alone tells whether the latent fires, 0 … 1. */
+  /** Share of the variance of its activation that the current token explains (ε²), 0 … 1. */
   tokenSelectivity: number;
   /** On how many kinds of token it fires: 2^entropy of its activation over token types; 0 when it never fires. */
   tokenTypes: number;

@@ -51,5 +51,5 @@ export function rankFeatures(
 /** The ranking in words, for whoever sees its result. */
 export function describeRanking(options: Partial<RankingOptions> = {}): string {
   const { density, minFirings, minDocuments, perToken } = { ...RANKING, ...options };
-  return `Ranked without looking at any label: latents that fire on ${density[0] * 100}–${density[1] * 100} % of the tokens, at least ${minFirings} times and in at least ${minDocuments} documents, by how far the current token alone tells whether the latent fires (mutual information over the entropy of firing); at most ${perToken} features may share the token on which they are most active.`;
+  return `Ranked without looking at any label: latents that fire on ${density[0] * 100}–${density[1] * 100} % of the tokens, at least ${minFirings} times and in at least ${minDocuments} documents, by the share of the variance of their activation that the current token explains; at most ${perToken} features may share the token on which they are most active.`;
 }
