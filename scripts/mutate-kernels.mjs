@@ -1,7 +1,8 @@
 /**
- * `npm run mutate [-- kernel …]`: shows that the tests notice a broken kernel. Every exported WebAssembly kernel is
- * broken in turn, in each of the ways below that its source allows, built into a folder of its own,
- * and the device tests are run on that folder. A mutant that passes them fails this script.
+ * `npm run mutate [-- kernel …]`: shows that the tests notice a broken kernel. Every exported
+ * WebAssembly kernel is broken in turn, in the first of the ways below that its source allows, built
+ * into a folder of its own, and the device tests are run on that folder. A mutant that passes them
+ * fails this script. Leave the sources alone while it runs, or it is you whom the tests catch.
  */
 import { spawnSync } from "node:child_process";
 import { cpSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";

@@ -1,5 +1,5 @@
 /** What the library needs of Node: cores, worker threads, and the files it was built with. */
-import { existsSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { availableParallelism } from "node:os";
 import { fileURLToPath, pathToFileURL } from "node:url";
@@ -8,29 +8,21 @@ import { parentPort, Worker, workerData } from "node:worker_threads";
 import { messageOf, UserError } from "./error.ts";
 
 /** Tests run the sources themselves; workers and kernels are always those of the last build. */
-const runsFromSource = import.meta.url.endsWith(".ts");
-const dist = new URL(runsFromSource ? "../dist/" : "./", import.meta.url);
+const dist = new URL(import.meta.url.endsWith(".ts") ? "../dist/" : "./", import.meta.url);
 
 /** Cores this process may use. */
 export function cpuCount(): number {
   return availableParallelism();
 }
 
-/**
- * The compiled worker `name` (a path below src/ without its extension). Throws UserError when it
- * is missing, or older than its source.
- */
+const BUILD = "run npm run build first";
+
+/** The compiled worker `name` (a path below src/ without its extension). Throws UserError when it is missing. */
 export function workerUrl(name: string): URL {
   const built = new URL(`${name}.js`, dist);
   if (!existsSync(built)) throw new UserError(`${fileURLToPath(built)} is missing: ${BUILD}`);
-  const source = new URL(`./${name}.ts`, import.meta.url);
-  if (runsFromSource && statSync(source).mtimeMs > statSync(built).mtimeMs) {
-    throw new UserError(`${fileURLToPath(built)} is older than its source: ${BUILD}`);
-  }
   return built;
 }
-
-const BUILD = "run npm run build first";
 
 /**
  * The compiled WebAssembly kernels `name`. LENS_KERNELS names another folder to take them from: the
