@@ -37,7 +37,7 @@ def loss_curve(log: list[dict], floor: float) -> str:
         "<title>Loss of models/tiny while it was trained</title>",
         f'<rect width="{width}" height="{height}" fill="white"/>',
     ]
-    for loss in (0.25, 0.5, 1, 2, 4, 8):
+    for loss in (0.5, 1, 2, 4, 8):
         parts.append(f'<path d="M{left} {y(loss):.1f}H{width - 16}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 6}" y="{y(loss) + 4:.1f}" text-anchor="end">{loss}</text>')
     for millions in range(0, int(most / 1e6) + 1, 2):
