@@ -23,6 +23,7 @@ export default class ClosingLine {
     if (unhandledErrors.length > 0) parts.push(`${unhandledErrors.length} errors outside tests`);
     const total = Object.values(counts).reduce((a, b) => a + b, 0);
     for (const [reason, n] of reasons) process.stdout.write(`skipped (${n}): ${reason}\n`);
-    process.stdout.write(`${total} tests in ${modules.length} files: ${parts.join(", ")}.\n`);
+    const files = `${modules.length} ${modules.length === 1 ? "file" : "files"}`;
+    process.stdout.write(`${total} tests in ${files}: ${parts.join(", ")}.\n`);
   }
 }

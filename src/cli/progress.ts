@@ -88,7 +88,7 @@ export class Progress {
       parts.push(`${duration(Math.max(0, total - this.#done) / rate)} left`);
     }
     if (this.#detail) parts.push(this.#detail);
-    const percent = `${Math.floor(share * 100)}%`.padStart(4);
+    const percent = `${Math.floor(share * 100)}%`.padStart(5);
     if (!stream.isTTY) return `${label}:${percent}, ${parts.join(", ")}`;
     const filled = Math.round(share * BAR);
     const bar = "█".repeat(filled) + "░".repeat(BAR - filled);
