@@ -45,7 +45,7 @@ def loss_curve(log: list[dict], floor: float) -> str:
     parts.append(f'<text x="{(left + width) / 2}" y="{height - 6}" text-anchor="middle">million tokens seen</text>')
     parts.append(
         f'<path d="M{left} {y(floor):.1f}H{width - 16}" stroke="#555" stroke-dasharray="5 4"/>'
-        f'<text x="{width - 20}" y="{y(floor) - 5:.1f}" text-anchor="end" fill="#555">generator {floor:.3f}</text>'
+        f'<text x="{width - 20}" y="{y(floor) + 14:.1f}" text-anchor="end" fill="#555">generator {floor:.3f}</text>'
     )
     parts += [line("loss", "#9bb8d9"), line("valLoss", "#c0392b")]
     parts.append(f'<text x="{width - 20}" y="28" text-anchor="end" fill="#5a86b5">train (mean of 50 steps)</text>')
