@@ -282,6 +282,19 @@ export interface BestLabel extends Label {
 /** A label is said to line up with a latent from this AUC on. */
 export const ALIGNED_AUC = 0.95;
 
+/** Whether a latent lines up with its label: AUC ≥ 0.95 on the test documents. */
+export function isAligned(label: BestLabel | null | undefined): boolean {
+  return (label?.auc ?? 0) >= ALIGNED_AUC;
+}
+
+/**
+ * The stricter question whether the latent stands for the label and little else: also F1 ≥ 0.5 at the
+ * threshold. A high AUC alone leaves room for other things that excite it when the label is rare.
+ */
+export function isSpecific(label: BestLabel | null | undefined): boolean {
+  return isAligned(label) && label!.atThreshold.f1 >= 0.5;
+}
+
 /**
  * Best label of every latent of `latents`. Chosen on `selection`: among the labels with AUC ≥ 0.95
  * the one with the highest F1 at its best threshold; when there is none, the highest F1 of all.

@@ -1,5 +1,5 @@
 /** A feature folder put in order for a person: the list for a terminal, the gallery for a page. */
-import { ALIGNED_AUC, MIN_POSITIVES, type BestLabel } from "./concepts.ts";
+import { ALIGNED_AUC, isAligned, isSpecific, MIN_POSITIVES, type BestLabel } from "./concepts.ts";
 import type { Features } from "./features.ts";
 import { describeRanking, rankFeatures } from "./ranking.ts";
 import type { Gallery, LatentRow } from "./report.ts";
@@ -19,7 +19,7 @@ export function featureTable(features: Features, limit: number): FeatureRow[] {
 
 /** How many rows line up with a label, that is, have an AUC of at least 0.95 for it. */
 export function alignedCount(rows: readonly { label?: BestLabel }[]): number {
-  return rows.filter(({ label }) => (label?.auc ?? 0) >= ALIGNED_AUC).length;
+  return rows.filter(({ label }) => isAligned(label)).length;
 }
 
 /** The table as text for a terminal, with a line that counts. */
@@ -32,15 +32,16 @@ export function formatFeatureTable(rows: readonly FeatureRow[]): string {
     label ? label.auc.toFixed(3) : "–",
     label ? percent(label.precision) : "–",
     label ? percent(label.recall) : "–",
+    label ? percent(label.atThreshold.f1) : "–",
     label ? label.kind : "–",
     label ? label.name : "no label fits",
     topTokens.map((text) => JSON.stringify(text)).join(" "),
   ]);
-  const head = ["", "latent", "density %", "AUC", "precision %", "recall %", "kind", "label", "most activation on"]; // prettier-ignore
+  const head = ["", "latent", "density %", "AUC", "precision %", "recall %", "F1 %", "kind", "label", "most activation on"]; // prettier-ignore
   const widths = head.map((_, c) =>
     Math.max(...[head, ...lines].map((line) => [...line[c]].length)),
   );
-  const numeric = (c: number) => c < 6;
+  const numeric = (c: number) => c < 7;
   const format = (line: string[]) =>
     line
       .map((cell, c) => {
@@ -53,7 +54,9 @@ export function formatFeatureTable(rows: readonly FeatureRow[]): string {
     format(head),
     ...lines.map(format),
     "",
-    `${alignedCount(rows)} of ${rows.length} line up with a labelled concept or a token class (AUC ≥ ${ALIGNED_AUC} on text that had no part in choosing the label).`,
+    `${alignedCount(rows)} of ${rows.length} line up with a labelled concept or a token class: AUC ≥ ${ALIGNED_AUC} on text that had no part in choosing the label.`,
+    `${rows.filter(({ label }) => isSpecific(label)).length} of them fire for little else: F1 ≥ 50 % at the best threshold, which was chosen with the label.`,
+    "Precision and recall are of firing at all.",
   ].join("\n");
 }
 

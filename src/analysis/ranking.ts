@@ -1,4 +1,8 @@
-/** Which features to look at first, without looking at any label. */
+/**
+ * Which features to look at first, without looking at any label. What a person can read off a few
+ * examples is a latent that the token in front of it decides: the score is the share of its variance
+ * that the token type explains (ε², see `varianceByToken`), corrected for chance.
+ */
 import type { FeatureIndex } from "./features.ts";
 
 export interface RankingOptions {
@@ -17,7 +21,7 @@ export const RANKING: RankingOptions = {
   density: [1e-4, 0.05],
   minFirings: 50,
   minDocuments: 20,
-  perToken: 2,
+  perToken: 1,
 };
 
 /** Latents, most interesting first; equal ones in the order of their numbers. */
@@ -51,5 +55,5 @@ export function rankFeatures(
 /** The ranking in words, for whoever sees its result. */
 export function describeRanking(options: Partial<RankingOptions> = {}): string {
   const { density, minFirings, minDocuments, perToken } = { ...RANKING, ...options };
-  return `Ranked without looking at any label: latents that fire on ${density[0] * 100}–${density[1] * 100} % of the tokens, at least ${minFirings} times and in at least ${minDocuments} documents, by the share of the variance of their activation that the current token explains; at most ${perToken} features may share the token on which they are most active.`;
+  return `Ranked without looking at any label: latents that fire on ${density[0] * 100}–${density[1] * 100} % of the tokens, at least ${minFirings} times and in at least ${minDocuments} documents, by the share of the variance of their activation that the current token explains; with at most ${perToken} for each token that they are most active on.`;
 }

@@ -4,7 +4,7 @@
  * piece of data passes through `escape` before it becomes HTML.
  */
 import { rename, writeFile } from "node:fs/promises";
-import { ALIGNED_AUC, type BestLabel } from "./concepts.ts";
+import { ALIGNED_AUC, isAligned, isSpecific, type BestLabel } from "./concepts.ts";
 import type { Example, Feature } from "./features.ts";
 import { SERIES, type Figure } from "./plots.ts";
 import { SCRIPT, STYLE } from "./report-style.ts";
@@ -153,9 +153,10 @@ function definitions(rows: readonly [string, string][]): string {
 }
 
 function gallerySection({ features, ranking, source, labelling }: Gallery): string {
-  const aligned = features.filter(({ label }) => (label?.auc ?? 0) >= ALIGNED_AUC).length;
+  const aligned = features.filter(({ label }) => isAligned(label)).length;
+  const specific = features.filter(({ label }) => isSpecific(label)).length;
   const count = labelling
-    ? `<p class="lead"><strong>${aligned} of these ${features.length}</strong> line up with a labelled concept or a token class (AUC ≥ ${ALIGNED_AUC} on held-out text). ${escape(labelling)}</p>`
+    ? `<p class="lead"><strong>${aligned} of these ${features.length}</strong> line up with a labelled concept or a token class (AUC ≥ ${ALIGNED_AUC} on held-out text), and ${specific} of them fire for little else (F1 ≥ 50 %). ${escape(labelling)}</p>`
     : "";
   return (
     `<section id="features"><h2>Most interesting features</h2>` +
@@ -217,7 +218,7 @@ function miniHistogram(counts: readonly number[], label: string): string {
 
 function labelLine(label: BestLabel): string {
   const { auc, precision, recall, positives, atThreshold } = label;
-  const good = auc >= ALIGNED_AUC ? "good" : "weak";
+  const good = isAligned(label) ? "good" : "weak";
   return (
     `<div class="scores" title="${positives.toLocaleString("en")} test positions carry the label; at the best threshold: precision ${percent(atThreshold.precision)}, recall ${percent(atThreshold.recall)}, F1 ${percent(atThreshold.f1)}">` +
     `<span class="kind">${escape(label.kind)}</span>` +
