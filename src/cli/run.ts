@@ -1,5 +1,5 @@
 /** `lens run`: the whole path, from settings to a report. */
-import { pathToFileURL } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
 import type { Command } from "commander";
 
 import { parseConfig } from "../config.ts";
@@ -26,9 +26,12 @@ interface Options extends Record<string, unknown> {
   json?: boolean;
 }
 
+/** What runs when nothing is asked for: short enough to wait for. */
+const QUICK_START = fileURLToPath(new URL("../../examples/quick-start.yaml", import.meta.url));
+
 export function define(command: Command): void {
   command
-    .argument("[configs...]", "YAML or JSON files, run one after another; absent: the defaults")
+    .argument("[configs...]", "YAML or JSON files, run one after another; absent: examples/quick-start.yaml")
     .description(
       "The whole path: collect activations, train an autoencoder, measure it, look its features " +
         "up, write a report. Flags are set on top of every config.",
@@ -50,7 +53,8 @@ async function runAll(files: string[], options: Options, signal: AbortSignal): P
     outcomes.push(await runWhole({ config: parseConfig(config), terminal, signal }, run));
   } else {
     // All are checked before the first one starts.
-    const configs = (files.length > 0 ? files : [undefined]).map((f) => readSettings(f, options));
+    const wanted = files.length > 0 ? files : [QUICK_START];
+    const configs = wanted.map((file) => readSettings(file, options));
     for (const config of configs)
       outcomes.push(await runWhole({ config, terminal, signal }, createRun(config)));
   }
