@@ -57,8 +57,8 @@ export interface LatentColumns {
   meanActivation: ArrayLike<number>;
 }
 
-const WIDTH = 440;
-const HEIGHT = 250;
+const WIDTH = 360;
+const HEIGHT = 226;
 
 /** Loss, FVU, L0 and dead latents over the course of training; a figure whose numbers are missing is left out. */
 export async function trainingFigures(points: readonly CurvePoint[]): Promise<Figure[]> {
@@ -90,14 +90,15 @@ export async function trainingFigures(points: readonly CurvePoint[]): Promise<Fi
     {
       id: "loss-terms",
       title: "Terms of the loss",
-      caption: "Each with its coefficient; they add up to the training loss. Logarithmic scale.",
+      caption:
+        "Each with its coefficient; together they are the training loss. AuxK trains dead latents. Logarithmic scale.",
       yLabel: "loss",
       log: true,
       series: terms.length > 1 ? terms : [],
     },
     {
       id: "fvu",
-      title: "Fraction of variance unexplained",
+      title: "Variance unexplained (FVU)",
       caption:
         "FVU = Σ‖x − x̂‖² / Σ‖x − x̄‖²: 0 is perfect, 1 is no better than the mean. Logarithmic scale.",
       yLabel: "FVU",
@@ -106,8 +107,8 @@ export async function trainingFigures(points: readonly CurvePoint[]): Promise<Fi
     },
     {
       id: "l0",
-      title: "Active latents per activation (L0)",
-      caption: "Mean number of latents with a value above 0.",
+      title: "Active latents (L0)",
+      caption: "Mean number of latents with a value above 0 per activation.",
       yLabel: "L0",
       series: [series("training", (p) => p.l0), series("validation", (p) => p.validation?.l0)],
     },
@@ -128,8 +129,8 @@ export async function trainingFigures(points: readonly CurvePoint[]): Promise<Fi
 
 const TERM_NAMES: Record<string, string> = {
   reconstruction: "reconstruction",
-  sparsity: "sparsity penalty",
-  aux: "AuxK (dead latents)",
+  sparsity: "sparsity",
+  aux: "AuxK",
 };
 
 /** Histograms over the latents: how often and how strongly they fire, each on a linear and a logarithmic axis. */
@@ -151,7 +152,7 @@ export async function latentFigures(columns: LatentColumns, rows: number): Promi
     }),
     histogram(plot, {
       id: "frequency-log",
-      title: "Activation frequency, logarithmic",
+      title: "Activation frequency (log)",
       caption: `The same on a logarithmic axis.${silent}`,
       xLabel: "share of activations",
       log: true,
@@ -166,7 +167,7 @@ export async function latentFigures(columns: LatentColumns, rows: number): Promi
     }),
     histogram(plot, {
       id: "mean-activation-log",
-      title: "Mean activation, logarithmic",
+      title: "Mean activation (log)",
       caption: `The same on a logarithmic axis.${silent}`,
       xLabel: "mean activation",
       log: true,

@@ -36,9 +36,9 @@ h4{font-size:.75rem;margin:12px 0 2px;font-weight:500;color:var(--soft)}
 .label{color:var(--soft);font-size:.8rem}
 .tile .value{font-size:1.55rem;font-weight:600;line-height:1.25;font-variant-numeric:tabular-nums}
 .tile .meaning{color:var(--soft);font-size:.75rem;line-height:1.35}
-.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,310px),1fr));gap:14px;margin-top:14px}
+.figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:14px;margin-top:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 14px 12px}
-figure svg{display:block;width:100%;height:auto;max-width:520px;margin:8px 0 4px}
+figure svg{display:block;width:100%;height:auto;max-width:440px;margin:8px 0 4px}
 figcaption{color:var(--soft);font-size:.8rem;line-height:1.4}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:12px 0;font-size:.9rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}
@@ -56,6 +56,7 @@ article:target{border-color:var(--accent)}
 .weak{color:var(--weak);background:var(--weak-paper)}
 .facts{display:flex;flex-wrap:wrap;gap:2px 16px;font-size:.85rem;margin:8px 0 0;align-items:flex-end;font-variant-numeric:tabular-nums}
 .fact.histogram{margin-left:auto;line-height:0}
+details.lead p{margin:6px 0;font-size:.9rem}
 .mini{max-width:190px;height:26px;width:auto}
 .tokens{margin:6px 0 0;display:flex;flex-wrap:wrap;gap:4px 5px;align-items:baseline}
 .token{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace;font-size:.78rem;white-space:pre;background:var(--paper);border:1px solid var(--line);border-radius:4px;padding:0 3px}

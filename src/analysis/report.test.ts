@@ -150,7 +150,7 @@ describe("figures", () => {
     const png = await renderPng(figure.svg);
     expect([...png.subarray(0, 4)]).toEqual([0x89, 0x50, 0x4e, 0x47]);
     const width = new DataView(png.buffer, png.byteOffset).getUint32(16);
-    expect(width).toBe(880);
+    expect(width).toBe(720);
   });
 
   it("show every latent in the linear histograms and all but the silent in the others", async () => {

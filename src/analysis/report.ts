@@ -156,11 +156,13 @@ function gallerySection({ features, ranking, source, labelling }: Gallery): stri
   const aligned = features.filter(({ label }) => isAligned(label)).length;
   const specific = features.filter(({ label }) => isSpecific(label)).length;
   const count = labelling
-    ? `<p class="lead"><strong>${aligned} of these ${features.length}</strong> line up with a labelled concept or a token class (AUC ≥ ${ALIGNED_AUC} on held-out text), and ${specific} of them fire for little else (F1 ≥ 50 %). ${escape(labelling)}</p>`
+    ? `<p class="lead"><strong>${aligned} of these ${features.length}</strong> line up with a labelled concept or a token class (AUC ≥ ${ALIGNED_AUC} on held-out text), and ${specific} of them fire for little else (F1 ≥ 50 %).</p>`
     : "";
+  const method = [labelling, source].map((text) => (text ? `<p>${escape(text)}</p>` : "")).join("");
   return (
     `<section id="features"><h2>Most interesting features</h2>` +
-    `<p class="lead">${escape(ranking)}</p>${count}<p class="lead">${escape(source)}</p>` +
+    `<p class="lead">${escape(ranking)}</p>${count}` +
+    `<details class="lead"><summary>How this was measured</summary>${method}</details>` +
     `<div class="gallery">${features.map(card).join("\n")}</div></section>`
   );
 }
