@@ -240,7 +240,7 @@ describe("a run", () => {
       expect(existsSync(join(stopped, "sae"))).toBe(false);
       if (signal === "SIGINT") {
         expect(code).toBe(130);
-        expect(stderr).toContain(`lens train --resume ${join("runs", readRun(stopped).id)}`);
+        expect(stderr).toContain(`lens.js train --resume ${join("runs", readRun(stopped).id)}`);
       }
       const resumed = await run("train", "--resume", stopped);
       expect(resumed.code, resumed.stderr).toBe(0);

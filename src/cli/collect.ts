@@ -68,10 +68,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
       { out, rows: store.rows, dIn: store.dIn, hookPoints: points },
       `${store.rows.toLocaleString("en-US")} activations of ${points.join(", ")} in ${out}`,
     );
-    terminal.next(
-      `lens train --activations.from folder --activations.path ${out}`,
-      "train on them",
-    );
+    terminal.next(`train --activations.from folder --activations.path ${out}`, "train on them");
   } catch (error) {
     progress.stop();
     if (!(error instanceof Interrupted)) throw error;

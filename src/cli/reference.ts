@@ -57,18 +57,14 @@ function row(field: Field): string {
 function helpOf(command: Command, name: string): string {
   const help = command.createHelp();
   help.helpWidth = 96;
-  const isSetting = (long: string | undefined) =>
-    configFields().some(({ path }) => long === `--${path}`);
+  const settings = new Map(configFields().map(({ path, section }) => [`--${path}`, section]));
   const visible = help.visibleOptions.bind(help);
-  help.visibleOptions = (of) => visible(of).filter(({ long }) => !isSetting(long));
-  const sections = Object.entries(SECTIONS)
-    .filter(([section]) =>
-      command.options.some(({ long }) =>
-        configFields().some((f) => f.section === section && long === `--${f.path}`),
-      ),
-    )
-    .map(([section]) => (section ? `\`--${section}.…\`` : "`--name`, `--seed`, `--device` …"));
+  help.visibleOptions = (of) => visible(of).filter(({ long }) => !settings.has(long ?? ""));
+  const used = new Set(command.options.map(({ long }) => settings.get(long ?? "")));
+  const sections = Object.keys(SECTIONS)
+    .filter((section) => used.has(section))
+    .map((section) => (section ? `\`--${section}.…\`` : "`--name`, `--seed`, `--device` …"));
   const text = help.formatHelp(command, help).trimEnd();
-  const settings = sections.length > 0 ? `\nSettings: ${sections.join(", ")}\n` : "";
-  return `\`\`\`\n$ ${name} --help\n\n${text}\n\`\`\`\n${settings}`;
+  const note = sections.length > 0 ? `\nSettings: ${sections.join(", ")}\n` : "";
+  return `\`\`\`\n$ ${name} --help\n\n${text}\n\`\`\`\n${note}`;
 }

@@ -8,8 +8,8 @@ import { writeReport, type Tile } from "../analysis/report.ts";
 import type { RunConfig } from "../config.ts";
 import { readMetrics, readRun, writeWhole, type RunFolder } from "../runs.ts";
 import type { RunEvaluation } from "./analyse.ts";
-import { shortPath, type Context, type Trained } from "./stages.ts";
-import { duration, short } from "./terminal.ts";
+import { type Context, type Trained } from "./stages.ts";
+import { duration, short, shortPath } from "./terminal.ts";
 
 /** Writes report.html and plots/, and returns the page's path. */
 export async function reportStage(

@@ -14,11 +14,10 @@ import {
   createRun,
   openSources,
   scoresText,
-  shortPath,
   trainStage,
   type Context,
 } from "./stages.ts";
-import { duration, Terminal } from "./terminal.ts";
+import { duration, shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   resume?: string;
@@ -31,7 +30,10 @@ const QUICK_START = fileURLToPath(new URL("../../examples/quick-start.yaml", imp
 
 export function define(command: Command): void {
   command
-    .argument("[configs...]", "YAML or JSON files, run one after another; absent: examples/quick-start.yaml")
+    .argument(
+      "[configs...]",
+      "YAML or JSON files, run one after another; absent: examples/quick-start.yaml",
+    )
     .description(
       "The whole path: collect activations, train an autoencoder, measure it, look its features " +
         "up, write a report. Flags are set on top of every config.",
@@ -67,8 +69,8 @@ async function runAll(files: string[], options: Options, signal: AbortSignal): P
     outcomes.map(({ text }) => text).join("\n\n"),
   );
   const ids = outcomes.map(({ run }) => run.id);
-  if (ids.length > 1) terminal.next(`lens runs compare ${ids.join(" ")}`, "put them side by side");
-  else terminal.next(`lens runs show ${ids[0]}`, "all settings and scores; or open the report");
+  if (ids.length > 1) terminal.next(`runs compare ${ids.join(" ")}`, "put them side by side");
+  else terminal.next(`runs show ${ids[0]}`, "all settings and scores; or open the report");
 }
 
 interface Outcome {

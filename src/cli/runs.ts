@@ -2,7 +2,7 @@
 import type { Command } from "commander";
 
 import { compareRuns, findRun, listRuns, readMetrics, type RunInfo } from "../runs.ts";
-import { duration, short, table, Terminal } from "./terminal.ts";
+import { duration, lens, short, table, Terminal } from "./terminal.ts";
 
 interface Options {
   runs: string;
@@ -51,7 +51,7 @@ function list(options: Options): void {
   });
   const text =
     runs.length === 0
-      ? `no runs in ${options.runs}; \`lens run\` makes one`
+      ? `no runs in ${options.runs}; ${lens("run")} makes one`
       : table(["run", "status", "took", "fvu", "l0"], rows);
   new Terminal(options).result(
     runs.map(({ config: _config, ...run }) => run),

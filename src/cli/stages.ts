@@ -3,7 +3,7 @@
  * trained autoencoder in a run folder. Each picks up where an earlier attempt stopped.
  */
 import { existsSync, readdirSync, statSync } from "node:fs";
-import { join, relative } from "node:path";
+import { join } from "node:path";
 
 import {
   memorySource,
@@ -26,7 +26,7 @@ import { syntheticActivations } from "../sae/synthetic.ts";
 import { Trainer, type Metrics } from "../sae/train.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { short, type Terminal } from "./terminal.ts";
+import { lens, short, shortPath, type Terminal } from "./terminal.ts";
 
 /** What every stage needs. */
 export interface Context {
@@ -68,14 +68,8 @@ export function afterFailure(error: unknown, run: RunFolder, command: "run" | "t
   }
   run.close();
   return new Interrupted(
-    `stopped; everything is saved. Go on with: lens ${command} --resume ${shortPath(run.folder)}`,
+    `stopped; everything is saved. Go on with: ${lens(`${command} --resume ${shortPath(run.folder)}`)}`,
   );
-}
-
-/** A path as one would type it here. */
-export function shortPath(path: string): string {
-  const local = relative(process.cwd(), path);
-  return local.startsWith("..") ? path : local;
 }
 
 /** Scores in one line. */

@@ -2,6 +2,8 @@
  * What the command line says, and where: results go to stdout, everything said on the way to
  * stderr, so that a script can read the one without the other.
  */
+import { basename, relative } from "node:path";
+
 export interface TerminalOptions {
   /** One JSON value on stdout instead of text, and nothing on stderr but errors. */
   json?: boolean;
@@ -28,10 +30,23 @@ export class Terminal {
     process.stdout.write((this.json ? JSON.stringify(value, null, 2) : text) + "\n");
   }
 
-  /** The one obvious thing to do after this. */
-  next(command: string, purpose: string): void {
-    this.note(`\nNext: ${command}   ${purpose}`);
+  /** The one obvious thing to do after this: arguments of `lens`, and what for. */
+  next(args: string, purpose: string): void {
+    this.note(`\nNext: ${lens(args)}   ${purpose}`);
   }
+}
+
+/** A command line of Lens as it was called this time: by its name, or by the path of its script. */
+export function lens(args: string): string {
+  const [, script = "lens"] = process.argv;
+  const called = /\.[jt]s$/.test(script) ? `node ${shortPath(script)}` : basename(script);
+  return `${called} ${args}`;
+}
+
+/** A path as one would type it here. */
+export function shortPath(path: string): string {
+  const local = relative(process.cwd(), path);
+  return local.startsWith("..") ? path : local;
 }
 
 /** Columns as wide as their widest cell; numbers to the right. */

@@ -11,11 +11,10 @@ import {
   createRun,
   openSources,
   scoresText,
-  shortPath,
   trainStage,
   type Activations,
 } from "./stages.ts";
-import { Terminal } from "./terminal.ts";
+import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   resume?: string;
@@ -65,7 +64,7 @@ async function train(
       { run: run.id, folder: run.folder, sae: run.path("sae"), status, duration, scores },
       `${shortPath(run.path("sae"))}: held-out ${scoresText(scores)}`,
     );
-    terminal.next(`lens features ${run.id}`, "find what excites each latent, and write the report");
+    terminal.next(`features ${run.id}`, "find what excites each latent, and write the report");
   } catch (error) {
     throw afterFailure(error, run, "train");
   } finally {
