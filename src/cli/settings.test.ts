@@ -53,6 +53,9 @@ test("flags are set on top of the file, field by field", () => {
   const config = readSettings(file, { "sae.k": "16" });
   expect(config.sae).toMatchObject({ k: 16, dSae: 64 });
   expect(config.train.epochs).toBe(3);
+  // A budget in another unit takes the place of the file's.
+  expect(readSettings(file, { "train.steps": "9" }).train).toMatchObject({ steps: 9 });
+  expect(readSettings(file, { "train.steps": "9" }).train.epochs).toBeUndefined();
 });
 
 test("numbers are short, times are readable, columns line up", () => {

@@ -137,12 +137,18 @@ export function withFlags(
   options: Record<string, unknown>,
 ): Record<string, unknown> {
   const result = { ...values };
-  for (const field of configFields()) {
-    const raw = options[field.path];
-    if (raw !== undefined) setAt(result, field, fromFlag(raw, field));
+  const given = (path: string) => options[path] !== undefined;
+  if (BUDGETS.some((name) => given(`train.${name}`)) && typeof values.train === "object") {
+    const kept = Object.entries(values.train ?? {}).filter(([name]) => !BUDGETS.includes(name));
+    result.train = Object.fromEntries(kept);
   }
+  for (const field of configFields())
+    if (given(field.path)) setAt(result, field, fromFlag(options[field.path], field));
   return result;
 }
+
+/** Of these only one can be set: a flag replaces whichever the file has. */
+const BUDGETS = ["epochs", "tokens", "steps"];
 
 function readConfigFile(file: string): Record<string, unknown> {
   let text: string;
