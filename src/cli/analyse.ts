@@ -77,12 +77,32 @@ export async function measure(
   let crossEntropy: CrossEntropy | undefined;
   if (model && config.activations.from === "model") {
     const { hookPoint, validationTokens: tokens, contextLength, bos } = config.activations;
-    terminal.note("evaluating: the model with and without the autoencoder, on held-out text …");
     const [point] = model.expandHookPoints([hookPoint]);
-    const text = () => interruptibly(heldOutDocuments(config), signal);
+    const progress = new Progress({
+      label: "evaluating",
+      unit: "tokens",
+      total: tokens,
+      quiet: terminal.quiet,
+    });
+    // The text is read twice: once through the model, then four times a batch (as it is, with the
+    // reconstruction, with zero and with the mean in place).
+    let pass = 0;
+    let done = 0;
+    const text = async function* () {
+      const weight = pass++ === 0 ? 1 / 5 : 4 / 5;
+      for await (const document of interruptibly(heldOutDocuments(config), signal)) {
+        done += weight * model.tokenizer.encode(document.text).ids.length;
+        progress.update(Math.min(tokens, Math.round(done)));
+        yield document;
+      }
+    };
     const measured = await evaluate(sae, model, text, {
       ...{ hookPoint: point, device, tokens, contextLength, bos },
+    }).catch((error: unknown) => {
+      progress.stop();
+      throw error;
     });
+    progress.end("the model with and without the autoencoder");
     evaluation = measured;
     crossEntropy = measured.crossEntropy;
     scores.ceLossRecovered = measured.ceLossRecovered;

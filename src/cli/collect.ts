@@ -26,7 +26,11 @@ export function define(command: Command): void {
       "Run a model over text and store its activations. Interrupted, the same command goes on.",
     )
     .requiredOption("--out <folder>", "where the activations go")
-    .option("--split <train|validation|test>", "which documents of the built-in corpus", "train")
+    .option(
+      "--split <train|validation|test>",
+      "which documents; of files, eight in ten are for training",
+      "train",
+    )
     .option(
       "--hook-points <names...>",
       "several hook points in one pass; patterns such as blocks.*.hook_resid_post too",

@@ -15,7 +15,7 @@ import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
 import { addSettings, readSettings, withFlags } from "./settings.ts";
 import { openSources } from "./stages.ts";
-import { Terminal } from "./terminal.ts";
+import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   quiet?: boolean;
@@ -62,7 +62,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
       { folder, report, aligned: alignedCount(rows), features: rows },
       `${formatFeatureTable(rows)}\nreport: ${pathToFileURL(report).href}`,
     );
-    terminal.next(`export ${run.id}`, "write the autoencoder for PyTorch");
+    terminal.next(`export ${shortPath(run.folder)}`, "write the autoencoder for PyTorch");
   } finally {
     run.close();
     await activations.model?.close();

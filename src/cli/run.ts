@@ -68,9 +68,10 @@ async function runAll(files: string[], options: Options, signal: AbortSignal): P
     shown.length === 1 ? shown[0] : shown,
     outcomes.map(({ text }) => text).join("\n\n"),
   );
-  const ids = outcomes.map(({ run }) => run.id);
-  if (ids.length > 1) terminal.next(`runs compare ${ids.join(" ")}`, "put them side by side");
-  else terminal.next(`runs show ${ids[0]}`, "all settings and scores; or open the report");
+  const folders = outcomes.map(({ run }) => shortPath(run.folder));
+  if (folders.length > 1)
+    terminal.next(`runs compare ${folders.join(" ")}`, "put them side by side");
+  else terminal.next(`runs show ${folders[0]}`, "all settings and scores; or open the report");
 }
 
 interface Outcome {

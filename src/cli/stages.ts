@@ -100,13 +100,12 @@ export async function openSources(context: Context): Promise<Activations> {
       };
     }
     case "folder": {
-      const store = await openActivations(activations.path);
-      terminal.note(
-        `activations: ${short(store.rows)} from ${activations.path}, width ${store.dIn}`,
-      );
-      if (activations.validationPath === undefined)
-        return splitSource(store, activations.validationFraction);
-      return { train: store, validation: await openActivations(activations.validationPath) };
+      const { path, validationPath, hookPoint, tensor } = activations;
+      const store = await openActivations(path, { hookPoint, tensor });
+      terminal.note(`activations: ${short(store.rows)} from ${path}, width ${store.dIn}`);
+      if (validationPath === undefined) return splitSource(store, activations.validationFraction);
+      const validation = await openActivations(validationPath, { hookPoint, tensor });
+      return { train: store, validation };
     }
     default:
       return activations satisfies never;

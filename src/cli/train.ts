@@ -64,7 +64,10 @@ async function train(
       { run: run.id, folder: run.folder, sae: run.path("sae"), status, duration, scores },
       `${shortPath(run.path("sae"))}: held-out ${scoresText(scores)}`,
     );
-    terminal.next(`features ${run.id}`, "find what excites each latent, and write the report");
+    const folder = shortPath(run.folder);
+    if (activations.model)
+      terminal.next(`features ${folder}`, "find what excites each latent, and write the report");
+    else terminal.next(`export ${folder}`, "write the autoencoder for PyTorch");
   } catch (error) {
     throw afterFailure(error, run, "train");
   } finally {
