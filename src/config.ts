@@ -59,6 +59,8 @@ const fromFolder = z.strictObject({
   path: z
     .string()
     .describe("A folder of .safetensors or .npy files, each [rows, dIn], or a Lens store."),
+  hookPoint: z.string().optional().describe("Which hook point of a Lens store that holds several."),
+  tensor: z.string().optional().describe("Which tensor of .safetensors files that hold several."),
   validationPath: z
     .string()
     .optional()
@@ -82,7 +84,7 @@ const saeCommon = {
     .enum(["tied", "xavier"])
     .default("tied")
     .describe(
-      "tied: random unit decoder rows, encoder = decoder; xavier: both Xavier-uniform, independent.",
+      "tied: random decoder rows of norm 1 (0.1 when the norms are free), encoder = decoder; xavier: both Xavier-uniform, independent.",
     ),
   decoderBiasInit: z
     .enum(["mean", "zero"])

@@ -66,9 +66,10 @@ function variantFields(section: string, variants: JsonSchema[]): Field[] {
       if (key === discriminator) continue;
       const field = toField(section, key, property);
       const known = fields.get(key);
-      if (known && JSON.stringify(known.field) !== JSON.stringify(field))
-        throw new Error(`${field.path} means different things in different variants`);
-      fields.set(key, { field, tags: [...(known?.tags ?? []), tagOf(variant)] });
+      fields.set(key, {
+        field: known ? sameField(known.field, field) : field,
+        tags: [...(known?.tags ?? []), tagOf(variant)],
+      });
     }
   }
   return [...fields.values()].map(({ field, tags: having }) =>
@@ -76,6 +77,15 @@ function variantFields(section: string, variants: JsonSchema[]): Field[] {
       ? field
       : { ...field, only: `${section}.${discriminator} ${having.join(" or ")}` },
   );
+}
+
+/** A field of two variants; where they describe it differently, both sentences. */
+function sameField(a: Field, b: Field): Field {
+  if (a.type !== b.type || a.choices?.join() !== b.choices?.join())
+    throw new Error(`${a.path} has different types in different variants`);
+  const description =
+    a.description === b.description ? a.description : `${a.description} ${b.description}`;
+  return { ...a, default: a.default ?? b.default, description };
 }
 
 function toField(section: string, key: string, schema: JsonSchema): Field {
