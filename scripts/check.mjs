@@ -18,7 +18,7 @@ const steps = [
   ["types of tests and examples", () => node(tool("tsc"), "-p", "tsconfig.test.json")],
   ["lint", () => node(tool("eslint"), ".", "--max-warnings", "0")],
   ["build", () => build({ force: true }).then(() => 0)],
-  ["tests", () => node(tool("vitest"), "run")],
+  ["tests", () => node(join(root, "scripts", "test.mjs"))],
   ...examples.map((name) => [
     `example ${name}`,
     () => node(join(root, "scripts", "example.mjs"), `examples/${name}`),
