@@ -1,10 +1,10 @@
 /**
- * The trainer: one step written out in order, metrics yielded, and a state that holds everything.
+ * The trainer: batches in, steps (step.ts) in order, metrics out, and a state that holds everything.
  *
  * Units: losses and their terms are in the scaled units of training (they are what is minimised);
  * mse is in raw units, fvu and cosine have none, l0 and l1 count latents (see metrics.ts).
  */
-import type { ActivationSource, Batch, Cursor } from "../activation-source.ts";
+import type { ActivationSource, Cursor } from "../activation-source.ts";
 import type { z } from "zod";
 
 import {
@@ -14,11 +14,9 @@ import {
   type SaeConfig,
   type TrainConfig,
 } from "../config.ts";
-import type { Adam, Device, Moments, Tensor } from "../device/device.ts";
+import type { Adam, Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import {
-  encode,
-  makeCodes,
   reconstructionTerm,
   reluCoefficients,
   resolveSae,
@@ -26,13 +24,11 @@ import {
   type ResolvedSae,
 } from "./architecture.ts";
 import { initialize } from "./initialize.ts";
-import {
-  evaluateReconstruction,
-  ReconstructionSums,
-  sumOfSquares,
-  type Evaluation,
-} from "./metrics.ts";
-import { Sae, SaeOnDevice, scaled, type SaeSpec } from "./sae.ts";
+import { evaluateReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
+import { Sae, type SaeSpec } from "./sae.ts";
+import { TrainingStep, type LossTerms, type StepTensor } from "./step.ts";
+
+export type { LossTerms } from "./step.ts";
 
 /** Absent fields take the defaults that config.ts states. */
 export interface TrainerOptions {
@@ -57,13 +53,6 @@ function settingsOf({ sae, train = {}, seed = 0, source }: TrainerOptions): Sett
     seed,
     source,
   };
-}
-
-/** The loss is their sum; each includes its coefficient. */
-export interface LossTerms {
-  reconstruction: number;
-  sparsity: number;
-  aux: number;
 }
 
 /** What training looks like at one step. Means are over all rows since the metrics before. */
@@ -129,14 +118,7 @@ export interface Progress {
   epoch: { rows: number; terms: LossTerms };
 }
 
-const parameterNames = ["W_enc", "b_enc", "W_dec", "b_dec"] as const;
-type ParameterName = (typeof parameterNames)[number];
-export type StateTensor =
-  ParameterName | `${ParameterName}.${"m" | "v"}` | "sinceFired" | "windowCounts";
-
-interface Parameter extends Moments {
-  value: Tensor;
-}
+export type StateTensor = StepTensor | "windowCounts";
 
 /** Settings that may differ between a checkpoint and the run that goes on from it: none of them touches the weights. */
 const freeSettings = new Set(["logEvery", "validateEvery", "checkpointEvery", "keepCheckpoints"]);
@@ -148,19 +130,11 @@ export class Trainer {
   /** Steps from the first to the last, resumed ones included. */
   readonly totalSteps: number;
 
-  readonly #device: Device;
   /** The configuration with every default filled in. */
   readonly settings: Settings;
   readonly #progress: Progress;
   #sums: ReconstructionSums;
-
-  readonly #parameters: Record<ParameterName, Parameter>;
-  readonly #batch: ReturnType<typeof batchTensors>;
-  readonly #firing: { sinceFired: Tensor; counts: Tensor; sums: Tensor };
-  readonly #bDecGradient: Tensor;
-  readonly #staging: Float32Array;
-  /** Latents that were dead before the coming step. */
-  #dead: number;
+  readonly #step: TrainingStep;
 
   /**
    * A trainer at step 0. Reads the source's first activations when the configuration derives the
@@ -210,45 +184,18 @@ export class Trainer {
   private constructor(device: Device, settings: Settings, state: TrainerState) {
     const { sae, train, source } = settings;
     this.resolved = resolveSae(sae, source.dIn);
-    const { dIn, dSae, objective } = this.resolved;
+    const { dSae } = this.resolved;
     this.learningRate = train.learningRate ?? 2e-4 / Math.sqrt(dSae / 2 ** 14);
     this.totalSteps = totalSteps(train, source.rows);
-    this.#device = device;
     this.settings = settings;
     this.#progress = structuredClone(state.progress);
 
     const { tensors } = state;
     const counts = tensors.windowCounts ?? new Int32Array(dSae);
     this.#sums = ReconstructionSums.from(state.progress.window.sums, counts);
-    this.#dead = countDead(tensors.sinceFired ?? new Int32Array(dSae), train.deadAfterTokens);
-
-    const load = (name: StateTensor, shape: number[], dtype: "f32" | "i32" = "f32"): Tensor => {
-      const tensor = device.tensor(shape, dtype);
-      const data = tensors[name];
-      if (data) device.write(tensor, data);
-      return tensor;
-    };
-    const parameter = (name: ParameterName, ...shape: number[]): Parameter => ({
-      value: load(name, shape),
-      m: load(`${name}.m`, shape),
-      v: load(`${name}.v`, shape),
-    });
-    this.#parameters = {
-      W_enc: parameter("W_enc", dSae, dIn),
-      b_enc: parameter("b_enc", dSae),
-      W_dec: parameter("W_dec", dSae, dIn),
-      b_dec: parameter("b_dec", dIn),
-    };
-    this.#firing = {
-      sinceFired: load("sinceFired", [dSae], "i32"),
-      counts: device.tensor([dSae], "i32"),
-      sums: device.tensor([dSae]),
-    };
-    this.#bDecGradient = device.tensor([dIn]);
-    this.#batch = batchTensors(device, this.resolved, train.batchSize);
-    this.#staging = new Float32Array(this.scale === 1 ? 0 : train.batchSize * dIn);
-    if (objective.architecture === "topk" && objective.auxKCoefficient > 0)
-      this.#batch.aux = auxTensors(device, objective.auxK, dIn, train.batchSize);
+    const { batchSize, deadAfterTokens } = train;
+    const options = { batchSize, deadAfterTokens, scale: this.scale };
+    this.#step = new TrainingStep(device, this.resolved, options, tensors);
   }
 
   /** Optimiser steps done. */
@@ -280,7 +227,9 @@ export class Trainer {
         const batch = result.value;
         const { rows } = batch;
         const next = { ...batch.next };
-        this.#queueStep(batch);
+        const input = batch.data.subarray(0, rows * source.dIn);
+        this.#step.queue(input, rows, this.#adam(this.step + 1));
+        this.#sums.addInputs(input, rows);
         // The batch is on the device now; the next one is read while the device works.
         if (this.step + 1 < this.totalSteps) {
           coming = batches.next();
@@ -306,161 +255,25 @@ export class Trainer {
     }
   }
 
-  /** Queues one optimiser step: encode → decode → backward → update. */
-  #queueStep(batch: Batch): void {
-    const device = this.#device;
-    const { dIn, dSae, objective, applyBDecToInput, unitNormDecoder } = this.resolved;
-    const { W_enc, b_enc, W_dec, b_dec } = this.#parameters;
-    const { x, residual, rowStats, codes, dCodes, norms, aux } = this.#batch;
-    const { rows } = batch;
-    const input = batch.data.subarray(0, rows * dIn);
-    device.write(x, scaled(input, this.scale, this.#staging));
-
-    const adam = this.#adam(this.step + 1);
-    const params = { wEnc: W_enc.value, bEnc: b_enc.value, wDec: W_dec.value };
-    const bPre = applyBDecToInput ? b_dec.value : null;
-    const wDec = W_dec.value;
-    const update = {
-      rows,
-      x,
-      bPre,
-      params,
-      moments: { wEnc: W_enc, bEnc: b_enc, wDec: W_dec },
-      adam,
-      decoder: { projectGradient: unitNormDecoder, unitNorm: unitNormDecoder },
-      dBPre: applyBDecToInput ? this.#bDecGradient : null,
-    };
-
-    encode(device, { rows, x, bPre, params, codes });
-    let gradScale: number;
-    if (objective.architecture === "topk") {
-      gradScale = 2 / rows;
-      const { indices, values } = codes as { indices: Tensor; values: Tensor };
-      device.decodeSparse({
-        rows,
-        indices,
-        values,
-        wDec,
-        bDec: b_dec.value,
-        target: x,
-        residual,
-        gradient: { dValues: dCodes, gradScale },
-      });
-      const parts = [{ indices, values, dValues: dCodes, residual, gradScale }];
-      if (aux && this.#dead > 0) {
-        const auxScale = (2 * objective.auxKCoefficient) / rows;
-        const eligible = {
-          sinceFired: this.#firing.sinceFired,
-          atLeast: this.settings.train.deadAfterTokens,
-        };
-        device.encodeTopK({
-          rows,
-          x,
-          bPre,
-          wEnc: params.wEnc,
-          bEnc: params.bEnc,
-          ...aux,
-          eligible,
-        });
-        device.decodeSparse({
-          rows,
-          indices: aux.indices,
-          values: aux.values,
-          wDec,
-          bDec: null,
-          target: residual,
-          residual: aux.residual,
-          gradient: { dValues: aux.dValues, gradScale: auxScale },
-        });
-        device.rowStats({ rows, target: residual, residual: aux.residual, out: aux.rowStats });
-        parts.push({ ...aux, gradScale: auxScale });
-      }
-      device.updateLatents({ ...update, parts });
-    } else {
-      const acts = codes.acts!;
-      const c = reluCoefficients(objective, rows, dIn, dSae, this.step + 1);
-      gradScale = c.gradScale;
-      if (c.byNorm) device.rowNorms({ w: wDec, out: norms });
-      const weights = c.byNorm ? norms : null;
-      const normPenalty = c.byNorm ? c.l1 : 0;
-      device.decodeDense({ rows, acts, wDec, bDec: b_dec.value, target: x, residual });
-      device.backwardDense({
-        rows,
-        acts,
-        residual,
-        gradScale,
-        wDec,
-        l1: c.l1,
-        weights,
-        dPre: dCodes,
-      });
-      device.updateLatentsDense({
-        ...update,
-        acts,
-        dPre: dCodes,
-        residual,
-        gradScale,
-        normPenalty,
-      });
-    }
-
-    // The decoder bias: through the reconstruction, and through the input when it is subtracted there.
-    device.columnSum({
-      rows,
-      x: residual,
-      scale: -gradScale,
-      out: this.#bDecGradient,
-      accumulate: applyBDecToInput,
-    });
-    device.updateVector({ param: b_dec.value, grad: this.#bDecGradient, moments: b_dec, adam });
-
-    device.rowStats({ rows, target: x, residual, out: rowStats });
-    device.write(this.#firing.counts, new Int32Array(dSae));
-    device.write(this.#firing.sums, new Float32Array(dSae));
-    device.recordFiring({ rows, codes, stats: this.#firing });
-    this.#sums.addInputs(input, rows);
-  }
-
   /** Waits for the step queued last and adds it to the running sums. */
   async #record(rows: number): Promise<void> {
-    const device = this.#device;
-    const { dIn, dSae, objective } = this.resolved;
-    const { train } = this.settings;
-    const { rowStats: stats, norms, aux } = this.#batch;
-    const byNorm = objective.architecture === "relu" && objective.loss === "sum";
-    const withAux = aux !== undefined && this.#dead > 0;
-    const [rowStats, counts, sums, sinceFired, normOf, auxStats] = await Promise.all([
-      device.readF32(stats, rows * 4),
-      device.readI32(this.#firing.counts),
-      device.readF32(this.#firing.sums),
-      device.readI32(this.#firing.sinceFired),
-      byNorm ? device.readF32(norms) : undefined,
-      withAux ? device.readF32(aux.rowStats, rows * 4) : undefined,
-    ]);
-
-    const terms = { reconstruction: 0, sparsity: 0, aux: 0 };
-    terms.reconstruction = reconstructionTerm(objective, sumOfSquares(rowStats), rows, dIn);
-    if (objective.architecture === "relu") {
-      const { l1 } = reluCoefficients(objective, rows, dIn, dSae, this.step + 1);
-      terms.sparsity = l1 * sums.reduce((sum, v, f) => sum + v * (normOf?.[f] ?? 1), 0);
-    } else if (auxStats) {
-      terms.aux = (objective.auxKCoefficient * sumOfSquares(auxStats)) / rows;
-    }
+    const progress = this.#progress;
+    const step = progress.step + 1;
+    const { terms, statistics } = await this.#step.result(rows, step);
     const loss = total(terms);
     if (!Number.isFinite(loss))
       throw new UserError(
-        `the loss became ${loss} at step ${this.step + 1}; training stops, checkpoints stay as they are. ` +
+        `the loss became ${loss} at step ${step}; training stops, checkpoints stay as they are. ` +
           `Lower train.learningRate (${this.learningRate}) or look for outliers in the activations.`,
       );
 
-    const { window, epoch } = this.#progress;
+    const { window, epoch } = progress;
     addTerms(window.terms, terms, rows);
     addTerms(epoch.terms, terms, rows);
     epoch.rows += rows;
-    this.#sums.addOutputs({ rowStats, counts, sums }, this.scale);
-    this.#dead = countDead(sinceFired, train.deadAfterTokens);
-    this.#progress.step += 1;
-    this.#progress.tokens += rows;
+    this.#sums.addOutputs(statistics, this.scale);
+    progress.step = step;
+    progress.tokens += rows;
   }
 
   /** The metrics of the rows since the last call, which begins the next stretch. */
@@ -481,7 +294,7 @@ export class Trainer {
       l0,
       l1,
       cosine,
-      deadFraction: this.#dead / dSae,
+      deadFraction: this.#step.dead / dSae,
       denseFraction,
       learningRate: this.#adam(step).learningRate,
     };
@@ -498,7 +311,7 @@ export class Trainer {
   /** Metrics and loss of the weights as they are, over one pass of `source`. */
   async validate(source: ActivationSource): Promise<ValidationMetrics> {
     const { dIn, dSae, objective } = this.resolved;
-    const onDevice = this.#encoder(this.settings.train.batchSize);
+    const onDevice = this.#step.encoder(this.#spec(), this.settings.train.batchSize);
     try {
       const evaluation = await evaluateReconstruction(onDevice, source);
       const { density: _density, meanActivation, ...metrics } = evaluation;
@@ -519,39 +332,21 @@ export class Trainer {
 
   /** The SAE as it is now, with the input scale not yet folded in. @throws UserError when a weight is not finite. */
   async sae(): Promise<Sae> {
-    const [W_enc, b_enc, W_dec, b_dec] = await this.#readParameters();
-    return new Sae(this.#spec(), { W_enc, b_enc, W_dec, b_dec });
+    return new Sae(this.#spec(), await this.#finiteWeights());
   }
 
   /** Everything, for a checkpoint. @throws UserError when a weight is not finite. */
   async state(): Promise<TrainerState> {
-    const device = this.#device;
-    const tensors: TrainerState["tensors"] = {};
-    const values = await this.#readParameters();
-    for (const [i, name] of parameterNames.entries()) {
-      const { m, v } = this.#parameters[name];
-      tensors[name] = values[i];
-      tensors[`${name}.m`] = await device.readF32(m);
-      tensors[`${name}.v`] = await device.readF32(v);
-    }
-    tensors.sinceFired = await device.readI32(this.#firing.sinceFired);
-    tensors.windowCounts = Int32Array.from(this.#sums.counts);
+    const weights = await this.#finiteWeights();
+    const windowCounts = Int32Array.from(this.#sums.counts);
     const progress = structuredClone(this.#progress);
     progress.window.sums = this.#sums.toJSON();
-    return { progress, tensors };
+    return { progress, tensors: { ...weights, ...(await this.#step.moments()), windowCounts } };
   }
 
   /** Frees the device memory; the trainer cannot be used afterwards. */
   close(): void {
-    const { codes, aux, ...rest } = this.#batch;
-    this.#device.free(
-      ...Object.values(this.#parameters).flatMap(({ value, m, v }) => [value, m, v]),
-      ...Object.values(this.#firing),
-      ...Object.values(codes as Record<string, Tensor>),
-      ...Object.values(aux ?? {}),
-      ...Object.values(rest),
-      this.#bDecGradient,
-    );
+    this.#step.close();
   }
 
   #spec(): SaeSpec {
@@ -563,29 +358,15 @@ export class Trainer {
     return { selection, dIn, dSae, applyBDecToInput, scale: this.scale };
   }
 
-  #encoder(maxRows: number): SaeOnDevice {
-    const { W_enc, b_enc, W_dec, b_dec } = this.#parameters;
-    const params = {
-      wEnc: W_enc.value,
-      bEnc: b_enc.value,
-      wDec: W_dec.value,
-      bDec: b_dec.value,
-    };
-    return new SaeOnDevice(this.#device, this.#spec(), params, maxRows, false);
-  }
-
-  async #readParameters(): Promise<Float32Array[]> {
-    const values: Float32Array[] = [];
-    for (const name of parameterNames) {
-      const data = await this.#device.readF32(this.#parameters[name].value);
+  async #finiteWeights() {
+    const weights = await this.#step.weights();
+    for (const [name, data] of Object.entries(weights))
       if (!data.every(Number.isFinite))
         throw new UserError(
           `${name} is no longer finite after step ${this.step}; training stops, checkpoints stay as they are. ` +
             `Lower train.learningRate (${this.learningRate}) or look for outliers in the activations.`,
         );
-      values.push(data);
-    }
-    return values;
+    return weights;
   }
 
   #adam(step: number): Adam {
@@ -605,36 +386,6 @@ function totalSteps(train: TrainConfig, rows: number): number {
   const perEpoch = Math.ceil(rows / train.batchSize);
   const rest = Math.ceil((tokens % rows) / train.batchSize);
   return Math.max(1, Math.floor(tokens / rows) * perEpoch + rest);
-}
-
-/** Room for one batch: [N, d] inputs and residuals, the latents and their gradients. */
-function batchTensors(device: Device, resolved: ResolvedSae, rows: number) {
-  const { dIn, dSae, objective } = resolved;
-  return {
-    x: device.tensor([rows, dIn]),
-    residual: device.tensor([rows, dIn]),
-    rowStats: device.tensor([rows, 4]),
-    codes: makeCodes(device, objective, rows, dSae),
-    dCodes: device.tensor([rows, objective.architecture === "topk" ? objective.k : dSae]),
-    norms: device.tensor([dSae]),
-    aux: undefined as ReturnType<typeof auxTensors> | undefined,
-  };
-}
-
-function auxTensors(device: Device, auxK: number, dIn: number, rows: number) {
-  return {
-    indices: device.tensor([rows, auxK], "i32"),
-    values: device.tensor([rows, auxK]),
-    dValues: device.tensor([rows, auxK]),
-    residual: device.tensor([rows, dIn]),
-    rowStats: device.tensor([rows, 4]),
-  };
-}
-
-function countDead(sinceFired: ArrayLike<number>, deadAfterTokens: number): number {
-  let dead = 0;
-  for (let f = 0; f < sinceFired.length; f++) if (sinceFired[f] >= deadAfterTokens) dead++;
-  return dead;
 }
 
 function pick({ seed, dIn, rows }: Progress): object {
