@@ -36,6 +36,9 @@ export class Abandoned extends Error {}
 /** Waits until all workers are here. */
 export function barrier(control: Int32Array, threads: number): void {
   const generation = Atomics.load(control, GENERATION);
+  // After the load: a crew abandoned before it opens no barrier any more, one abandoned later
+  // changes the generation, so that nobody waits for what will not come.
+  assertTogether(control);
   if (Atomics.add(control, ARRIVED, 1) + 1 === threads) {
     Atomics.store(control, ARRIVED, 0);
     Atomics.add(control, GENERATION, 1);
