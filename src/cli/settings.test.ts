@@ -58,6 +58,22 @@ test("flags are set on top of the file, field by field", () => {
   expect(readSettings(file, { "train.steps": "9" }).train.epochs).toBeUndefined();
 });
 
+test("a flag that chooses another variant replaces the file's settings of the old one", () => {
+  const file = join(folder, "model.yaml");
+  writeFileSync(
+    file,
+    "activations: {hookPoint: hook_embed, tokens: 5}\nsae: {k: 3, expansion: 2}\n",
+  );
+  const { activations, sae } = readSettings(file, {
+    "activations.from": "synthetic",
+    "sae.architecture": "relu",
+  });
+  expect(activations).toMatchObject({ from: "synthetic", samples: 10_000 });
+  expect(activations).not.toHaveProperty("tokens");
+  expect(sae).toMatchObject({ architecture: "relu", expansion: 2 });
+  expect(sae).not.toHaveProperty("k");
+});
+
 test("numbers are short, times are readable, columns line up", () => {
   expect([0, 12, 1234567, 0.123456, 12345.6, 0.00001234, NaN].map(short)).toEqual([
     ...["0", "12", "1,234,567", "0.1235", "12,346", "1.23e-5", "NaN"],

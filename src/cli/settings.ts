@@ -148,13 +148,27 @@ export function withFlags(
 ): Record<string, unknown> {
   const result = { ...values };
   const given = (path: string) => options[path] !== undefined;
-  if (BUDGETS.some((name) => given(`train.${name}`)) && typeof values.train === "object") {
-    const kept = Object.entries(values.train ?? {}).filter(([name]) => !BUDGETS.includes(name));
+  if (BUDGETS.some((name) => given(`train.${name}`)) && isSection(values.train)) {
+    const kept = Object.entries(values.train).filter(([name]) => !BUDGETS.includes(name));
     result.train = Object.fromEntries(kept);
   }
-  for (const field of configFields())
+  const fields = configFields();
+  // A flag that chooses another variant takes the file's settings of the old one with it.
+  for (const { path, section, only } of fields) {
+    const [discriminator, ...tags] = only?.split(/ (?:or )?/) ?? [];
+    const settings = result[section];
+    if (!discriminator || !given(discriminator) || !isSection(settings)) continue;
+    if (tags.includes(String(options[discriminator]))) continue;
+    const { [path.slice(section.length + 1)]: _dropped, ...kept } = settings;
+    result[section] = kept;
+  }
+  for (const field of fields)
     if (given(field.path)) setAt(result, field, fromFlag(options[field.path], field));
   return result;
+}
+
+function isSection(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
 }
 
 /** Of these only one can be set: a flag replaces whichever the file has. */
