@@ -3,7 +3,7 @@ import { Rng } from "../rng.ts";
 import { codesByLatent, type TextChunk } from "./codes.ts";
 import { LabelledCodes, bestLabels } from "./concepts.ts";
 import { TokenLabels } from "./labels.ts";
-import { chunkOfWords } from "./fixture.ts";
+import { chunkOfWords } from "../../test/token-chunks.ts";
 
 /** Pairs counted one by one, as the definition says. */
 function bruteForceAuc(scores: number[], positive: boolean[]): number {

@@ -72,24 +72,24 @@ export async function evaluate(
       // The first batch is never the smaller one.
       encoder ??= sae.on(device, batch.tokens.length);
       totals.addInputs(kept, rows);
-      const statistics = await encoder.statistics(kept, rows);
+      const { statistics, reconstruction } = await encoder.measure(kept, rows);
       totals.addOutputs(statistics, scale);
       for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
 
-      const reconstruction = await encoder.reconstruct(kept, rows);
       const lossWith = async (row: (n: number) => Float32Array) => {
         const patch = replaceRows(x, batch.kept, row);
         return (await model.forward({ ...input, patch: { [hookPoint]: patch }, loss: true })).loss!;
       };
       const zero = new Float32Array(dIn);
-      losses.predictions += counted(batch).length;
-      losses.clean += sumCounted(batch, clean.loss!);
+      const places = counted(batch);
+      const sumCounted = (loss: Float32Array) => places.reduce((sum, at) => sum + loss[at], 0);
+      losses.predictions += places.length;
+      losses.clean += sumCounted(clean.loss!);
       losses.sae += sumCounted(
-        batch,
         await lossWith((n) => reconstruction.subarray(n * dIn, (n + 1) * dIn)),
       );
-      losses.zero += sumCounted(batch, await lossWith(() => zero));
-      losses.mean += sumCounted(batch, await lossWith(() => mean));
+      losses.zero += sumCounted(await lossWith(() => zero));
+      losses.mean += sumCounted(await lossWith(() => mean));
     }
   } finally {
     encoder?.close();
@@ -177,8 +177,4 @@ function counted({ rows, length }: RowBatch): number[] {
       documents[i + 1] >= 0 ? [r * (length - 1) + i] : [],
     ),
   );
-}
-
-function sumCounted(batch: RowBatch, loss: Float32Array): number {
-  return counted(batch).reduce((sum, at) => sum + loss[at], 0);
 }

@@ -7,7 +7,7 @@ import { Rng } from "../rng.ts";
 import { codesByLatent, piecesOf, selectDocuments, type TextChunk } from "./codes.ts";
 import { contextKey, FeatureCounter } from "./feature-counter.ts";
 import { HISTOGRAM, histogramBin, histogramEdge, openFeatures } from "./features.ts";
-import { chunkOfPieces } from "./fixture.ts";
+import { chunkOfPieces } from "../../test/token-chunks.ts";
 import { rankFeatures } from "./ranking.ts";
 
 const folder = await mkdtemp(join(tmpdir(), "lens-features-"));

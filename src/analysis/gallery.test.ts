@@ -5,7 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { codesByLatent } from "./codes.ts";
 import type { BestLabel } from "./concepts.ts";
 import { FeatureCounter } from "./feature-counter.ts";
-import { chunkOfPieces } from "./fixture.ts";
+import { chunkOfPieces } from "../../test/token-chunks.ts";
 import { alignedCount, featureTable, formatFeatureTable, galleryOf } from "./gallery.ts";
 
 const folder = await mkdtemp(join(tmpdir(), "lens-gallery-"));

@@ -223,10 +223,7 @@ export class SaeOnDevice {
   async reconstruct(x: Float32Array, rows: number): Promise<Float32Array> {
     this.#encode(x, rows);
     this.#decode(rows);
-    const out = await this.device.readF32(this.#residual, rows * this.spec.dIn);
-    const { scale } = this.spec;
-    for (let i = 0; i < out.length; i++) out[i] = x[i] - out[i] / scale;
-    return out;
+    return this.#readReconstruction(x, rows);
   }
 
   /** Encodes and decodes x [rows, dIn] (raw units), rows ≤ maxRows, and reads back only the sums that metrics need. */
@@ -245,6 +242,23 @@ export class SaeOnDevice {
       device.readF32(firing.sums),
     ]);
     return { rowStats, counts, sums };
+  }
+
+  /** `statistics` and `reconstruct` from one encoding and decoding. */
+  async measure(
+    x: Float32Array,
+    rows: number,
+  ): Promise<{ statistics: BatchStatistics; reconstruction: Float32Array }> {
+    const statistics = await this.statistics(x, rows);
+    return { statistics, reconstruction: await this.#readReconstruction(x, rows) };
+  }
+
+  /** x̂ from the residual that the last decoding, which was of x, left on the device. */
+  async #readReconstruction(x: Float32Array, rows: number): Promise<Float32Array> {
+    const out = await this.device.readF32(this.#residual, rows * this.spec.dIn);
+    const { scale } = this.spec;
+    for (let i = 0; i < out.length; i++) out[i] = x[i] - out[i] / scale;
+    return out;
   }
 
   /** ‖W_dec[f]‖ of every latent in the scaled units of training; [dSae]. */

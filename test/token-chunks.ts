@@ -1,5 +1,5 @@
 /** Made-up text for tests: words as tokens. */
-import type { TextChunk, TextDocument } from "./codes.ts";
+import type { TextChunk, TextDocument } from "../src/analysis/codes.ts";
 
 /** A chunk of one document whose tokens are the given words, each with the space before it. */
 export function chunkOfWords(words: string[]): {
