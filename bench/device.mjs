@@ -52,12 +52,13 @@ function denseStep({ d, dSae, rows }) {
   const gradScale = 2 / (rows * d);
   const common = { rows, x, acts, residual };
   return (step) => {
-    device.encodeRelu({ ...common, bPre: null, ...params });
+    device.encodeDense({ ...common, bPre: null, ...params, activation: "relu", out: acts });
     device.decodeDense({ ...common, wDec, bDec, target: x });
     device.backwardDense({ ...common, gradScale, wDec, l1: 1e-7, weights: null, dPre });
     device.columnSum({ rows, x: residual, scale: -gradScale, out: dBDec, accumulate: false });
     device.updateLatentsDense({
       ...{ ...common, dPre, gradScale, normPenalty: 0, params, moments, bPre: null, dBPre: null },
+      levels: [{ latents: { from: 0, to: dSae }, residual }],
       ...{ adam: { ...adam, step }, decoder: { projectGradient: false, unitNorm: false } },
     });
     const update = { param: bDec, grad: dBDec, moments: bDecMoments };

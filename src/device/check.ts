@@ -1,83 +1,188 @@
-import type { Device, Dtype, LatentParams, Moments, Tensor } from "./device.ts";
+import type {
+  Device,
+  Dtype,
+  Gate,
+  LatentParams,
+  LatentRange,
+  Moments,
+  Slots,
+  Tensor,
+  UpdateLatents,
+  UpdateLatentsDense,
+} from "./device.ts";
 
 /** The calls that queue work; everything else on a Device is memory and life cycle. */
 type OpName = Exclude<
   keyof Device,
-  "name" | "description" | "tensor" | "free" | "write" | "read" | "readF32" | "readI32" | "close"
+  | "name"
+  | "description"
+  | "memoryLimit"
+  | "tensor"
+  | "free"
+  | "write"
+  | "read"
+  | "readF32"
+  | "readI32"
+  | "close"
 >;
 
 /** Per operation, every argument with its shape in letters. What follows may trust it. */
 const checks: { [Op in OpName]: (op: Parameters<Device[Op]>[0], see: Arguments) => void } = {
   encodeTopK(op, see) {
-    see.rows(op.rows);
-    see.f32("x", op.x, "N", "d").f32("bPre", op.bPre, "d");
-    see.f32("wEnc", op.wEnc, "F", "d").f32("bEnc", op.bEnc, "F");
-    if (op.eligible) {
-      see.i32("eligible.sinceFired", op.eligible.sinceFired, "F");
-      see.finite("eligible.atLeast", op.eligible.atLeast);
-    }
+    see.encoder(op);
+    if (op.eligible) see.eligible(op.eligible);
     see.out("indices", op.indices, "i32", "N", "K").out("values", op.values, "f32", "N", "K");
     see.atMost("K", "F");
   },
 
-  encodeRelu(op, see) {
-    see.rows(op.rows);
-    see.f32("x", op.x, "N", "d").f32("bPre", op.bPre, "d");
-    see.f32("wEnc", op.wEnc, "F", "d").f32("bEnc", op.bEnc, "F");
-    see.out("acts", op.acts, "f32", "N", "F");
+  encodeBatchTopK(op, see) {
+    see.encoder(op).raggedOut(op).out("cutoff", op.cutoff, "f32", 1);
+    see.between("count", op.count, 0, op.indices.shape[0]);
+  },
+
+  encodeThreshold(op, see) {
+    see.encoder(op).f32("threshold", op.threshold, "F").finite("margin", op.margin);
+    see.raggedOut(op).out("pre", op.pre, "f32", "P").out("total", op.total, "i32", 1);
+  },
+
+  encodeDense(op, see) {
+    see.encoder(op).out("out", op.out, "f32", "N", "F");
+  },
+
+  applyThreshold(op, see) {
+    see.rows(op.rows).f32("pre", op.pre, "N", "F").f32("threshold", op.threshold, "F");
+    see.out("values", op.values, "f32", "N", "F");
   },
 
   decodeSparse(op, see) {
-    see.rows(op.rows);
-    see.i32("indices", op.indices, "N", "K").f32("values", op.values, "N", "K");
-    see.f32("wDec", op.wDec, "F", "d").f32("bDec", op.bDec, "d").f32("target", op.target, "N", "d");
-    see.out("residual", op.residual, "f32", "N", "d");
+    see.rows(op.rows).f32("wDec", op.wDec, "F", "e").slots("", op).latents(op.latents);
+    see.f32("bDec", op.bDec, "e").f32("target", op.target, "N", "e");
+    see.out("residual", op.residual, "f32", "N", "e");
     if (op.gradient) {
-      see.out("gradient.dValues", op.gradient.dValues, "f32", "N", "K");
+      see.likeValues("gradient.dValues", op, op.gradient.dValues, "out");
       see.finite("gradient.gradScale", op.gradient.gradScale);
     }
   },
 
+  valueGradients(op, see) {
+    see.rows(op.rows).f32("wDec", op.wDec, "F", "e").slots("", op).latents(op.latents);
+    see.f32("residual", op.residual, "N", "e").finite("gradScale", op.gradScale);
+    see.likeValues("dValues", op, op.dValues, "out");
+  },
+
   decodeDense(op, see) {
     see.rows(op.rows);
-    see.f32("acts", op.acts, "N", "F").f32("wDec", op.wDec, "F", "d");
-    see.f32("bDec", op.bDec, "d").f32("target", op.target, "N", "d");
-    see.out("residual", op.residual, "f32", "N", "d");
+    see.f32("acts", op.acts, "N", "F").f32("wDec", op.wDec, "F", "e").latents(op.latents);
+    see.f32("bDec", op.bDec, "e").f32("target", op.target, "N", "e");
+    see.out("residual", op.residual, "f32", "N", "e");
   },
 
   backwardDense(op, see) {
     see.rows(op.rows);
-    see.f32("acts", op.acts, "N", "F").f32("residual", op.residual, "N", "d");
-    see.f32("wDec", op.wDec, "F", "d").f32("weights", op.weights, "F");
+    see.f32("acts", op.acts, "N", "F").f32("residual", op.residual, "N", "e");
+    see.f32("wDec", op.wDec, "F", "e").f32("weights", op.weights, "F").latents(op.latents);
     see.finite("gradScale", op.gradScale).finite("l1", op.l1);
     see.out("dPre", op.dPre, "f32", "N", "F");
+  },
+
+  penalize(op, see) {
+    const { penalty } = op;
+    see.rows(op.rows).f32("weights", op.weights, "F").slots("codes.", op.codes);
+    see.finite("penalty.coefficient", penalty.coefficient);
+    if (penalty.kind === "lp")
+      see.positive("penalty.p", penalty.p).positive("penalty.delta", penalty.delta);
+    if (penalty.kind === "tanh") see.positive("penalty.c", penalty.c);
+    see.likeValues("dValues", op.codes, op.dValues, "out");
+    see.likeValues("dWeights", op.codes, op.dWeights, "out");
+    see.out("rowPenalty", op.rowPenalty, "f32", "N");
+  },
+
+  thresholdGradient(op, see) {
+    const { l0 } = op;
+    see.rows(op.rows).f32("threshold", op.threshold, "F").slots("codes.", op.codes);
+    see.likeValues("pre", op.codes, op.pre).positive("bandwidth", op.bandwidth);
+    see.finite("l0.coefficient", l0.coefficient);
+    if (l0.target !== null) see.positive("l0.target", l0.target);
+    see.likeValues("dValues", op.codes, op.dValues, "out");
+    see.out("dThreshold", op.dThreshold, "f32", "F");
+  },
+
+  gate(op, see) {
+    see.gates(op).likeValues("magnitudes", op.codes, op.magnitudes, "out");
+  },
+
+  gateGradient(op, see) {
+    see.gates(op).likeValues("magnitudes", op.codes, op.magnitudes);
+    see.likeValues("dMagnitudes", op.codes, op.dMagnitudes);
+    see.likeValues("dGate", op.codes, op.dGate, "out");
+    for (const name of ["dBGate", "dBMag", "dRMag"] as const) see.out(name, op[name], "f32", "F");
+  },
+
+  preActPenalty(op, see) {
+    see.rows(op.rows).f32("wEnc", op.wEnc, "F", "d").f32("bEnc", op.bEnc, "F");
+    see.f32("threshold", op.threshold, "F").f32("weights", op.weights, "F");
+    see.slots("codes.", op.codes).likeValues("pre", op.codes, op.pre).eligible(op.eligible);
+    see.f32("inputs", op.inputs, "d").finite("coefficient", op.coefficient);
+    see.likeValues("dValues", op.codes, op.dValues, "out");
+    see
+      .out("coefficients", op.coefficients, "f32", "F")
+      .out("dThreshold", op.dThreshold, "f32", "F");
+    see.out("penalty", op.penalty, "f32", 1);
   },
 
   updateLatents(op, see) {
     see.rows(op.rows);
     see.f32("x", op.x, "N", "d").f32("bPre", op.bPre, "d");
+    see.update(op);
     for (const [p, part] of op.parts.entries()) {
       const name = (argument: string) => `parts[${p}].${argument}`;
-      see.forget("K"); // each part keeps its own number of latents
-      see.i32(name("indices"), part.indices, "N", "K").f32(name("values"), part.values, "N", "K");
-      see.f32(name("dValues"), part.dValues, "N", "K");
-      see.f32(name("residual"), part.residual, "N", "d").finite(name("gradScale"), part.gradScale);
+      see.forget("K").forget("P"); // each part keeps its own number of latents
+      see.slots(`parts[${p}].`, part).likeValues(name("dValues"), part, part.dValues);
+      see.likeValues(name("dWeights"), part, part.dWeights ?? null).latents(part.latents);
+      see.f32(name("residual"), part.residual, "N", "e").finite(name("gradScale"), part.gradScale);
     }
-    see.update(op.params, op.moments, op.adam, op.dBPre);
   },
 
   updateLatentsDense(op, see) {
     see.rows(op.rows);
     see.f32("x", op.x, "N", "d").f32("bPre", op.bPre, "d");
+    see.update(op);
     see.f32("acts", op.acts, "N", "F").f32("dPre", op.dPre, "N", "F");
-    see.f32("residual", op.residual, "N", "d");
+    see.f32("dWeights", op.dWeights ?? null, "N", "F");
     see.finite("gradScale", op.gradScale).finite("normPenalty", op.normPenalty);
-    see.update(op.params, op.moments, op.adam, op.dBPre);
+    for (const [l, { latents, residual }] of op.levels.entries())
+      see.f32(`levels[${l}].residual`, residual, "N", "e").latents(latents);
+    see.levels(op.levels.map(({ latents }) => latents));
+  },
+
+  applyLatents(op, see) {
+    const { gradients } = op;
+    see.f32("gradients.wEnc", gradients.wEnc, "F", "d").f32("gradients.bEnc", gradients.bEnc, "F");
+    see.f32("gradients.wDec", gradients.wDec, "F", "e").f32("scale", op.scale, 1);
+    see.params(op.params, op.moments).adam(op.adam);
   },
 
   updateVector(op, see) {
-    see.f32("grad", op.grad, "n").out("param", op.param, "f32", "n");
-    see.moments("moments", op.moments, "n").adam(op.adam);
+    const letters = op.param.shape.length === 1 ? ["n"] : ["m", "n"];
+    see.f32("grad", op.grad, ...letters).f32("scale", op.scale ?? null, 1);
+    see.out("param", op.param, "f32", ...letters).moments("moments", op.moments, ...letters);
+    see.adam(op.adam);
+  },
+
+  sumOfSquares(op, see) {
+    see.f32("x", op.x, ...(op.x.shape.length === 1 ? ["n"] : ["m", "n"]));
+    see.out("out", op.out, "f32", 1);
+  },
+
+  clipFactor(op, see) {
+    see.f32("squares", op.squares, 1).positive("maxNorm", op.maxNorm);
+    see.out("out", op.out, "f32", 1);
+  },
+
+  movingAverage(op, see) {
+    const letters = op.value.shape.length === 1 ? ["n"] : ["m", "n"];
+    see.f32("value", op.value, ...letters).finite("rate", op.rate);
+    see.out("into", op.into, "f32", ...letters);
   },
 
   columnSum(op, see) {
@@ -85,33 +190,58 @@ const checks: { [Op in OpName]: (op: Parameters<Device[Op]>[0], see: Arguments) 
     see.f32("x", op.x, "N", "C").out("out", op.out, "f32", "C").finite("scale", op.scale);
   },
 
+  addScaled(op, see) {
+    const letters = op.x.shape.length === 1 ? ["C"] : ["N", "C"];
+    see
+      .rows(op.rows)
+      .f32("x", op.x, ...letters)
+      .finite("scale", op.scale);
+    see.out("out", op.out, "f32", ...letters);
+  },
+
+  multiply(op, see) {
+    see.rows(op.rows).f32("by", op.by, 1);
+    see.out("x", op.x, "f32", ...(op.x.shape.length === 1 ? ["C"] : ["N", "C"]));
+  },
+
+  inverseVariance(op, see) {
+    see.rows(op.rows).f32("x", op.x, "N", "C").finite("factor", op.factor);
+    see.out("out", op.out, "f32", 1);
+  },
+
   rowNorms(op, see) {
     see.f32("w", op.w, "F", "d").out("out", op.out, "f32", "F");
+    see.divides("groups", op.groups ?? 1, op.w.shape[1]);
   },
 
   rowStats(op, see) {
     see.rows(op.rows);
-    see.f32("target", op.target, "N", "d").f32("residual", op.residual, "N", "d");
+    see.f32("target", op.target, "N", "e").f32("residual", op.residual, "N", "e");
     see.out("out", op.out, "f32", "N", 4);
   },
 
   recordFiring(op, see) {
-    see.rows(op.rows);
-    if ("acts" in op.codes) see.f32("codes.acts", op.codes.acts, "N", "F");
-    else {
-      see.i32("codes.indices", op.codes.indices, "N", "K");
-      see.f32("codes.values", op.codes.values, "N", "K");
-    }
-    see.out("stats.sinceFired", op.stats.sinceFired, "i32", "F");
-    see
-      .out("stats.counts", op.stats.counts, "i32", "F")
-      .out("stats.sums", op.stats.sums, "f32", "F");
+    const { sinceFired, counts, sums } = op.stats;
+    see.rows(op.rows).out("stats.sinceFired", sinceFired, "i32", "F");
+    see.out("stats.counts", counts, "i32", "F").out("stats.sums", sums, "f32", "F");
+    see.slots("codes.", op.codes);
   },
 
   matmul(op, see) {
-    see.f32("a", op.a, ...(op.transA ? ["I", "M"] : ["M", "I"]));
-    see.f32("b", op.b, ...(op.transB ? ["P", "I"] : ["I", "P"]));
-    see.out("out", op.out, "f32", "M", "P");
+    if (op.rows === undefined) {
+      see.f32("a", op.a, ...(op.transA ? ["I", "M"] : ["M", "I"]));
+      see.f32("b", op.b, ...(op.transB ? ["Q", "I"] : ["I", "Q"]));
+      see.out("out", op.out, "f32", "M", "Q");
+      return;
+    }
+    see.rows(op.rows);
+    if (op.transA) {
+      see.f32("a", op.a, "N", "M").f32("b", op.b, ...(op.transB ? ["Q", "N"] : ["N", "Q"]));
+      see.out("out", op.out, "f32", "M", "Q");
+    } else {
+      see.f32("a", op.a, "N", "I").f32("b", op.b, ...(op.transB ? ["Q", "I"] : ["I", "Q"]));
+      see.out("out", op.out, "f32", "N", "Q");
+    }
   },
 };
 
@@ -150,6 +280,7 @@ export function checked(device: Device): Device {
     ...(ops as Pick<Device, OpName>),
     name: device.name,
     description: device.description,
+    memoryLimit: device.memoryLimit,
     tensor(shape, dtype = "f32") {
       if (shape.length < 1 || shape.length > 2) {
         throw new RangeError(`tensor: shape must have one or two sizes; got [${shape.join(", ")}]`);
@@ -238,26 +369,96 @@ class Arguments {
     return this.out(`${name}.v`, moments.v, "f32", ...letters);
   }
 
-  update(
-    params: LatentParams,
-    moments: { wEnc: Moments; bEnc: Moments; wDec: Moments },
-    adam: object,
-    dBPre: Tensor | null,
-  ): this {
-    this.out("params.wEnc", params.wEnc, "f32", "F", "d").out(
-      "params.bEnc",
-      params.bEnc,
-      "f32",
-      "F",
-    );
-    this.out("params.wDec", params.wDec, "f32", "F", "d").moments(
+  /** What every encoding reads. */
+  encoder(op: { rows: number; x: Tensor; bPre: Tensor | null; wEnc: Tensor; bEnc: Tensor }): this {
+    this.rows(op.rows).f32("x", op.x, "N", "d").f32("bPre", op.bPre, "d");
+    return this.f32("wEnc", op.wEnc, "F", "d").f32("bEnc", op.bEnc, "F");
+  }
+
+  raggedOut(op: { indices: Tensor; values: Tensor; ends: Tensor }): this {
+    this.out("indices", op.indices, "i32", "P").out("values", op.values, "f32", "P");
+    return this.out("ends", op.ends, "i32", "N");
+  }
+
+  eligible({ sinceFired, atLeast }: { sinceFired: Tensor; atLeast: number }): this {
+    this.i32("eligible.sinceFired", sinceFired, "F");
+    return this.finite("eligible.atLeast", atLeast);
+  }
+
+  /** Latents in any form; `prefix` stands before their names. */
+  slots(prefix: string, codes: Slots): this {
+    if (codes.ends) this.i32(`${prefix}ends`, codes.ends, "N");
+    if (codes.indices) this.i32(`${prefix}indices`, codes.indices, ...lettersOf(codes));
+    return this.f32(`${prefix}values`, codes.values, ...lettersOf(codes));
+  }
+
+  /** A tensor of the shape of the codes' values. */
+  likeValues(name: string, codes: Slots, tensor: Tensor | null, out?: "out"): this {
+    const letters = lettersOf(codes);
+    return out ? this.out(name, tensor, "f32", ...letters) : this.f32(name, tensor, ...letters);
+  }
+
+  /** Within the latents that there are. */
+  latents(range: LatentRange | undefined): this {
+    if (!range) return this;
+    const { from, to } = range;
+    const dSae = this.#sizes.get("F")!.size;
+    if (!(Number.isInteger(from) && Number.isInteger(to) && 0 <= from && from <= to && to <= dSae))
+      this.#fail(`latents must be a range within 0 to ${dSae}; got ${from} to ${to}`);
+    return this;
+  }
+
+  /** All latents, in rising ranges. */
+  levels(ranges: LatentRange[]): this {
+    const dSae = this.#sizes.get("F")!.size;
+    let end = 0;
+    for (const { from, to } of ranges) {
+      if (from !== end)
+        this.#fail(
+          `levels must be rising ranges without gaps; one begins at ${from}, the last ended at ${end}`,
+        );
+      end = to;
+    }
+    if (end !== dSae) this.#fail(`levels must hold all ${dSae} latents; they end at ${end}`);
+    return this;
+  }
+
+  gates(op: Gate): this {
+    this.rows(op.rows).f32("rMag", op.rMag, "F").f32("bGate", op.bGate, "F");
+    return this.f32("bMag", op.bMag, "F").slots("codes.", op.codes);
+  }
+
+  update(op: UpdateLatents | UpdateLatentsDense): this {
+    const { params, moments, gradients, rankOne } = op;
+    if (gradients) {
+      this.f32("params.wEnc", params.wEnc, "F", "d").f32("params.bEnc", params.bEnc, "F");
+      this.f32("params.wDec", params.wDec, "F", "e");
+      this.out("gradients.wEnc", gradients.wEnc, "f32", "F", "d");
+      this.out("gradients.bEnc", gradients.bEnc, "f32", "F");
+      this.out("gradients.wDec", gradients.wDec, "f32", "F", "e");
+    } else this.params(params, moments);
+    if (rankOne) {
+      this.f32("rankOne.coefficients", rankOne.coefficients, "F");
+      this.f32("rankOne.inputs", rankOne.inputs, "d");
+    }
+    this.divides("normGroups", op.normGroups ?? 1, params.wDec.shape[1]);
+    return this.out("dBPre", op.dBPre, "f32", "d").adam(op.adam);
+  }
+
+  params(params: LatentParams, moments: { wEnc: Moments; bEnc: Moments; wDec: Moments }): this {
+    this.out("params.wEnc", params.wEnc, "f32", "F", "d").moments(
       "moments.wEnc",
       moments.wEnc,
       "F",
       "d",
     );
-    this.moments("moments.bEnc", moments.bEnc, "F").moments("moments.wDec", moments.wDec, "F", "d");
-    return this.out("dBPre", dBPre, "f32", "d").adam(adam);
+    this.out("params.bEnc", params.bEnc, "f32", "F").moments("moments.bEnc", moments.bEnc, "F");
+    return this.out("params.wDec", params.wDec, "f32", "F", "e").moments(
+      "moments.wDec",
+      moments.wDec,
+      "F",
+      "e",
+    );
   }
 
   adam(adam: object): this {
@@ -275,6 +476,24 @@ class Arguments {
     return this;
   }
 
+  positive(name: string, value: number): this {
+    if (!(Number.isFinite(value) && value > 0))
+      this.#fail(`${name} must be more than 0; got ${value}`);
+    return this;
+  }
+
+  between(name: string, value: number, least: number, most: number): this {
+    if (!(Number.isInteger(value) && value >= least && value <= most))
+      this.#fail(`${name} must be a whole number from ${least} to ${most}; got ${value}`);
+    return this;
+  }
+
+  divides(name: string, value: number, whole: number): this {
+    if (!(Number.isInteger(value) && value >= 1 && whole % value === 0))
+      this.#fail(`${name} must divide ${whole}; got ${value}`);
+    return this;
+  }
+
   atMost(small: string, large: string): void {
     const [a, b] = [this.#sizes.get(small)!, this.#sizes.get(large)!];
     if (a.size > b.size) {
@@ -284,8 +503,9 @@ class Arguments {
     }
   }
 
-  forget(letter: string): void {
+  forget(letter: string): this {
     this.#sizes.delete(letter);
+    return this;
   }
 
   #input(name: string, tensor: Tensor | null, dtype: Dtype, letters: (string | number)[]): this {
@@ -323,4 +543,9 @@ class Arguments {
   #fail(problem: string): never {
     throw new RangeError(`${this.#op}: ${problem}`);
   }
+}
+
+/** The shape of the values of latents in any form. */
+function lettersOf(codes: Slots): string[] {
+  return codes.ends ? ["P"] : codes.indices ? ["N", "K"] : ["N", "F"];
 }

@@ -4,6 +4,8 @@ export interface WorkerData {
   thread: number;
   threads: number;
   shared: WebAssembly.Memory;
+  /** Address of a room in the shared memory that is this worker's alone. */
+  staging: number;
   sharedModules: WebAssembly.Module[];
   ownModules: WebAssembly.Module[];
   control: Int32Array<SharedArrayBuffer>;

@@ -20,6 +20,8 @@ export interface CpuTensor extends Tensor {
 const PAGE = 65536;
 /** One page less than 4 GiB, so that the end of a block is still a 32-bit address. */
 const MAX_PAGES = 65535;
+/** What all blocks together may take. */
+export const MAX_BYTES = MAX_PAGES * PAGE;
 const ALIGNMENT = 64;
 
 export const roundUp = (value: number, multiple: number) => Math.ceil(value / multiple) * multiple;
@@ -92,7 +94,7 @@ export class SharedMemory {
     let used = 0;
     for (const size of this.#used.values()) used += size;
     return new UserError(
-      `${what} needs ${mib(bytes)} of memory, but the cpu device can hold ${mib(MAX_PAGES * PAGE)} ` +
+      `${what} needs ${mib(bytes)} of memory, but the cpu device can hold ${mib(MAX_BYTES)} ` +
         `in all (less if the machine has less) and ${mib(used)} are in use; make dSae or the batch smaller`,
     );
   }

@@ -7,6 +7,10 @@ import { OnnxGraph } from "../onnx.ts";
 import { loadOrt, sessionOptions, type Ort } from "../ort.ts";
 import { runNative } from "./cpu-control.ts";
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
+import type { SharedKernels } from "./kernels.ts";
+
+/** Bytes of the shared memory that each worker gathers parts of rows in: small enough for the cache. */
+export const STAGING_BYTES = 2 ** 19;
 
 /** A product A B of blocks at byte addresses, all dense: A [m, k], or [k, m] when transposed; B [k, n] or [n, k]. */
 export interface Product {
@@ -23,20 +27,40 @@ export interface Product {
 export class OwnMemory {
   readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65535 });
   readonly #shared: WebAssembly.Memory;
+  readonly #staging: number;
+  readonly #copyRows: SharedKernels["copyRows"];
   readonly #control: Int32Array;
   readonly #ort: typeof Ort;
   readonly #sessions = new Map<string, Promise<Ort.InferenceSession>>();
   /** What lies at an address, so that a block used again is not copied again. */
   readonly #loaded = new Map<number, string>();
 
-  static async create(shared: WebAssembly.Memory, control: Int32Array): Promise<OwnMemory> {
-    return new OwnMemory(shared, control, await loadOrt());
+  /** `staging` is the address of STAGING_BYTES in the shared memory that no other worker uses. */
+  static async create(
+    shared: WebAssembly.Memory,
+    staging: number,
+    kernels: SharedKernels,
+    control: Int32Array,
+  ): Promise<OwnMemory> {
+    return new OwnMemory(shared, staging, kernels, control, await loadOrt());
   }
 
-  private constructor(shared: WebAssembly.Memory, control: Int32Array, ort: typeof Ort) {
+  private constructor(
+    shared: WebAssembly.Memory,
+    staging: number,
+    { copyRows }: SharedKernels,
+    control: Int32Array,
+    ort: typeof Ort,
+  ) {
     this.#shared = shared;
+    this.#staging = staging;
+    this.#copyRows = copyRows;
     this.#control = control;
     this.#ort = ort;
+    // The runtime copies every output into a new block of memory, also when it was given one to write
+    // to. glibc takes such blocks from the system, page fault by page fault, which costs more than
+    // the product; once it has seen a block of this size freed it keeps the smaller ones for reuse.
+    new ArrayBuffer(31 * 2 ** 20);
   }
 
   /** Gives each name an address with room for that many floats. Forgets what was here before. */
@@ -77,13 +101,18 @@ export class OwnMemory {
     if (this.#loaded.get(address) === key) return false;
     this.#loaded.set(address, key);
     const { stride } = tensor;
-    const from = new Float32Array(this.#shared.buffer, tensor.address, tensor.rows * stride);
     const width = c1 - c0;
     const to = this.f32(address, (r1 - r0) * width);
-    if (width === stride) to.set(from.subarray(r0 * stride, r1 * stride));
+    if (width === stride) to.set(this.#sharedF32(tensor.address + r0 * stride * 4, to.length));
     else {
-      for (let r = r0; r < r1; r++) {
-        to.set(from.subarray(r * stride + c0, r * stride + c1), (r - r0) * width);
+      // Parts of rows by way of the staging room: a kernel is quick with rows, JavaScript is not.
+      for (const [r, rows] of this.#pieces(r0, r1, width)) {
+        let from = tensor.address + (r * stride + c0) * 4;
+        if (rows > 1) {
+          this.#copyRows(from, stride * 4, this.#staging, width * 4, width * 4, rows);
+          from = this.#staging;
+        }
+        to.set(this.#sharedF32(from, rows * width), (r - r0) * width);
       }
     }
     return true;
@@ -112,13 +141,27 @@ export class OwnMemory {
   ): void {
     const { stride } = tensor;
     const from = this.f32(address, (r1 - r0) * width);
-    const to = new Float32Array(this.#shared.buffer, tensor.address, tensor.rows * stride);
-    if (width === stride && c1 - c0 === stride) to.set(from, r0 * stride);
-    else {
-      for (let r = 0; r < r1 - r0; r++) {
-        to.set(from.subarray(r * width, r * width + c1 - c0), (r0 + r) * stride + c0);
-      }
+    if (width === stride && c1 - c0 === stride) {
+      this.#sharedF32(tensor.address + r0 * stride * 4, from.length).set(from);
+      return;
     }
+    for (const [r, rows] of this.#pieces(r0, r1, width)) {
+      const to = tensor.address + (r * stride + c0) * 4;
+      const used = (rows - 1) * width + c1 - c0;
+      const piece = from.subarray((r - r0) * width, (r - r0) * width + used);
+      this.#sharedF32(rows > 1 ? this.#staging : to, used).set(piece);
+      if (rows > 1) this.#copyRows(this.#staging, width * 4, to, stride * 4, (c1 - c0) * 4, rows);
+    }
+  }
+
+  #sharedF32(address: number, count: number): Float32Array {
+    return new Float32Array(this.#shared.buffer, address, count);
+  }
+
+  /** Rows [r0, r1) in pieces, first row and number of rows, that fit into the staging room or are one row. */
+  *#pieces(r0: number, r1: number, width: number) {
+    const most = Math.max(1, Math.floor(STAGING_BYTES / (width * 4)));
+    for (let r = r0; r < r1; r += most) yield [r, Math.min(most, r1 - r)] as const;
   }
 
   async multiply({ transA, transB, m, n, k, a, b, out }: Product): Promise<void> {

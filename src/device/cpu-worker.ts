@@ -14,20 +14,23 @@ import {
   type WorkerData,
   type WorkerReport,
 } from "./cpu-control.ts";
-import { ops, type Crew } from "./cpu-ops.ts";
+import type { Crew } from "./cpu-crew.ts";
+import { ops } from "./cpu-ops.ts";
 import { OwnMemory } from "./cpu-products.ts";
 import { instantiate, type OwnKernels, type SharedKernels } from "./kernels.ts";
 
 const port = workerPort();
-const { thread, threads, shared, control, sharedModules, ownModules } = port.data as WorkerData;
+const { thread, threads, shared, staging, control, sharedModules, ownModules } =
+  port.data as WorkerData;
 const report = (message: WorkerReport) => port.post(message);
 
-const own = await OwnMemory.create(shared, control);
+const kernels = instantiate<SharedKernels>(sharedModules, shared);
+const own = await OwnMemory.create(shared, staging, kernels, control);
 const crew: Crew = {
   thread,
   threads,
   shared,
-  kernels: instantiate<SharedKernels>(sharedModules, shared),
+  kernels,
   own,
   ownKernels: instantiate<OwnKernels>(ownModules, own.memory),
   barrier: () => barrier(control, threads),

@@ -11,8 +11,17 @@ import {
   type WorkerThread,
 } from "../platform.node.ts";
 import { sizeOf } from "./check.ts";
-import { gather, layOut, roundUp, scatter, SharedMemory, type CpuTensor } from "./cpu-memory.ts";
-import { scratchOf, type CopyIn, type OpName } from "./cpu-ops.ts";
+import {
+  gather,
+  layOut,
+  MAX_BYTES,
+  roundUp,
+  scatter,
+  SharedMemory,
+  type CpuTensor,
+} from "./cpu-memory.ts";
+import type { OpName } from "./cpu-crew.ts";
+import { scratchOf, type CopyIn } from "./cpu-ops.ts";
 import {
   abandon,
   abandonAndWait,
@@ -23,6 +32,7 @@ import {
   type WorkerData,
   type WorkerReport,
 } from "./cpu-control.ts";
+import { STAGING_BYTES } from "./cpu-products.ts";
 import type { Device, DeviceOptions, Dtype, Tensor, TensorData } from "./device.ts";
 import { OWN_MODULES, SHARED_MODULES } from "./kernels.ts";
 
@@ -62,6 +72,7 @@ class CpuDevice implements Device {
   readonly name = "cpu";
   readonly description: string;
   readonly ready: Promise<void>;
+  readonly memoryLimit = MAX_BYTES;
 
   readonly #threads: number;
   readonly #memory = new SharedMemory();
@@ -97,6 +108,7 @@ class CpuDevice implements Device {
           thread,
           threads,
           shared: this.#memory.memory,
+          staging: this.#allocate(STAGING_BYTES, "a worker"),
           control: this.#control,
         };
         const receive = (message: unknown) => {
@@ -170,14 +182,30 @@ class CpuDevice implements Device {
   }
 
   encodeTopK = this.#operation("encodeTopK");
-  encodeRelu = this.#operation("encodeRelu");
+  encodeBatchTopK = this.#operation("encodeBatchTopK");
+  encodeThreshold = this.#operation("encodeThreshold");
+  encodeDense = this.#operation("encodeDense");
+  applyThreshold = this.#operation("applyThreshold");
   decodeSparse = this.#operation("decodeSparse");
+  valueGradients = this.#operation("valueGradients");
   decodeDense = this.#operation("decodeDense");
   backwardDense = this.#operation("backwardDense");
+  penalize = this.#operation("penalize");
+  thresholdGradient = this.#operation("thresholdGradient");
+  gate = this.#operation("gate");
+  gateGradient = this.#operation("gateGradient");
+  preActPenalty = this.#operation("preActPenalty");
   updateLatents = this.#operation("updateLatents");
   updateLatentsDense = this.#operation("updateLatentsDense");
+  applyLatents = this.#operation("applyLatents");
   updateVector = this.#operation("updateVector");
+  sumOfSquares = this.#operation("sumOfSquares");
+  clipFactor = this.#operation("clipFactor");
+  movingAverage = this.#operation("movingAverage");
   columnSum = this.#operation("columnSum");
+  addScaled = this.#operation("addScaled");
+  multiply = this.#operation("multiply");
+  inverseVariance = this.#operation("inverseVariance");
   rowNorms = this.#operation("rowNorms");
   rowStats = this.#operation("rowStats");
   recordFiring = this.#operation("recordFiring");
@@ -194,7 +222,9 @@ class CpuDevice implements Device {
   }
 
   #scratchFor(name: OpName, op: unknown): Record<string, number> {
-    const needs = Object.entries(scratchOf(name, op, this.#threads));
+    const needs = Object.entries(
+      scratchOf(name, op as Parameters<Device[typeof name]>[0], this.#threads),
+    );
     const total = needs.reduce((sum, [, bytes]) => sum + roundUp(bytes, 64), 0);
     if (total > this.#scratch.bytes) {
       if (this.#scratch.bytes > 0) this.#retire(this.#scratch.address);

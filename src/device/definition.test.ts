@@ -75,14 +75,17 @@ for (const device of devices) {
       expect(await numbers(device, values)).toEqual([2, 0, 0, 0]);
     });
 
-    test("encodeRelu", async () => {
+    test("encodeDense", async () => {
       const x = f32(device, [
         [2, 1],
         [0, -1],
       ]);
-      const op = { rows: 2, x, bPre: f32(device, [1, 0]), acts: device.tensor([2, 3]) };
-      device.encodeRelu({ ...op, wEnc: f32(device, w), bEnc: f32(device, [0, 0, 1]) });
-      expect(await numbers(device, op.acts)).toEqual([7, 2, 2, 0, 0, 0]);
+      const op = { rows: 2, x, bPre: f32(device, [1, 0]), out: device.tensor([2, 3]) };
+      const encoder = { wEnc: f32(device, w), bEnc: f32(device, [0, 0, 1]) };
+      device.encodeDense({ ...op, ...encoder, activation: "relu" });
+      expect(await numbers(device, op.out)).toEqual([7, 2, 2, 0, 0, 0]);
+      device.encodeDense({ ...op, ...encoder, activation: "none" });
+      expect((await numbers(device, op.out)).slice(0, 3)).toEqual([7, 2, 2]);
     });
 
     test("decodeSparse", async () => {
@@ -188,7 +191,8 @@ for (const device of devices) {
       device.updateLatentsDense({
         ...{ rows: 1, x: f32(device, [[4, 6]]), bPre: f32(device, [3, 4]), dBPre },
         ...{ acts: f32(device, [[2, 1]]), dPre: f32(device, [[-3, 1]]) },
-        ...{ residual: f32(device, [[1, 1]]), gradScale: 0.5, normPenalty: 10 },
+        levels: [{ latents: { from: 0, to: 2 }, residual: f32(device, [[1, 1]]) }],
+        ...{ gradScale: 0.5, normPenalty: 10 },
         ...{ params, moments, adam: readGradients, decoder: free },
       });
       // G_dec[0] = 2 · -0.5 · [1, 1] + 10 · 2 · [0.6, 0.8]; a row of norm 0 has no penalty gradient
@@ -265,7 +269,7 @@ for (const device of devices) {
         [3, 0, 0, 0],
         [0, 0, 0, 5],
       ]);
-      device.recordFiring({ rows: 3, codes: { acts }, stats: dense });
+      device.recordFiring({ rows: 3, codes: { values: acts }, stats: dense });
       for (const stats of [sparse, dense]) {
         expect(await numbers(device, stats.sinceFired)).toEqual([1, 2, 7, 0]);
         expect(await numbers(device, stats.counts)).toEqual([3, 2, 1, 2]);
@@ -414,13 +418,14 @@ for (const device of devices) {
       const [acts, dPre] = [device.tensor([N, F]), device.tensor([N, F])];
       const norms = device.tensor([F]);
       const { wDec } = params;
-      device.encodeRelu({ rows: N, x, bPre: b, ...params, acts });
+      device.encodeDense({ rows: N, x, bPre: b, ...params, activation: "relu", out: acts });
       device.decodeDense({ rows: N, acts, wDec, bDec: b, target: x, residual });
       device.rowNorms({ w: wDec, out: norms });
       const backward = { rows: N, acts, residual, gradScale: c, wDec, l1: lambda };
       device.backwardDense({ ...backward, weights: norms, dPre });
       device.updateLatentsDense({
-        ...{ rows: N, x, bPre: b, acts, dPre, residual, gradScale: c, normPenalty: lambda },
+        ...{ rows: N, x, bPre: b, acts, dPre, gradScale: c, normPenalty: lambda },
+        levels: [{ latents: { from: 0, to: F }, residual }],
         ...{ params, moments, dBPre, adam: readGradients, decoder: free },
       });
       device.columnSum({ rows: N, x: residual, scale: -c, out: t.db, accumulate: false });

@@ -236,17 +236,21 @@ const encodeTopK: Make = (data, { rows, d, F, k }) => ({
   out: ["indices", "values"],
 });
 
-const encodeRelu: Make = (data, { rows, d, F }) => ({
+const encodeDense: Make = (data, { rows, d, F }) => ({
   tensors: {
     x: data.batch(rows, d),
     bPre: data.random([d]),
     wEnc: data.random([F, d]),
     bEnc: data.random([F]),
     acts: data.marked(rows, F),
+    pre: data.marked(rows, F),
   },
-  run: (device, { x, bPre, wEnc, bEnc, acts }) =>
-    device.encodeRelu({ rows, x, bPre, wEnc, bEnc, acts }),
-  out: ["acts"],
+  run: (device, { x, bPre, wEnc, bEnc, acts, pre }) => {
+    const op = { rows, x, bPre, wEnc, bEnc };
+    device.encodeDense({ ...op, activation: "relu", out: acts });
+    device.encodeDense({ ...op, activation: "none", out: pre });
+  },
+  out: ["acts", "pre"],
 });
 
 const decodeSparse: Make = (data, { rows, d, F, k }) => ({
@@ -337,7 +341,8 @@ const updateLatentsDense: Make = (data, { rows, d, F }) => ({
     const { x, bPre, acts, dPre, residual } = t;
     device.updateLatentsDense({
       ...trained(t),
-      ...{ rows, x, bPre, acts, dPre, residual, adam, gradScale: 0.3, normPenalty: 0.2 },
+      ...{ rows, x, bPre, acts, dPre, adam, gradScale: 0.3, normPenalty: 0.2 },
+      levels: [{ latents: { from: 0, to: F }, residual }],
       decoder: { projectGradient: false, unitNorm: false },
     });
   },
@@ -396,7 +401,7 @@ const recordFiring: Make = (data, { rows, F, k }) => ({
     const stats = { sinceFired: t.sinceFired, counts: t.counts, sums: t.sums };
     device.recordFiring({ rows, codes: { indices: t.indices, values: t.values }, stats });
     const dense = { sinceFired: t.sinceFired2, counts: t.counts2, sums: t.sums2 };
-    device.recordFiring({ rows, codes: { acts: t.acts }, stats: dense });
+    device.recordFiring({ rows, codes: { values: t.acts }, stats: dense });
   },
   out: ["sinceFired", "counts", "sums", "sinceFired2", "counts2", "sums2"],
 });
@@ -420,7 +425,7 @@ const matmul: Make = (data, { rows, d, F }) => {
 
 const trials = {
   encodeTopK,
-  encodeRelu,
+  encodeDense,
   decodeSparse,
   decodeDense,
   backwardDense,
@@ -462,8 +467,12 @@ for (const device of devices.filter(({ name }) => name !== "reference")) {
           (on, t) => on.encodeTopK({ ...(t as Given<"encodeTopK">), ...none, rows }),
         ],
         [
-          encodeRelu(data, size),
-          (on, t) => on.encodeRelu({ ...(t as Given<"encodeRelu">), ...none, rows }),
+          encodeDense(data, size),
+          (on, t) => {
+            const op = { ...(t as Given<"encodeDense">), ...none, rows };
+            on.encodeDense({ ...op, activation: "relu", out: t.acts });
+            on.encodeDense({ ...op, activation: "none", out: t.pre });
+          },
         ],
         [
           decodeSparse(data, size),
@@ -487,7 +496,8 @@ for (const device of devices.filter(({ name }) => name !== "reference")) {
           const parts = [{ indices, values, dValues, residual, gradScale: 1 }];
           if (op === "updateLatents") on.updateLatents({ ...common, parts });
           else {
-            const dense = { acts, dPre, residual, gradScale: 1, normPenalty: 0 };
+            const levels = [{ latents: { from: 0, to: size.F }, residual }];
+            const dense = { acts, dPre, levels, gradScale: 1, normPenalty: 0 };
             on.updateLatentsDense({ ...common, ...dense });
           }
         };
@@ -674,7 +684,7 @@ for (const device of devices.filter(({ name }) => name !== "reference")) {
 
     test("NaN in one row of a batch stays in that row", async () => {
       const size = { rows: 9, d: 37, F: 1500, k: 5 };
-      for (const make of [encodeTopK, encodeRelu, decodeSparse, decodeDense, backwardDense]) {
+      for (const make of [encodeTopK, encodeDense, decodeSparse, decodeDense, backwardDense]) {
         const trial = make(new Data("nan"), size);
         for (const name of ["x", "target", "residual"]) {
           trial.tensors[name]?.data.fill(NaN, 4 * size.d, 5 * size.d);
@@ -720,7 +730,7 @@ for (const device of devices.filter(({ name }) => name !== "reference")) {
       const size = { rows: 5, d: 7, F: 33, k: 3 };
       const outputs = {
         encodeTopK,
-        encodeRelu,
+        encodeDense,
         decodeSparse,
         decodeDense,
         backwardDense,

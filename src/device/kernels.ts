@@ -2,38 +2,57 @@
 type Kernel = (...args: number[]) => void;
 
 /** Modules over the memory that all workers share. */
-export const SHARED_MODULES = ["sparse", "update", "rows"] as const;
+export const SHARED_MODULES = ["sparse", "update", "rows", "activations"] as const;
 /** Modules over a worker's own memory. */
-export const OWN_MODULES = ["tile", "select"] as const;
+export const OWN_MODULES = ["tile", "select", "collect"] as const;
 
 export type SharedKernels = Record<
   | "decodeRows"
   | "valueGradients"
   | "countPairs"
+  | "startPairs"
   | "listPairs"
-  | "gatherRows"
-  | "gatherCenteredRows"
-  | "gatherSums"
-  | "adam"
-  | "projectRows"
   | "normalizeRows"
-  | "subtractWeightedRows"
-  | "scaleWithNormPenalty"
+  | "adam"
+  | "updateDecoder"
+  | "updateEncoder"
   | "columnSums"
+  | "columnDeviations"
+  | "squares"
+  | "addScaled"
+  | "moveTowards"
+  | "copyRows"
+  | "clearPadding"
   | "rowNorms"
   | "rowStats"
   | "subtractFromTarget"
   | "maskGradient"
   | "recordSparse"
   | "recordDense"
-  | "finishFiring",
+  | "finishFiring"
+  | "penalize"
+  | "applyThreshold"
+  | "countActive"
+  | "thresholdGradient"
+  | "exponentials"
+  | "gate"
+  | "gateGradient"
+  | "preActSlots"
+  | "preActLatents",
   Kernel
 >;
 
 export type OwnKernels = Record<
-  "centerRows" | "addBiasRelu" | "addTo" | "offerToHeaps" | "finishHeaps",
+  | "centerRows"
+  | "addBiasRelu"
+  | "addTo"
+  | "scaleTile"
+  | "transpose"
+  | "addBias"
+  | "offerToHeaps"
+  | "finishHeaps",
   Kernel
->;
+> & { collectAbove: (...args: number[]) => number };
 
 /** Instantiates `modules` over `memory` and joins their exports. */
 export function instantiate<Kernels>(

@@ -14,7 +14,7 @@
  *                     (AuxK: Gao et al. 2024, appendix A.2). While no latent is dead the term is 0.
  */
 import type { SaeConfig } from "../config.ts";
-import type { Device, LatentParams, SparseCodes, Tensor } from "../device/device.ts";
+import type { Device, LatentParams, Slots, Tensor } from "../device/device.ts";
 import { UserError } from "../error.ts";
 
 /** How latents are chosen; all that encoding needs to know. */
@@ -120,13 +120,13 @@ export function reconstructionTerm(
 }
 
 /** Where a batch's latents live on the device. */
-export type Codes = (SparseCodes & { acts?: never }) | { acts: Tensor };
+export type Codes = Slots;
 
 /** Room for the latents of `rows` rows; whoever asked frees it by `freeCodes`. */
 export function makeCodes(device: Device, selection: Selection, rows: number, dSae: number): Codes {
   switch (selection.architecture) {
     case "relu":
-      return { acts: device.tensor([rows, dSae]) };
+      return { values: device.tensor([rows, dSae]) };
     case "topk":
       return {
         indices: device.tensor([rows, selection.k], "i32"),
@@ -138,8 +138,8 @@ export function makeCodes(device: Device, selection: Selection, rows: number, dS
 }
 
 export function freeCodes(device: Device, codes: Codes): void {
-  if ("indices" in codes) device.free(codes.indices, codes.values);
-  else device.free(codes.acts);
+  if (codes.indices) device.free(codes.indices);
+  device.free(codes.values);
 }
 
 /** Queues codes = encode(x); bPre is the decoder bias when it is subtracted first, else null. */
@@ -149,10 +149,10 @@ export function encode(
 ): void {
   const { wEnc, bEnc } = op.params;
   const { rows, x, bPre, codes } = op;
-  if ("indices" in codes) {
-    const { indices, values } = codes;
-    device.encodeTopK({ rows, x, bPre, wEnc, bEnc, indices, values });
-  } else device.encodeRelu({ rows, x, bPre, wEnc, bEnc, acts: codes.acts });
+  const { indices, values } = codes;
+  const input = { rows, x, bPre, wEnc, bEnc };
+  if (indices) device.encodeTopK({ ...input, indices, values });
+  else device.encodeDense({ ...input, activation: "relu", out: values });
 }
 
 /** Queues residual = target - decode(codes). */
@@ -161,8 +161,6 @@ export function decode(
   op: { rows: number; codes: Codes; wDec: Tensor; bDec: Tensor; target: Tensor; residual: Tensor },
 ): void {
   const { codes, ...rest } = op;
-  if ("indices" in codes) {
-    const { indices, values } = codes;
-    device.decodeSparse({ ...rest, indices, values });
-  } else device.decodeDense({ ...rest, acts: codes.acts });
+  if (codes.indices) device.decodeSparse({ ...rest, ...codes });
+  else device.decodeDense({ ...rest, acts: codes.values });
 }

@@ -209,8 +209,8 @@ export class SaeOnDevice {
     this.#encode(x, rows);
     const { device } = this;
     const codes = this.#codes;
-    if (!("indices" in codes))
-      return { kind: "dense", acts: await device.readF32(codes.acts, rows * this.spec.dSae) };
+    if (!codes.indices)
+      return { kind: "dense", acts: await device.readF32(codes.values, rows * this.spec.dSae) };
     const k = codes.indices.shape[1];
     const [indices, values] = await Promise.all([
       device.readI32(codes.indices, rows * k),

@@ -169,7 +169,7 @@ export class TrainingStep {
       }
       device.updateLatents({ ...update, parts });
     } else {
-      const acts = codes.acts!;
+      const acts = codes.values;
       const c = reluCoefficients(objective, rows, dIn, dSae, adam.step);
       gradScale = c.gradScale;
       if (c.byNorm) device.rowNorms({ w: wDec, out: norms });
@@ -190,7 +190,7 @@ export class TrainingStep {
         ...update,
         acts,
         dPre: dCodes,
-        residual,
+        levels: [{ latents: { from: 0, to: dSae }, residual }],
         gradScale,
         normPenalty,
       });
@@ -281,7 +281,8 @@ export class TrainingStep {
     this.#device.free(
       ...Object.values(this.#parameters).flatMap(({ value, m, v }) => [value, m, v]),
       ...Object.values(this.#firing),
-      ...Object.values(codes as Record<string, Tensor>),
+      ...(codes.indices ? [codes.indices] : []),
+      codes.values,
       ...Object.values(aux ?? {}),
       ...Object.values(rest),
       this.#bDecGradient,

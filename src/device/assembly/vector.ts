@@ -44,20 +44,39 @@ export function high(v: v128): v128 {
 }
 
 /**
- * ⟨a, b⟩ in f64. For norms: the square of an f32 as small as 1e-30 or as large as 1e30 is no f32,
- * yet such rows have a perfectly good direction.
+ * ⟨a, b⟩ in f64 over any number of floats. For norms: the square of an f32 as small as 1e-30 or as
+ * large as 1e30 is no f32, yet such rows have a perfectly good direction.
  */
 export function dot64(a: usize, b: usize, bytes: usize): f64 {
   let s0 = f64x2.splat(0);
   let s1 = s0;
-  for (let i: usize = 0; i < bytes; i += 16) {
+  let i: usize = 0;
+  for (const whole = bytes & ~15; i < whole; i += 16) {
     const va = v128.load(a + i);
     const vb = v128.load(b + i);
     s0 = f64x2.add(s0, f64x2.mul(low(va), low(vb)));
     s1 = f64x2.add(s1, f64x2.mul(high(va), high(vb)));
   }
   const s = f64x2.add(s0, s1);
-  return f64x2.extract_lane(s, 0) + f64x2.extract_lane(s, 1);
+  let sum = f64x2.extract_lane(s, 0) + f64x2.extract_lane(s, 1);
+  for (; i < bytes; i += 4) sum += <f64>load<f32>(a + i) * <f64>load<f32>(b + i);
+  return sum;
+}
+
+/** a += factor b over any number of floats, in f64: factor may be no f32 where a row is very small or large. */
+export function addScaled64(a: usize, b: usize, factor: f64, bytes: usize): void {
+  const f = f64x2.splat(factor);
+  let i: usize = 0;
+  for (const whole = bytes & ~15; i < whole; i += 16) {
+    const va = v128.load(a + i);
+    const vb = v128.load(b + i);
+    const lower = f64x2.add(low(va), f64x2.mul(f, low(vb)));
+    const upper = f64x2.add(high(va), f64x2.mul(f, high(vb)));
+    v128.store(a + i, narrow(lower, upper));
+  }
+  for (; i < bytes; i += 4) {
+    store<f32>(a + i, <f32>(<f64>load<f32>(a + i) + factor * <f64>load<f32>(b + i)));
+  }
 }
 
 /** Four f32 from four f64 given as two pairs. */
