@@ -34,16 +34,14 @@ export const updateOps: Ops<
     const pairsOf = ({ part, starts, pairs }: FoundPairs) => {
       return { starts, pairs, latents: part.latents ?? all };
     };
-    const decoderSources = found
-      .filter(({ part }) => part.decoder !== false)
-      .map((of) => ({
-        ...pairsOf(of),
-        rows: of.part.residual.address,
-        center: 0,
-        coefficients: of.part.values.address,
-        summed: of.part.dWeights?.address ?? 0,
-        scale: -of.part.gradScale,
-      }));
+    const decoderSources = found.map((of) => ({
+      ...pairsOf(of),
+      rows: of.part.residual.address,
+      center: 0,
+      coefficients: of.part.decoder === false ? 0 : of.part.values.address,
+      summed: of.part.dWeights?.address ?? 0,
+      scale: -of.part.gradScale,
+    }));
     const encoderSources = found.map((of) => ({
       ...pairsOf(of),
       rows: x.address,
@@ -59,6 +57,9 @@ export const updateOps: Ops<
     writeSources(crew, forEncoder, encoderSources);
     const gradient = scratch.gradients + crew.thread * widest(op) * 4;
     const [first, last] = share(crew, latents, SPAN);
+    const { stride } = params.bEnc;
+    if (last === latents)
+      new Float32Array(crew.shared.buffer, scratch.dBEnc, stride).fill(0, latents);
     for (let f = first; f < last; f += SPAN) {
       const to = Math.min(f + SPAN, last);
       const from = { gradient, step: 0, sums: 0 };

@@ -4,7 +4,8 @@
  *
  * Sources are what the gradients of sparse codes are gathered from: `count` records of 36 bytes, as
  * cpu-update.ts writes them. A latent's gradient is the sum over the sources, among whose latents
- * [from, to) it is, of scale Σ coefficients[slot] (rows[row] - center) over its pairs (row, slot).
+ * [from, to) it is, of scale Σ coefficients[slot] (rows[row] - center) over its pairs (row, slot);
+ * center may be 0, and coefficients too, for a source without a gradient.
  */
 import { among } from "./slots";
 import { addScaled64, dot, dot64, high, low, narrow, sumLanes } from "./vector";
@@ -49,7 +50,9 @@ function gatherRow(
     let a2 = zero;
     let a3 = zero;
     for (let pair = pair0; pair < pair1; pair += 8) {
-      const v = v128.load32_splat(coefficients + <usize>load<u32>(pair, 4));
+      const coefficient = load<f32>(coefficients + <usize>load<u32>(pair, 4));
+      if (coefficient == 0) continue; // not even NaN times 0
+      const v = f32x4.splat(coefficient);
       const r = source + <usize>load<u32>(pair) * row + i;
       if (centered) {
         a0 = f32x4.add(a0, f32x4.mul(v, f32x4.sub(v128.load(r), c0)));
@@ -72,7 +75,9 @@ function gatherRow(
     const c = centered ? v128.load(center + i) : zero;
     let a = zero;
     for (let pair = pair0; pair < pair1; pair += 8) {
-      const v = v128.load32_splat(coefficients + <usize>load<u32>(pair, 4));
+      const coefficient = load<f32>(coefficients + <usize>load<u32>(pair, 4));
+      if (coefficient == 0) continue;
+      const v = f32x4.splat(coefficient);
       const r = v128.load(source + <usize>load<u32>(pair) * row + i);
       a = f32x4.add(a, f32x4.mul(v, centered ? f32x4.sub(r, c) : r));
     }
@@ -98,8 +103,9 @@ function gather(g: usize, row: usize, sources: usize, count: i32, f: i32): f64 {
     const center = load<u32>(s, CENTER);
     const coefficients = load<u32>(s, COEFFICIENTS);
     const scale = load<f32>(s, SCALE);
-    if (center) gatherRow(g, rows, center, row, coefficients, pair0, pair1, scale, true);
-    else gatherRow(g, rows, 0, row, coefficients, pair0, pair1, scale, false);
+    if (coefficients && center) {
+      gatherRow(g, rows, center, row, coefficients, pair0, pair1, scale, true);
+    } else if (coefficients) gatherRow(g, rows, 0, row, coefficients, pair0, pair1, scale, false);
     const summed = load<u32>(s, SUMMED);
     if (!summed) continue;
     for (let pair = pair0; pair < pair1; pair += 8) {
