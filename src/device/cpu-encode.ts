@@ -106,20 +106,20 @@ export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"
     },
 
     async encodeDense(op, crew) {
-      const { own, ownKernels } = crew;
+      const { own, kernels } = crew;
       const { x, bPre, wEnc, bEnc, out } = op;
       const blocks = shareOfBlocks(crew, op.rows, wEnc.rows);
       const size = { m: blocks.height, n: blocks.width, inner: wEnc.stride, common: "a" } as const;
-      const at = layOutProduct(own, size, { bias: blocks.width, center: wEnc.stride });
+      const at = layOutProduct(own, size, { center: wEnc.stride });
       if (bPre) own.load(at.center, bPre, 0, 1);
       const a = plain(x, bPre ? at.center : 0);
-      const activate = op.activation === "relu" ? ownKernels.addBiasRelu : ownKernels.addBias;
       for (const [m0, m1, n0, n1] of blocks) {
-        const width = n1 - n0;
         await product(crew, at, a, transposed(wEnc), [m0, m1], [n0, n1], [0, wEnc.stride]);
-        own.load(at.bias, bEnc, 0, 1, n0, n0 + width);
-        activate(at.out, at.bias, width * 4, m1 - m0);
-        own.store(at.out, width, out, m0, m1, n0, n1);
+        own.store(at.out, n1 - n0, out, m0, m1, n0, n1);
+        kernels.addBias(
+          ...[out.address, bEnc.address, +(op.activation === "relu"), out.stride * 4],
+          ...[m0, m1, n0 * 4, n1 * 4],
+        );
       }
     },
   };

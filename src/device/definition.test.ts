@@ -136,7 +136,7 @@ for (const device of devices) {
       const part = {
         indices: i32(device, [[0], [0]]),
         values: f32(device, [[2], [0]]), // the second row is not active
-        dValues: f32(device, [[-3], [9]]),
+        dValues: f32(device, [[-3], [0]]),
         residual: f32(device, [
           [1, 1],
           [5, 5],

@@ -16,6 +16,7 @@ export type SharedKernels = Record<
   | "adam"
   | "updateDecoder"
   | "updateEncoder"
+  | "addBias"
   | "columnSums"
   | "columnDeviations"
   | "squares"
@@ -43,14 +44,7 @@ export type SharedKernels = Record<
 >;
 
 export type OwnKernels = Record<
-  | "centerRows"
-  | "addBiasRelu"
-  | "addTo"
-  | "scaleTile"
-  | "transpose"
-  | "addBias"
-  | "offerToHeaps"
-  | "finishHeaps",
+  "centerRows" | "addTo" | "scaleTile" | "transpose" | "offerToHeaps" | "finishHeaps",
   Kernel
 > & { collectAbove: (...args: number[]) => number };
 

@@ -53,13 +53,3 @@ export function collectAbove(
   }
   return found;
 }
-
-/** z = z + bias for `rows` rows of `row` bytes. */
-export function addBias(z: usize, bias: usize, row: usize, rows: i32): void {
-  for (let n: usize = 0; n < <usize>rows; n++) {
-    for (let i: usize = 0; i < row; i += 16) {
-      const at = z + n * row + i;
-      v128.store(at, f32x4.add(v128.load(at), v128.load(bias + i)));
-    }
-  }
-}

@@ -342,3 +342,24 @@ export function finishFiring(
     store<f32>(sums + at, <f32>(<f64>load<f32>(sums + at) + load<f64>(batchSums + (f << 3))));
   }
 }
+
+/** z = z + bias, or max(z + bias, 0), for rows [firstRow, lastRow) and the columns in bytes [first, last). NaN stays NaN. */
+export function addBias(
+  z: usize,
+  bias: usize,
+  relu: bool,
+  row: usize,
+  firstRow: i32,
+  lastRow: i32,
+  first: usize,
+  last: usize,
+): void {
+  const zero = f32x4.splat(0);
+  for (let n = <usize>firstRow; n < <usize>lastRow; n++) {
+    for (let i = first; i < last; i += 16) {
+      const at = z + n * row + i;
+      const sum = f32x4.add(v128.load(at), v128.load(bias + i));
+      v128.store(at, relu ? f32x4.max(sum, zero) : sum);
+    }
+  }
+}
