@@ -1,0 +1,45 @@
+/**
+ * What is measured for each architecture at 768 → 24,576, batch 4,096: Lens' configuration, what the
+ * peers' scripts are told, which peers have it, and the speed-up over plain PyTorch to reach.
+ */
+const K = 32;
+const WIDTHS = [1536, 3072, 6144, 12288, 24576];
+
+/**
+ * Of the coordinates of a random unit vector's products with inputs of mean norm √768, 0.2 % (48 of
+ * 24,576) lie above this.
+ */
+const THRESHOLD = 2.89;
+const jumprelu = { bandwidth: 0.1, l0Coefficient: 0.01 };
+
+export const architectures = {
+  topk: {
+    title: "TopK, k 32",
+    lens: { architecture: "topk", k: K },
+    peers: { k: K },
+    others: ["sae_lens", "dictionary_learning", "sparsify"],
+    target: 12,
+    peerTarget: 6,
+  },
+  batchTopk: {
+    title: "BatchTopK, k 32 on average",
+    lens: { architecture: "batchTopk", k: K },
+    peers: { k: K },
+    others: ["sae_lens", "dictionary_learning"],
+    target: 8,
+  },
+  jumprelu: {
+    title: "JumpReLU, about 48 latents active",
+    lens: { architecture: "jumprelu", initialThreshold: THRESHOLD, ...jumprelu },
+    peers: { ...jumprelu, targetL0: 48 },
+    others: ["sae_lens", "dictionary_learning"],
+    target: 8,
+  },
+  matryoshka: {
+    title: "Matryoshka BatchTopK, k 32 on average, five widths",
+    lens: { architecture: "batchTopk", k: K, matryoshkaWidths: WIDTHS.slice(0, -1) },
+    peers: { k: K, widths: WIDTHS },
+    others: ["sae_lens", "dictionary_learning"],
+    target: 8,
+  },
+};

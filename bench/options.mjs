@@ -1,0 +1,54 @@
+import { parseArgs } from "node:util";
+
+export const SECTIONS = [
+  "peak",
+  "topk",
+  "batchTopk",
+  "jumprelu",
+  "matryoshka",
+  "reference",
+  "scaling",
+  "encode",
+  "data",
+];
+
+const HELP = `npm run bench -- [options]
+
+  --only LIST       some of ${SECTIONS.join(",")}
+  --quick           fewer turns and a smaller scaling table: minutes instead of most of an hour
+  --python PATH     the Python that has the peers (bench/requirements.txt); default: python3
+  --threads N       threads of every competitor; default: 2
+  --markdown PAGE   also write the tables between the markers of this page
+`;
+
+/** The command line's options; ends the process with the help, or with what is wrong. */
+export function readOptions() {
+  let values;
+  try {
+    ({ values } = parseArgs({
+      options: {
+        only: { type: "string", default: SECTIONS.join(",") },
+        quick: { type: "boolean", default: false },
+        python: { type: "string", default: "python3" },
+        threads: { type: "string", default: "2" },
+        markdown: { type: "string" },
+        help: { type: "boolean", default: false },
+      },
+    }));
+  } catch (error) {
+    stop(`${error.message}\n\n${HELP}`, 1);
+  }
+  if (values.help) stop(HELP, 0);
+  const only = values.only.split(",");
+  const unknown = only.filter((name) => !SECTIONS.includes(name));
+  if (unknown.length > 0) stop(`--only: there is no ${unknown.join(", ")}\n\n${HELP}`, 1);
+  const threads = Number(values.threads);
+  if (!(Number.isInteger(threads) && threads > 0))
+    stop(`--threads must be a whole number from 1; got ${values.threads}`, 1);
+  return { ...values, only, threads };
+}
+
+function stop(text, code) {
+  (code === 0 ? process.stdout : process.stderr).write(text.trimEnd() + "\n");
+  process.exit(code);
+}

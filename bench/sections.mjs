@@ -1,0 +1,400 @@
+/** Each section measures one thing and returns {title, notes, columns, rows}. */
+import { architectures } from "./architectures.mjs";
+import { median, once, race } from "./contest.mjs";
+
+const D = 768;
+const LATENTS = 24_576;
+const BATCH = 4096;
+
+const ms = (value) => (value < 100 ? value.toFixed(1) : Math.round(value).toString());
+const count = (value) => Math.round(value).toLocaleString("en-US");
+const times = (value) => `${value.toFixed(value < 10 ? 2 : 1)}×`;
+const met = (value, target) => (value >= target ? "reached" : "missed");
+
+/** How long contests last. */
+const lengths = ({ quick }) =>
+  quick ? { rounds: 1, steps: 3, warmup: 2 } : { rounds: 3, steps: 3, warmup: 2 };
+
+function peer(context, script, settings, more) {
+  const { python, threads } = context;
+  return {
+    command: python,
+    args: [context.path(`peers/${script}.py`), JSON.stringify({ threads, ...settings })],
+    memoryGiB: 5,
+    ...more,
+  };
+}
+
+function lens(context, script, settings, more) {
+  const { threads } = context;
+  return {
+    command: process.execPath,
+    args: [context.path(`lens/${script}.mjs`), JSON.stringify({ threads, ...settings })],
+    memoryGiB: 2,
+    ...more,
+  };
+}
+
+/** The fastest f32 matrix product that anything here reaches, in GF/s, and the encoder's product at that rate. */
+export async function peak(context) {
+  const products = [
+    { name: "encoder, 4,096 × 768 × 24,576", m: BATCH, k: D, n: LATENTS, transB: true },
+    { name: "square, 4,096 × 4,096 × 4,096", m: 4096, k: 4096, n: 4096 },
+    { name: "square, transposed B", m: 4096, k: 4096, n: 4096, transB: true },
+  ];
+  const settings = { products, repeat: context.quick ? 3 : 7 };
+  const ours = await once(lens(context, "gemm", settings));
+  const theirs = context.peers ? await once(peer(context, "gemm", settings)) : {};
+  const rate = (result, i) => {
+    const found = result.results?.[i];
+    return found ? found.flop / Math.min(...found.ms) / 1e6 : undefined;
+  };
+  const rows = products.map(({ name }, i) => {
+    const cells = [ours, theirs].map((result) => {
+      const gflops = rate(result, i);
+      return gflops ? `${count(gflops)} GF/s` : "–";
+    });
+    return [name, ...cells];
+  });
+  const best = Math.max(
+    ...products.flatMap((_, i) => [rate(ours, i), rate(theirs, i)]).filter(Boolean),
+  );
+  context.peakGflops = best;
+  const roofline = (2 * BATCH * D * LATENTS) / best / 1e6;
+  context.rooflineMs = roofline;
+  return {
+    title: `f32 matrix products, ${context.threads} threads, best of ${settings.repeat}`,
+    notes: [
+      `Measured peak ${count(best)} GF/s; the encoder's product alone takes ${ms(roofline)} ms at that rate.`,
+    ],
+    columns: ["product", "ONNX Runtime, as Lens calls it", "PyTorch"],
+    rows,
+  };
+}
+
+/** Whole training steps of one architecture, everybody in turn. */
+export async function architecture(context, name) {
+  const { title, lens: sae, peers, others, target, peerTarget } = architectures[name];
+  const data = context.data({ dIn: D, rows: 4 * BATCH });
+  const shape = { dIn: D, batch: BATCH, data };
+  const config = { ...sae, dSae: LATENTS };
+  const told = { ...shape, dSae: LATENTS, architecture: name, ...peers };
+  const specs = [
+    ...context.modes.map(({ label, device }) =>
+      lens(context, "train", { ...shape, sae: config, device }, { name: `Lens${label}` }),
+    ),
+    ...(context.peers
+      ? [
+          peer(context, "dense", told, { name: "PyTorch, eager" }),
+          peer(context, "dense", { ...told, compile: "default" }, { name: "PyTorch, compiled" }),
+          peer(
+            context,
+            "dense",
+            { ...told, compile: "max-autotune" },
+            { name: "PyTorch, compiled, max-autotune" },
+          ),
+          ...others.flatMap((library) => libraryVariants(context, library, name, told)),
+        ]
+      : []),
+  ];
+  const results = await race(specs, { ...lengths(context), log: context.log });
+  const table = stepTable(results, BATCH);
+  const plain = fastest(results, (r) => r.name.startsWith("PyTorch"));
+  const library = fastest(results, (r) => !/^(PyTorch|Lens)/.test(r.name));
+  const [first, ...rest] = results.filter((r) => r.name.startsWith("Lens") && !r.failed);
+  const notes = [];
+  if (first && plain) {
+    const ratio = median(plain.ms) / median(first.ms);
+    notes.push(
+      `${first.name} trains ${times(ratio)} the tokens per second of ${plain.name} (target ${target}×: ${met(ratio, target)}).`,
+    );
+    for (const other of rest)
+      notes.push(
+        `${other.name}: ${times(median(plain.ms) / median(other.ms))} those of ${plain.name}.`,
+      );
+  }
+  if (first && library) {
+    const ratio = median(library.ms) / median(first.ms);
+    const goal = peerTarget ? ` (target ${peerTarget}×: ${met(ratio, peerTarget)})` : "";
+    notes.push(`${times(ratio)} those of the fastest library, ${library.name}${goal}.`);
+  }
+  if (first && context.rooflineMs) {
+    const share = median(first.ms) / context.rooflineMs;
+    const goal = name === "topk" ? ` (target at most 0.85: ${met(-share, -0.85)})` : "";
+    notes.push(
+      `A whole step of ${first.name} takes ${share.toFixed(2)} of the time of the one f32 encoder product at this machine's peak${goal}.`,
+    );
+  }
+  notes.push(...failures(results));
+  return { title: `${title}: 768 → 24,576, batch 4,096`, notes, ...table };
+}
+
+/** A library in each of its configurations that could be its fastest on a CPU. */
+function libraryVariants(context, library, name, told) {
+  const at = (settings, label) =>
+    peer(context, `${library}_step`, { ...told, ...settings }, { name: label });
+  switch (library) {
+    case "sae_lens":
+      return [
+        at({}, "SAELens"),
+        at({ compile: "default" }, "SAELens, compile_sae"),
+        ...(name === "topk" ? [at({ sparse: true }, "SAELens, sparse activations")] : []),
+      ];
+    case "dictionary_learning":
+      return [at({}, "dictionary_learning")];
+    default:
+      return [at({}, "sparsify, Adam")];
+  }
+}
+
+function fastest(results, accept) {
+  return results
+    .filter((r) => !r.failed && accept(r))
+    .toSorted((a, b) => median(a.ms) - median(b.ms))[0];
+}
+
+/** Why competitors are missing from a table. */
+function failures(results) {
+  return results
+    .filter((r) => r.failed)
+    .map(({ name, failed }) => `${name} did not run: ${failed}.`);
+}
+
+/** One row per competitor, as a multiple of Lens' time. */
+function stepTable(results, rows) {
+  const base = results.find((r) => r.name.startsWith("Lens") && !r.failed);
+  return {
+    columns: [
+      "",
+      "median ms",
+      "range",
+      "tokens/s",
+      "time, Lens = 1",
+      "first step ms",
+      "L0",
+      "peak RSS MiB",
+    ],
+    rows: results.map((result) => {
+      if (result.failed) return [result.name, "–", "", "", "", "", "", ""];
+      const middle = median(result.ms);
+      return [
+        result.name,
+        ms(middle),
+        `${ms(Math.min(...result.ms))}–${ms(Math.max(...result.ms))}`,
+        count((1000 * rows) / middle),
+        base ? (middle / median(base.ms)).toFixed(2) : "–",
+        ms(result.warmup[0]),
+        result.last.l0 === undefined ? "" : result.last.l0.toFixed(1),
+        count(result.last.rssMiB),
+      ];
+    }),
+  };
+}
+
+/** The reference experiment's step: dense ReLU 768 → 2,048, batch 256. */
+export async function reference(context) {
+  const [dSae, batch] = [2048, 256];
+  const data = context.data({ dIn: D, rows: 10_000, reference: true });
+  const shape = { dIn: D, batch, data };
+  const sae = {
+    architecture: "relu",
+    dSae,
+    loss: "mean",
+    l1: 0.05,
+    init: "xavier",
+    decoderBiasInit: "zero",
+    applyBDecToInput: false,
+    normalizeActivations: "none",
+    coefficientUnits: "raw",
+    unitNormDecoder: false,
+  };
+  const learningRate = 1e-3;
+  const told = { ...shape, dSae, architecture: "relu", learningRate };
+  const plain = (settings, name) =>
+    peer(context, "dense", { ...told, ...settings }, { name, memoryGiB: 1 });
+  const specs = [
+    lens(context, "train", { ...shape, sae, train: { learningRate } }, { name: "Lens" }),
+    ...(context.peers
+      ? [
+          plain({ adam: "default" }, "PyTorch, eager"),
+          plain({}, "PyTorch, eager, fused Adam"),
+          plain({ compile: "default" }, "PyTorch, compiled, fused Adam"),
+          plain({ compile: "max-autotune" }, "PyTorch, max-autotune, fused Adam"),
+        ]
+      : []),
+  ];
+  const turns = context.quick
+    ? { rounds: 2, steps: 20, warmup: 40 }
+    : { rounds: 5, steps: 40, warmup: 40 };
+  const results = await race(specs, { ...turns, log: context.log });
+  const products = [
+    { name: "z = x W_encᵀ", m: batch, k: D, n: dSae, transB: true },
+    { name: "x̂ = a W_dec", m: batch, k: dSae, n: D },
+    { name: "∂a = r W_decᵀ", m: batch, k: D, n: dSae, transB: true },
+    { name: "∂W_dec = aᵀ r", m: dSae, k: batch, n: D, transA: true },
+    { name: "∂W_enc = ∂zᵀ x", m: dSae, k: batch, n: D, transA: true },
+  ];
+  const alone = await once(lens(context, "gemm", { products, repeat: context.quick ? 20 : 60 }));
+  const notes = [];
+  const [ours, eager] = results;
+  if (ours && !ours.failed && alone.results) {
+    const sum = alone.results.reduce((total, result) => total + median(result.ms), 0);
+    const share = sum / median(ours.ms);
+    notes.push(
+      `The step's five matrix products alone take ${ms(sum)} ms: ${Math.round(100 * share)} % of Lens' step (target 75 %: ${met(share, 0.75)}).`,
+    );
+  }
+  if (eager && !eager.failed && !ours.failed) {
+    const ratio = median(eager.ms) / median(ours.ms);
+    notes.push(
+      `Lens does ${times(ratio)} the steps of ${eager.name} (target 2.5×: ${met(ratio, 2.5)}).`,
+    );
+  }
+  notes.push(...failures(results));
+  return {
+    title: "The reference experiment's step: dense ReLU, 768 → 2,048, batch 256",
+    notes,
+    ...stepTable(results, batch),
+  };
+}
+
+const SLOWEST_MS = 60_000;
+
+/** Lens alone: tokens per second and peak memory over widths and batch sizes. */
+export async function scaling(context) {
+  const [widths, batches] = context.quick
+    ? [
+        [2048, 24_576],
+        [256, 4096],
+      ]
+    : [
+        [2048, 8192, 24_576, 65_536, 131_072],
+        [256, 1024, 4096, 16_384],
+      ];
+  const rows = [];
+  const notes = [];
+  for (const dSae of widths) {
+    const cells = [];
+    let largest = 0;
+    for (const batch of batches) {
+      const flop = 2 * batch * D * dSae;
+      const expected = (4 * flop) / (context.peakGflops ?? 100) / 1e6;
+      if (expected > SLOWEST_MS) {
+        cells.push("–");
+        notes.push(
+          `${count(dSae)} × ${count(batch)} was left out: about ${ms(expected)} ms a step.`,
+        );
+        continue;
+      }
+      const data = context.data({ dIn: D, rows: Math.max(batch, BATCH) });
+      const settings = { dIn: D, batch, data, sae: { architecture: "topk", k: 32, dSae } };
+      const spec = lens(context, "train", settings, { name: `${dSae} × ${batch}` });
+      const [result] = await race([spec], { rounds: 1, steps: 5, warmup: 2, log: context.log });
+      if (result.failed) {
+        cells.push("–");
+        notes.push(`${count(dSae)} × ${count(batch)}: ${result.failed}.`);
+        continue;
+      }
+      largest = Math.max(largest, result.last.rssMiB);
+      cells.push(`${count((1000 * batch) / median(result.ms))} (${ms(median(result.ms))} ms)`);
+    }
+    const weights = (2 * dSae * D * 4) / 2 ** 20;
+    rows.push([count(dSae), ...cells, count(largest), count(4 * weights + 1024)]);
+  }
+  return {
+    title: "Lens, TopK k 32, 768 inputs: tokens per second over latents and batch size",
+    notes: [
+      "Memory is the largest peak RSS of the row's processes, Node and the activations held in memory included.",
+      ...notes,
+    ],
+    columns: [
+      "latents",
+      ...batches.map((batch) => `batch ${count(batch)}`),
+      "peak RSS MiB",
+      "weights × 4 + 1 GiB, MiB",
+    ],
+    rows,
+  };
+}
+
+/** Encoding for analysis against training. */
+export async function encode(context) {
+  const data = context.data({ dIn: D, rows: 4 * BATCH });
+  const rows = [];
+  const notes = ["The target is 1.5×."];
+  const names = context.quick ? ["topk"] : ["topk", "batchTopk", "jumprelu"];
+  for (const name of names) {
+    const sae = { ...architectures[name].lens, dSae: LATENTS };
+    const settings = { dIn: D, batch: BATCH, data, sae };
+    const results = await race(
+      ["train", "encode"].map((script) =>
+        lens(context, script, settings, { name: `${name}: ${script}` }),
+      ),
+      { ...lengths(context), log: context.log },
+    );
+    if (results.some((result) => result.failed)) {
+      rows.push([name, "–", "", ""]);
+      notes.push(...failures(results));
+      continue;
+    }
+    const [train, only] = results.map((result) => (1000 * BATCH) / median(result.ms));
+    rows.push([name, count(train), count(only), times(only / train)]);
+  }
+  return {
+    title: "Lens, encoding without training, codes read back: tokens per second",
+    notes,
+    columns: ["768 → 24,576, batch 4,096", "training", "encoding", "ratio"],
+    rows,
+  };
+}
+
+/** Training from a store on disk against training from one ready batch. */
+export async function dataPath(context) {
+  const rows = [];
+  const notes = ["The target is at most 5 % of a step."];
+  const folder = await context.store({ dIn: D, rows: 16 * BATCH });
+  for (const { dSae, batch } of [
+    { dSae: LATENTS, batch: BATCH },
+    { dSae: 2048, batch: BATCH },
+  ]) {
+    const settings = {
+      ...{ batch, folder, bufferRows: 4 * BATCH },
+      sae: { architecture: "topk", k: 32, dSae },
+    };
+    const results = await race(
+      [
+        lens(context, "data", settings, { name: `store → ${dSae}` }),
+        lens(context, "data", { ...settings, free: true }, { name: `ready batch → ${dSae}` }),
+      ],
+      { rounds: context.quick ? 1 : 3, steps: 16, warmup: 3, log: context.log },
+    );
+    const label = `768 → ${count(dSae)}, batch ${count(batch)}`;
+    if (results.some((result) => result.failed)) {
+      rows.push([label, "–", "", "", ""]);
+      notes.push(...failures(results));
+      continue;
+    }
+    const [stored, free] = results;
+    const waits = stored.last.waits.slice(-stored.ms.length);
+    const waited = waits.reduce((a, b) => a + b, 0) / stored.ms.reduce((a, b) => a + b, 0);
+    rows.push([
+      label,
+      ms(median(stored.ms)),
+      ms(median(free.ms)),
+      `${(100 * (median(stored.ms) / median(free.ms) - 1)).toFixed(1)} %`,
+      `${(100 * waited).toFixed(1)} %`,
+    ]);
+  }
+  return {
+    title: "Lens, the data path: f16 shards on disk, a buffer of a quarter of the store",
+    notes,
+    columns: [
+      "TopK k 32",
+      "from the store, ms",
+      "from a ready batch, ms",
+      "more",
+      "waiting for a batch",
+    ],
+    rows,
+  };
+}
