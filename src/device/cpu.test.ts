@@ -115,6 +115,67 @@ describe("the queue", () => {
   });
 });
 
+describe("what lies beside the numbers", () => {
+  const adam = { learningRate: 0.1, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1 };
+  const moments = (device: Device, shape: number[]) => ({
+    m: device.tensor(shape),
+    v: device.tensor(shape),
+  });
+
+  /** Σ x² as the device adds it up, padding and all. */
+  async function squares(device: Device, x: Tensor): Promise<number> {
+    const out = device.tensor([1]);
+    device.sumOfSquares({ x, out, accumulate: false });
+    return (await device.readF32(out))[0];
+  }
+
+  test("a lower bound raises no padding", async () => {
+    const device = await cpu();
+    for (const shape of [[5], [3, 5]]) {
+      const [param, grad] = [device.tensor(shape), device.tensor(shape)];
+      const op = { param, grad, moments: moments(device, shape), adam };
+      device.updateVector({ ...op, min: 2 });
+      expect(await squares(device, param)).toBe(4 * shape.reduce((a, b) => a * b));
+    }
+  });
+
+  test("a factor that is no number leaves padding 0", async () => {
+    const device = await cpu();
+    const factor = filled(device, [1], NaN);
+    const [x, grad] = [filled(device, [3, 5], 1), filled(device, [3, 5], 1)];
+    const param = filled(device, [3, 5], 1);
+    const own = moments(device, [3, 5]);
+    device.multiply({ rows: 3, x, by: factor });
+    device.updateVector({ param, grad, moments: own, adam, scale: factor });
+    const [a, b] = [device.tensor([3, 2]), device.tensor([2, 5])];
+    for (const tensor of [x, param, own.m, own.v]) {
+      expect(await device.readF32(tensor)).toEqual(new Float32Array(15).fill(NaN));
+      // A product writes the numbers and nothing else.
+      device.matmul({ a, b, transA: false, transB: false, out: tensor });
+      expect(await squares(device, tensor)).toBe(0);
+    }
+  });
+
+  test("ends beyond the codes' room are not followed", async () => {
+    const device = await cpu();
+    const [indices, ends] = [device.tensor([4], "i32"), device.tensor([2], "i32")];
+    device.write(indices, Int32Array.of(0, 1, 0, 1));
+    device.write(ends, Int32Array.of(3, 1000)); // 996 pairs did not fit
+    const values = filled(device, [4], 1);
+    const target = device.tensor([2, 1]);
+    const [residual, dValues] = [device.tensor([2, 1]), device.tensor([4])];
+    const beside = filled(device, [1024], 5);
+    const wDec = filled(device, [2, 1], 1);
+    device.decodeSparse({
+      ...{ rows: 2, indices, values, ends, wDec, bDec: null, target, residual },
+      gradient: { dValues, gradScale: 1 },
+    });
+    expect(await device.readF32(residual)).toEqual(Float32Array.of(-3, -1));
+    expect(await device.readF32(dValues)).toEqual(Float32Array.of(3, 3, 3, 1));
+    expect(await device.readF32(beside)).toEqual(new Float32Array(1024).fill(5));
+  });
+});
+
 describe("memory", () => {
   test("blocks are zero-filled, given back, and joined with their neighbours", () => {
     const memory = new SharedMemory();
