@@ -15,7 +15,7 @@ export const BLOCK_INNER = 1024;
 export function shareOfBlocks(crew: Crew, m: number, n: number) {
   const down = Math.ceil(m / BLOCK_ROWS);
   const wanted = Math.ceil(n / Math.ceil(8 / Math.max(1, down)));
-  const width = Math.min(512, Math.max(64, roundUp(wanted, 16)));
+  const width = Math.min(768, Math.max(64, roundUp(wanted, 16)));
   const across = Math.ceil(n / width);
   const [first, last] = share(crew, down * across, 1);
   return {

@@ -33,37 +33,40 @@ export function scaleTile(x: usize, scale: f32, former: usize, bytes: usize): vo
 export function transpose(x: usize, rows: i32, columns: i32, out: usize): void {
   const from = (<usize>columns) << 2;
   const to = (<usize>rows) << 2;
-  // Squares of 16 by 16: what is read and what is written of one are 16 cache lines each.
-  for (let r0 = 0; r0 < rows; r0 += 16) {
-    const r1 = min(r0 + 16, rows);
-    for (let c0 = 0; c0 < columns; c0 += 16) {
-      const c1 = min(c0 + 16, columns);
-      if (r1 - r0 < 16 || c1 - c0 < 16) {
-        for (let r = <usize>r0; r < <usize>r1; r++) {
-          for (let c = <usize>c0; c < <usize>c1; c++) {
-            store<f32>(out + c * to + (r << 2), load<f32>(x + r * from + (c << 2)));
-          }
-        }
-        continue;
-      }
-      for (let r = <usize>r0; r < <usize>r1; r += 4) {
-        for (let c = <usize>c0; c < <usize>c1; c += 4) {
-          const at = x + r * from + (c << 2);
-          const v0 = v128.load(at);
-          const v1 = v128.load(at + from);
-          const v2 = v128.load(at + 2 * from);
-          const v3 = v128.load(at + 3 * from);
-          const low01 = v128.shuffle<i32>(v0, v1, 0, 4, 1, 5);
-          const high01 = v128.shuffle<i32>(v0, v1, 2, 6, 3, 7);
-          const low23 = v128.shuffle<i32>(v2, v3, 0, 4, 1, 5);
-          const high23 = v128.shuffle<i32>(v2, v3, 2, 6, 3, 7);
-          const o = out + c * to + (r << 2);
-          v128.store(o, v128.shuffle<i64>(low01, low23, 0, 2));
-          v128.store(o + to, v128.shuffle<i64>(low01, low23, 1, 3));
-          v128.store(o + 2 * to, v128.shuffle<i64>(high01, high23, 0, 2));
-          v128.store(o + 3 * to, v128.shuffle<i64>(high01, high23, 1, 3));
-        }
+  // 8 rows of the result at a time: where rows are powers of two long, no more of their cache lines
+  // fit into the cache together.
+  for (let c0 = 0; c0 < columns; c0 += 8) {
+    const c1 = min(c0 + 8, columns);
+    const whole = c1 - c0 == 8 ? rows & ~3 : 0;
+    for (let r: usize = 0; r < <usize>whole; r += 4) {
+      transpose4(x + r * from + ((<usize>c0) << 2), from, out + <usize>c0 * to + (r << 2), to);
+      transpose4(
+        x + r * from + ((<usize>c0) << 2) + 16,
+        from,
+        out + <usize>(c0 + 4) * to + (r << 2),
+        to,
+      );
+    }
+    for (let r = <usize>whole; r < <usize>rows; r++) {
+      for (let c = <usize>c0; c < <usize>c1; c++) {
+        store<f32>(out + c * to + (r << 2), load<f32>(x + r * from + (c << 2)));
       }
     }
   }
+}
+
+/** A square of 4 by 4 floats. */
+function transpose4(x: usize, from: usize, out: usize, to: usize): void {
+  const v0 = v128.load(x);
+  const v1 = v128.load(x + from);
+  const v2 = v128.load(x + 2 * from);
+  const v3 = v128.load(x + 3 * from);
+  const low01 = v128.shuffle<i32>(v0, v1, 0, 4, 1, 5);
+  const high01 = v128.shuffle<i32>(v0, v1, 2, 6, 3, 7);
+  const low23 = v128.shuffle<i32>(v2, v3, 0, 4, 1, 5);
+  const high23 = v128.shuffle<i32>(v2, v3, 2, 6, 3, 7);
+  v128.store(out, v128.shuffle<i64>(low01, low23, 0, 2));
+  v128.store(out + to, v128.shuffle<i64>(low01, low23, 1, 3));
+  v128.store(out + 2 * to, v128.shuffle<i64>(high01, high23, 0, 2));
+  v128.store(out + 3 * to, v128.shuffle<i64>(high01, high23, 1, 3));
 }
