@@ -32,7 +32,7 @@ const recipes: Record<string, Omit<TrainerOptions, "source">> = {
   relu: {
     seed,
     sae: {
-      ...{ architecture: "relu", dSae: 2048, loss: "mean", l1: 0.05 },
+      ...{ architecture: "relu", dSae: 2048, loss: "mean", l1: 0.05, coefficientUnits: "raw" },
       ...{ init: "xavier", decoderBiasInit: "zero" },
       ...{ applyBDecToInput: false, normalizeActivations: "none", unitNormDecoder: false },
     },

@@ -77,9 +77,17 @@ export const activationsSchema = z
   .discriminatedUnion("from", [fromModel, fromSynthetic, fromFolder])
   .describe("Where the activations come from.");
 
+const nonNegative = (description: string) => z.int().nonnegative().describe(description);
+
 const saeCommon = {
   dSae: count("Number of latents; absent: expansion × dIn.").optional(),
   expansion: z.number().positive().default(8).describe("Latents per input dimension."),
+  matryoshkaWidths: z
+    .array(z.int().positive())
+    .default([])
+    .describe(
+      "Prefixes of the latents that must each reconstruct on their own, rising; dSae is added as the last. Empty: no nesting.",
+    ),
   init: z
     .enum(["tied", "xavier"])
     .default("tied")
@@ -87,30 +95,52 @@ const saeCommon = {
       "tied: random decoder rows of norm 1 (0.1 when the norms are free), encoder = decoder; xavier: both Xavier-uniform, independent.",
     ),
   decoderBiasInit: z
-    .enum(["mean", "zero"])
+    .enum(["mean", "geometricMedian", "zero"])
     .default("mean")
-    .describe("Decoder bias at the start: the mean of the first activations, or 0."),
+    .describe(
+      "Decoder bias at the start: the mean or the geometric median of the first activations, or 0.",
+    ),
   applyBDecToInput: z
     .boolean()
     .default(true)
     .describe("Subtract the decoder bias from the input before encoding."),
   normalizeActivations: z
-    .enum(["none", "expectedAverageNorm"])
+    .enum(["none", "expectedAverageNorm", "rms"])
     .default("expectedAverageNorm")
     .describe(
-      "expectedAverageNorm: scale inputs so that their mean norm is √dIn, folded into the weights on saving.",
+      "expectedAverageNorm: scale inputs so that their mean norm is √dIn; rms: so that their mean square is 1; both folded into the weights on saving.",
     ),
   unitNormDecoder: z
     .boolean()
     .optional()
     .describe(
-      "Keep decoder rows at norm 1 and project their gradient; absent: true for topk, false for relu.",
+      "Keep decoder rows at norm 1 and project their gradient; absent: false for relu, else true.",
+    ),
+};
+
+const penalised = {
+  coefficientUnits: z
+    .enum(["inputRms", "raw"])
+    .default("inputRms")
+    .describe(
+      "inputRms: coefficients, bandwidth and thresholds count in the root mean square of unnormalised inputs, so that they carry over between layers; raw: as they stand.",
+    ),
+  sparsityWarmupSteps: nonNegative(
+    "Steps over which the sparsity coefficient rises linearly from 0.",
+  ).default(0),
+  targetL0: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      "Active latents per row to arrive at: after the warm-up a controller moves the sparsity coefficient. Absent: it stays.",
     ),
 };
 
 const relu = z.strictObject({
   architecture: z.literal("relu").describe("ReLU latents with an L1 penalty."),
   ...saeCommon,
+  ...penalised,
   loss: z
     .enum(["sum", "mean"])
     .default("sum")
@@ -118,17 +148,36 @@ const relu = z.strictObject({
       "sum: mean over rows of Σ(x-x̂)² + l1·Σ a·‖W_dec‖ (Anthropic, April 2024); mean: mean((x-x̂)²) + l1·mean|a| over all elements.",
     ),
   l1: z.number().nonnegative().default(5).describe("Coefficient of the sparsity penalty."),
-  l1WarmupSteps: z
-    .int()
-    .nonnegative()
-    .default(0)
-    .describe("Steps over which the coefficient rises linearly from 0."),
+  pEnd: z
+    .number()
+    .positive()
+    .max(1)
+    .default(1)
+    .describe(
+      "p-annealing: the penalty's exponent falls from 1 to this, its coefficient adjusted so that it stays continuous; 1: no annealing.",
+    ),
+  pAnnealStart: nonNegative("Step after which the exponent begins to fall.").default(0),
+  pUpdates: count("In how many equal changes the exponent falls.").default(10),
 });
 
-const topk = z.strictObject({
-  architecture: z.literal("topk").describe("Only the k largest latents of each row are kept."),
+const gated = z.strictObject({
+  architecture: z
+    .literal("gated")
+    .describe("Gates decide which latents are active, magnitudes how much."),
   ...saeCommon,
-  k: count("Latents kept per row.").default(32),
+  ...penalised,
+  l1: z.number().nonnegative().default(5).describe("Coefficient of the sparsity penalty."),
+  auxCoefficient: z
+    .number()
+    .nonnegative()
+    .default(1)
+    .describe("Weight of the reconstruction from the gates' pre-activations."),
+});
+
+const topkCommon = {
+  k: count("Latents kept per row; of batchTopk on average.").default(32),
+  kStart: count("k at the first step, from which it falls linearly to k; absent: k.").optional(),
+  kAnnealSteps: nonNegative("Steps over which k falls from kStart.").default(0),
   auxK: z
     .int()
     .positive()
@@ -141,10 +190,71 @@ const topk = z.strictObject({
     .nonnegative()
     .default(1 / 32)
     .describe("Coefficient of the auxiliary loss; 0 turns it off."),
+  auxKVariant: z
+    .enum(["summed", "openai", "eleuther", "saelens"])
+    .default("summed")
+    .describe(
+      "How the auxiliary loss is scaled: summed: mean over rows; openai: divided by the variance of the residual; eleuther: by that of the input, times the share of dead latents that are needed; saelens: as summed, times that share.",
+    ),
+};
+
+const topk = z.strictObject({
+  architecture: z.literal("topk").describe("Only the k largest latents of each row are kept."),
+  ...saeCommon,
+  ...topkCommon,
+});
+
+const batchTopk = z.strictObject({
+  architecture: z
+    .literal("batchTopk")
+    .describe(
+      "The k·rows largest latents of a batch are kept; later a threshold takes their place.",
+    ),
+  ...saeCommon,
+  ...topkCommon,
+  thresholdRate: z
+    .number()
+    .positive()
+    .max(1)
+    .default(0.01)
+    .describe("How fast the running threshold follows the smallest latent kept in a batch."),
+});
+
+const jumprelu = z.strictObject({
+  architecture: z
+    .literal("jumprelu")
+    .describe("Each latent is active above a threshold of its own."),
+  ...saeCommon,
+  ...penalised,
+  sparsityLoss: z
+    .enum(["step", "tanh", "quadratic"])
+    .default("step")
+    .describe(
+      "step: l0Coefficient·L0; tanh: l0Coefficient·Σ tanh(tanhScale·a·‖W_dec‖); quadratic: l0Coefficient·(L0/targetL0 - 1)².",
+    ),
+  l0Coefficient: z.number().nonnegative().default(1).describe("Coefficient of the sparsity loss."),
+  tanhScale: z.number().positive().default(4).describe("Slope of the tanh loss."),
+  bandwidth: z
+    .number()
+    .positive()
+    .default(0.1)
+    .describe("Width of the window around a threshold in which latents move it."),
+  initialThreshold: z.number().nonnegative().default(0.1).describe("Thresholds at the start."),
+  preActCoefficient: z
+    .number()
+    .nonnegative()
+    .default(0)
+    .describe(
+      "Coefficient of the pre-activation loss, which pulls latents up to their thresholds.",
+    ),
+  preActOn: z
+    .enum(["dead", "all"])
+    .default("dead")
+    .describe("The latents that the pre-activation loss is on."),
 });
 
 export const saeSchema = z
-  .discriminatedUnion("architecture", [topk, relu])
+  .discriminatedUnion("architecture", [topk, relu, batchTopk, jumprelu, gated])
   .describe("The sparse autoencoder.");
 
 export const trainSchema = z
@@ -171,6 +281,41 @@ export const trainSchema = z
       .nonnegative()
       .default(0)
       .describe("Last steps, over which the learning rate falls linearly to 0."),
+    schedule: z
+      .enum(["constant", "linear", "cosine"])
+      .default("constant")
+      .describe("How the learning rate moves from the warm-up to the end, before decaySteps."),
+    finalLearningRate: z
+      .number()
+      .min(0)
+      .max(1)
+      .default(0)
+      .describe("Where a linear or cosine schedule ends, as a share of the learning rate."),
+    clipGradNorm: z
+      .number()
+      .positive()
+      .optional()
+      .describe("Scale a step's gradients down to this norm, all together; absent: never."),
+    emaDecay: z
+      .number()
+      .min(0)
+      .lt(1)
+      .default(0)
+      .describe(
+        "The autoencoder is a moving average of the weights with this decay; 0: the weights.",
+      ),
+    resampleEvery: nonNegative(
+      "Steps between resamplings of dead latents from badly reconstructed inputs; 0: never.",
+    ).default(0),
+    resampleUntil: nonNegative("Last step at which latents are resampled; 0: no end.").default(0),
+    earlyStopPatience: nonNegative(
+      "Validations without a better loss after which training ends; 0: it runs to its end.",
+    ).default(0),
+    earlyStopMinDelta: z
+      .number()
+      .nonnegative()
+      .default(1e-3)
+      .describe("How much better, relatively, a validation loss must be to count."),
     shuffle: z.boolean().default(true).describe("Mix the activations; false: in stored order."),
     bufferRows: count("Activations held in memory to mix from.").default(262_144),
     deadAfterTokens: count(
@@ -376,10 +521,15 @@ function keysAt(
       const tag = isRecord(value) ? value[discriminator] : undefined;
       const variants = current.options as z.ZodObject[];
       const tagOf = (variant: z.ZodObject) => (variant.shape[discriminator] as z.ZodLiteral).value;
-      for (const variant of variants) {
-        const other = `it belongs to ${discriminator} ${String(tagOf(variant))}, not ${String(tag)}`;
-        for (const name of Object.keys(variant.shape)) elsewhere.set(name, other);
-      }
+      const owners = new Map<string, string[]>();
+      for (const variant of variants)
+        for (const name of Object.keys(variant.shape))
+          owners.set(name, [...(owners.get(name) ?? []), String(tagOf(variant))]);
+      for (const [name, tags] of owners)
+        elsewhere.set(
+          name,
+          `it belongs to ${discriminator} ${tags.join(" or ")}, not ${String(tag)}`,
+        );
       current = variants.find((variant) => tagOf(variant) === tag);
     }
     if (!(current instanceof z.ZodObject)) break;

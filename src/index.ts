@@ -18,7 +18,9 @@ export { memorySource, splitSource } from "./activation-source.ts";
 export type { ActivationSource, Batch, BatchOptions, RowSource } from "./activation-source.ts";
 
 // Autoencoders
-export { Sae, SaeOnDevice, type SaeSpec, type SaeWeights } from "./sae/sae.ts";
+export { Sae } from "./sae/sae.ts";
+export { SaeOnDevice } from "./sae/sae-on-device.ts";
+export type { SaeSpec, SaeWeights } from "./sae/weights.ts";
 export { Trainer, type FitOptions, type Metrics, type TrainerOptions } from "./sae/train.ts";
 export type { TrainerState, ValidationMetrics } from "./sae/train.ts";
 export { latestCheckpoint, readCheckpoint, writeCheckpoint } from "./sae/checkpoint.ts";

@@ -78,7 +78,7 @@ describe("help", () => {
     const { stdout } = await run("train", "--help");
     const text = stdout.replace(/\s+/g, " ");
     expect(text).toContain(
-      "--sae.k <integer> Latents kept per row. (only for sae.architecture topk; default: 32)",
+      "--sae.k <integer> Latents kept per row; of batchTopk on average. (only for sae.architecture topk or batchTopk; default: 32)",
     );
     expect(text).toContain("--train.shuffle [true|false]");
     expect(stdout).not.toContain("--features.gallery");
@@ -106,7 +106,7 @@ describe("what cannot be understood is refused", () => {
     expect(message).toContain("wrong.yaml: unknown key trian; did you mean train?");
     expect(message).toContain("unknown key sae.archtecture; did you mean architecture?");
     expect(message).toContain(
-      "sae.l1 does not exist here; it belongs to architecture relu, not topk",
+      "sae.l1 does not exist here; it belongs to architecture relu or gated, not topk",
     );
     expect(message).toContain('sae.k must be a number; got "many"');
     expect(message).toContain('train.shuffle must be true or false; got "perhaps"');

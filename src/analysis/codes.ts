@@ -7,7 +7,8 @@ import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
 import type { Document, Span } from "../model/text.ts";
-import type { BatchCodes, Sae } from "../sae/sae.ts";
+import type { BatchCodes } from "../sae/sae-on-device.ts";
+import type { Sae } from "../sae/sae.ts";
 
 /** A document as the analysis needs it. */
 export interface TextDocument {
@@ -70,13 +71,16 @@ function eachActive(
   keep: Int32Array,
   visit: (latent: number, position: number, value: number) => void,
 ): void {
-  const sparse = codes.kind === "sparse";
-  const width = sparse ? codes.k : dSae;
-  const values = sparse ? codes.values : codes.acts;
+  const values = codes.kind === "dense" ? codes.acts : codes.values;
+  const width = codes.kind === "sparse" ? codes.k : dSae;
   for (let n = 0; n < keep.length; n++) {
     if (keep[n] < 0) continue;
-    for (let i = n * width, slot = 0; slot < width; i++, slot++) {
-      if (values[i] > 0) visit(sparse ? codes.indices[i] : slot, keep[n], values[i]);
+    const isRagged = codes.kind === "ragged";
+    const start = isRagged ? (n === 0 ? 0 : codes.ends[n - 1]) : n * width;
+    const end = isRagged ? codes.ends[n] : start + width;
+    for (let i = start; i < end; i++) {
+      if (values[i] > 0)
+        visit(codes.kind === "dense" ? i - start : codes.indices[i], keep[n], values[i]);
     }
   }
 }

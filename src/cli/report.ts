@@ -8,7 +8,7 @@ import { writeReport, type Tile } from "../analysis/report.ts";
 import type { RunConfig } from "../config.ts";
 import { readMetrics, readRun, writeWhole, type RunFolder } from "../runs.ts";
 import type { RunEvaluation } from "./analyse.ts";
-import { type Context, type Trained } from "./stages.ts";
+import { architectureText, type Context, type Trained } from "./stages.ts";
 import { duration, short, shortPath } from "./terminal.ts";
 
 /** Writes report.html and plots/, and returns the page's path. */
@@ -31,7 +31,7 @@ export async function reportStage(
   const path = run.path("report.html");
   await writeReport(path, {
     title: run.id,
-    summary: `${architectureText(config)}: ${short(dSae)} latents on ${sourceText(config)}, width ${dIn}.`,
+    summary: `A ${architectureText(config.sae)} autoencoder: ${short(dSae)} latents on ${sourceText(config)}, width ${dIn}.`,
     tiles: tiles(evaluation),
     training,
     latents,
@@ -106,12 +106,6 @@ function sections({ scores, crossEntropy }: RunEvaluation) {
 
 function entries(values: Record<string, number>): [string, string][] {
   return Object.entries(values).map(([name, value]) => [name, short(value)]);
-}
-
-function architectureText({ sae }: RunConfig): string {
-  return sae.architecture === "topk"
-    ? `TopK autoencoder, k ${sae.k}`
-    : `ReLU autoencoder, L1 coefficient ${sae.l1} (${sae.loss} convention)`;
 }
 
 function sourceText({ activations: a }: RunConfig): string {

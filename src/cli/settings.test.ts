@@ -22,7 +22,7 @@ test("every setting of every section is a field with a sentence, and its default
   const defaults = parseConfig({}) as unknown as Record<string, Record<string, unknown>>;
   for (const { path, section, default: value } of fields.values()) {
     const actual = section ? defaults[section][path.slice(section.length + 1)] : defaults[path];
-    if (actual !== undefined) expect(value, path).toBe(actual);
+    if (actual !== undefined) expect(value, path).toEqual(actual);
   }
 });
 

@@ -16,9 +16,10 @@ export interface Field {
   /** "" for those at the top. */
   section: string;
   description: string;
-  type: "integer" | "number" | "boolean" | "string";
+  /** integers: several, with commas between them on the command line. */
+  type: "integer" | "number" | "boolean" | "string" | "integers";
   choices?: string[];
-  default?: string | number | boolean;
+  default?: string | number | boolean | number[];
   /** Variants of the section that have the field, when not all do: "sae.architecture topk". */
   only?: string;
 }
@@ -93,7 +94,7 @@ function toField(section: string, key: string, schema: JsonSchema): Field {
     path: section ? `${section}.${key}` : key,
     section,
     description: schema.description ?? "",
-    type: schema.type as Field["type"],
+    type: schema.type === "array" ? "integers" : (schema.type as Field["type"]),
   };
   if (schema.enum) field.choices = schema.enum;
   if (schema.default !== undefined) field.default = schema.default as Field["default"];
@@ -107,7 +108,9 @@ export function addSettings(command: Command, sections: string[]): Command {
     const placeholder =
       field.type === "boolean"
         ? "[true|false]"
-        : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type)}>`;
+        : field.type === "integers"
+          ? "<integer,…>"
+          : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type)}>`;
     const option = new Option(`--${field.path} ${placeholder}`, describe(field));
     const heading = SECTIONS[field.section];
     option.helpGroup(field.section ? `${heading} (${field.section}):` : `${heading}:`);
@@ -120,7 +123,9 @@ export function addSettings(command: Command, sections: string[]): Command {
 export function describe(field: Field): string {
   const notes = [];
   if (field.only) notes.push(`only for ${field.only}`);
-  if (field.default !== undefined) notes.push(`default: ${String(field.default)}`);
+  const isEmpty = Array.isArray(field.default) && field.default.length === 0;
+  if (field.default !== undefined)
+    notes.push(`default: ${isEmpty ? "none" : String(field.default)}`);
   return notes.length > 0 ? `${field.description} (${notes.join("; ")})` : field.description;
 }
 
@@ -197,10 +202,14 @@ function readConfigFile(file: string): Record<string, unknown> {
 }
 
 /** A flag's text as the type its field wants; text that is no such thing stays, for the schema to refuse. */
-function fromFlag(raw: unknown, { type }: Field): unknown {
+function fromFlag(raw: unknown, { type }: Pick<Field, "type">): unknown {
   if (typeof raw !== "string") return raw;
   if (type === "boolean") return raw === "true" ? true : raw === "false" ? false : raw;
   if (type === "string") return raw;
+  if (type === "integers")
+    return raw.trim() === ""
+      ? []
+      : raw.split(",").map((part) => fromFlag(part, { type: "integer" }));
   const digits = raw.replace(/(?<=\d)_(?=\d)/g, "");
   const number = Number(digits);
   return digits.trim() === "" || Number.isNaN(number) ? raw : number;

@@ -260,13 +260,33 @@ function describeTraining(
   const { sae, train } = config;
   const size = sae.dSae === undefined ? ` (${sae.expansion} × ${dIn})` : "";
   const rate = train.learningRate === undefined ? " (2e-4/√(dSae/2¹⁴))" : "";
-  const kind = sae.architecture === "topk" ? `topk, k ${sae.k}` : `relu, l1 ${sae.l1}`;
   terminal.note(
-    `autoencoder: ${kind}, dIn ${dIn}, dSae ${dSae}${size}\n` +
+    `autoencoder: ${architectureText(sae)}, dIn ${dIn}, dSae ${dSae}${size}\n` +
       `training: ${short(trainer.totalSteps)} steps of ${short(train.batchSize)}, ` +
       `learning rate ${trainer.learningRate.toPrecision(3)}${rate}, ${device.name} device (${device.description})` +
       (trainer.step > 0 ? `\ngoing on after step ${short(trainer.step)}` : ""),
   );
+}
+
+/** An architecture with the setting that says how sparse it is. */
+export function architectureText(sae: RunConfig["sae"]): string {
+  const nested = sae.matryoshkaWidths.length > 0 ? "matryoshka " : "";
+  const { architecture } = sae;
+  switch (architecture) {
+    case "topk":
+    case "batchTopk":
+      return `${nested}${architecture}, k ${sae.k}`;
+    case "relu":
+    case "gated":
+    case "jumprelu": {
+      const [name, value] =
+        architecture === "jumprelu" ? ["l0Coefficient", sae.l0Coefficient] : ["l1", sae.l1];
+      const target = sae.targetL0 === undefined ? `${name} ${value}` : `target L0 ${sae.targetL0}`;
+      return `${nested}${architecture}, ${target}`;
+    }
+    default:
+      return sae satisfies never;
+  }
 }
 
 /** The few numbers that tell whether it goes well. */

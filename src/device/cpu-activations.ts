@@ -25,7 +25,8 @@ export const activationOps: Ops<
     kernels.penalize(
       ...[...layoutOf(codes), codes.values.address, latents],
       ...[kinds[penalty.kind], penalty.coefficient, a, b, weights?.address ?? 0],
-      ...[dValues.address, dWeights?.address ?? 0, rowPenalty.address, ...share(crew, rows, 16)],
+      ...[dValues.address, dWeights?.address ?? 0, rowPenalty.address, +!!op.inactiveToo],
+      ...share(crew, rows, 16),
     );
   },
 

@@ -237,13 +237,14 @@ async function collect(
 
 /** Tells all workers how long each one's list is; returns where this one's begins, and their sum. */
 function publishCounts(
-  { thread, threads, shared, barrier }: Crew,
+  crew: Crew,
   scratch: Record<string, number>,
   list: PairList,
 ): { start: number; total: number } {
+  const { thread, threads, shared } = crew;
   const counts = new Int32Array(shared.buffer, scratch.counts, threads);
   counts[thread] = list.total;
-  barrier();
+  crew.barrier();
   let [start, total] = [0, 0];
   for (let t = 0; t < threads; t++) {
     if (t < thread) start += counts[t];
@@ -254,11 +255,12 @@ function publishCounts(
 
 /** The values of all workers' lists; of one that is longer than `count`, ties with its smallest, only `count`. */
 function exchangeValues(
-  { thread, threads, shared, barrier }: Crew,
+  crew: Crew,
   scratch: Record<string, number>,
   list: PairList,
   count: number,
 ): Float32Array {
+  const { thread, threads, shared } = crew;
   const room = Math.max(1, count);
   const lengths = new Int32Array(shared.buffer, scratch.lengths, threads);
   const values = new Float32Array(shared.buffer, scratch.values, threads * room);
@@ -267,7 +269,7 @@ function exchangeValues(
   if (own.length > count) own.sort().reverse();
   lengths[thread] = Math.min(own.length, count);
   values.set(own.subarray(0, lengths[thread]), thread * room);
-  barrier();
+  crew.barrier();
   const all = new Float32Array(lengths.reduce((sum, n) => sum + n, 0));
   for (let t = 0, end = 0; t < threads; end += lengths[t++])
     all.set(values.subarray(t * room, t * room + lengths[t]), end);

@@ -402,6 +402,8 @@ export interface Device {
     dValues: Tensor; // in/out, of the shape of values
     dWeights: Tensor | null; // out, of the shape of values
     rowPenalty: Tensor; // out [N]
+    /** True: used slots whose value is 0 get λ w s'(0) too, for a straight-through estimator. */
+    inactiveToo?: boolean;
   }): void;
   thresholdGradient(op: ThresholdGradient): void;
   gate(op: Gate): void;

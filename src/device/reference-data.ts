@@ -25,11 +25,10 @@ export function* slotsOf(
   dSae: number,
   latents: LatentRange = { from: 0, to: dSae },
 ): Generator<Slot> {
-  const { indices, ends } = codes;
+  const { indices } = codes;
   const [start, end] = slotRange(codes, n, dSae);
   for (let at = start; at < end; at++) {
     const latent = indices ? data(indices)[at] : at - start;
-    if (ends && at >= data(indices!).length) return;
     if (latent >= 0 && latent < dSae && latent >= latents.from && latent < latents.to)
       yield { at, latent };
   }

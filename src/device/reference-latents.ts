@@ -87,7 +87,7 @@ export function penalize(op: Parameters<Device["penalize"]>[0]): void {
     dWeights?.fill(0, start, end);
     for (const { at, latent } of slotsOf(codes, n, dSae)) {
       const a = values[at];
-      if (!(a > 0)) continue;
+      if (!(a > 0) && !op.inactiveToo) continue;
       const w = weights ? weights[latent] : 1;
       const [s, slope] = penaltyAndSlope(penalty, w * a);
       sum += s;

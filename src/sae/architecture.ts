@@ -1,43 +1,109 @@
 /**
- * What makes one SAE architecture differ from another: how a row's latents are chosen, and which
- * terms the loss adds up. Each loss is stated here once, as the coefficients that the device's
- * operations take; the operations supply the gradients.
+ * What makes one SAE architecture differ from another, as one algebra: a selection of latents, a
+ * reconstruction over one or more prefixes of them, a sparsity loss, an auxiliary loss. Each is
+ * stated here once, in the terms of the device's operations, which supply the gradients.
  *
- * N rows in the batch, d = dIn, F = dSae, a = latents, x̂ = a W_dec + b_dec, r = x - x̂.
+ * N rows in the batch, d width of the input, e of what is reconstructed, F = dSae, n_f the norm of
+ * W_dec[f], or 1 where training keeps it there; sg(·) counts as a constant.
  *
- * relu, loss "mean":  mean(r²) over all N·d elements + l1 · mean|a| over all N·F elements.
- * relu, loss "sum":   (1/N) Σ_n ‖r_n‖² + l1 · (1/N) Σ_n Σ_f a_nf ‖W_dec[f]‖, the norms trained too
- *                     (Anthropic, "Circuits Updates", April 2024).
- * topk:               (1/N) Σ_n ‖r_n‖² + auxKCoefficient · (1/N) Σ_n ‖r_n - r̂_n‖², where r counts as
- *                     a constant and r̂ = Σ relu(z_f) W_dec[f] over the auxK dead latents with the
- *                     largest pre-activations, without the bias, which r has already taken out
- *                     (AuxK: Gao et al. 2024, appendix A.2). While no latent is dead the term is 0.
+ * Selection of a from z = W_enc (x - b_dec) + b_enc:
+ *   relu        max(z, 0)
+ *   topk        the k largest of a row, max(z, 0)
+ *   batchTopk   in training the k·N largest max(z, 0) of the batch; afterwards z where z > θ
+ *               (Bussmann et al. 2024)
+ *   jumprelu    z where z > θ_f and z > 0, θ trained (Rajamanoharan et al. 2024b)
+ *   gated       max(e^{r_f} (π - b_gate) + b_mag, 0) where π = z > 0, b_gate being b_enc
+ *               (Rajamanoharan et al. 2024a)
+ * Reconstruction, x̂ = a W_dec + b_dec, r = y - x̂ (y is x but for a transcoder):
+ *   sum         (1/N) Σ_n ‖r_n‖²;  mean: over the N·e elements.
+ *   Over prefixes m_1 < … < m_L = F (Matryoshka, Bussmann et al. 2025): the mean over l of the same
+ *   with only the first m_l latents, so that coefficients carry over from L = 1.
+ * Sparsity, c the coefficient:
+ *   l1          c/N Σ_n Σ_f a n_f, the norms trained too (Anthropic, "Circuits Updates", April 2024);
+ *               with reconstruction "mean", c · mean|a| over the N·F elements. Gated: of relu(π).
+ *   lp          c/N Σ_n Σ_f [(a n_f + δ)^p - δ^p] (p-annealing, Karvonen et al. 2024; δ keeps the
+ *               slope at 0 finite)
+ *   tanh        c/N Σ_n Σ_f tanh(s a n_f) (Anthropic, January 2025)
+ *   step        c · L0, quadratic: c (L0/target - 1)², L0 the batch's mean number of active latents.
+ *               θ learns by straight-through estimators, see `thresholdGradient`.
+ * Auxiliary:
+ *   auxK        r̂ = Σ relu(z_f) W_dec[f] over the auxK dead latents with the largest z; the loss is
+ *               c · scale · (1/N) Σ_n ‖sg(r_n) - r̂_n‖², the bias not added again (Gao et al. 2024,
+ *               appendix A.2). scale, by variant: summed 1; openai 1/V(r); eleuther share/V(y);
+ *               saelens share, with V(·) the variance per row around the batch's mean and share =
+ *               min(dead latents / (d/2), 1). 0 while no latent is dead.
+ *   gated       c/N Σ_n ‖y - (relu(π) sg(W_dec) + sg(b_dec))‖²
+ *   preAct      c/N Σ_n Σ_f relu(θ_f - z) sg(n_f) over the dead latents, or all.
+ *
+ * Coefficients count in units of ρ, the root mean square of the inputs' elements (1 when inputs are
+ * normalised, or by request): a loss in which inputs, latents and thresholds are all multiplied by ρ
+ * is multiplied by ρ² as a whole. So l1 and preAct carry a factor ρ, the others ρ² with lengths in ρ.
  */
 import type { SaeConfig } from "../config.ts";
-import type { Device, LatentParams, Slots, Tensor } from "../device/device.ts";
+import type { LatentRange } from "../device/device.ts";
 import { UserError } from "../error.ts";
 
-/** How latents are chosen; all that encoding needs to know. */
-export type Selection = { architecture: "relu" } | { architecture: "topk"; k: number };
+/** How latents are chosen once trained; all that encoding needs to know. */
+export type Selection =
+  | { architecture: "relu" }
+  | { architecture: "topk"; k: number }
+  | { architecture: "batchTopk"; k: number; threshold: number }
+  | { architecture: "jumprelu" }
+  | { architecture: "gated" };
+
+export type Sparsity = { coefficient: number; warmupSteps: number; targetL0: number | null } & (
+  | { kind: "l1"; mean: boolean }
+  | { kind: "lp"; delta: number; pEnd: number; pAnnealStart: number; pUpdates: number }
+  | { kind: "tanh"; c: number }
+  | { kind: "step" }
+  | { kind: "quadratic"; target: number }
+);
+
+export type AuxKVariant = "summed" | "openai" | "eleuther" | "saelens";
+
+export type Auxiliary =
+  | { kind: "auxK"; auxK: number; coefficient: number; variant: AuxKVariant }
+  | { kind: "gated"; coefficient: number }
+  | { kind: "preAct"; coefficient: number; on: "dead" | "all" };
 
 /** A selection with the loss it is trained by. */
-export type Objective =
-  | { architecture: "relu"; loss: "sum" | "mean"; l1: number; l1WarmupSteps: number }
-  | { architecture: "topk"; k: number; auxK: number; auxKCoefficient: number };
+export interface Objective {
+  selection:
+    | { architecture: "relu" | "gated" }
+    | ({ architecture: "topk" | "batchTopk" } & TopK)
+    | { architecture: "jumprelu"; bandwidth: number; initialThreshold: number };
+  /** "mean" over elements instead of rows. */
+  reconstruction: "sum" | "mean";
+  sparsity: Sparsity | null;
+  auxiliary: Auxiliary | null;
+}
 
-/** A configuration with every derived value filled in for one input width. */
+interface TopK {
+  k: number;
+  kStart: number;
+  kAnnealSteps: number;
+  thresholdRate: number;
+}
+
+/** A configuration with every derived value filled in for one width of activations. */
 export interface ResolvedSae {
   dIn: number;
+  dOut: number;
   dSae: number;
+  /** The nested prefixes as ranges of latents, rising; one, of all latents, without nesting. */
+  levels: LatentRange[];
   init: "tied" | "xavier";
-  decoderBiasInit: "mean" | "zero";
+  decoderBiasInit: "mean" | "geometricMedian" | "zero";
   applyBDecToInput: boolean;
-  normalizeActivations: "none" | "expectedAverageNorm";
+  normalizeActivations: "none" | "expectedAverageNorm" | "rms";
   unitNormDecoder: boolean;
+  /** Whether coefficients count in units of the inputs' root mean square. */
+  inRmsUnits: boolean;
+  /** With ρ = 1; see `inUnits`. */
   objective: Objective;
 }
 
-/** @throws UserError when k or auxK exceeds dSae, or dSae is not at least 1. */
+/** @throws UserError when a setting does not fit dSae or another setting. */
 export function resolveSae(sae: SaeConfig, dIn: number): ResolvedSae {
   const dSae = sae.dSae ?? Math.round(sae.expansion * dIn);
   if (dSae < 1)
@@ -46,121 +112,178 @@ export function resolveSae(sae: SaeConfig, dIn: number): ResolvedSae {
     );
   return {
     dIn,
+    dOut: dIn,
     dSae,
+    levels: levelsOf(sae.matryoshkaWidths, dSae),
     init: sae.init,
     decoderBiasInit: sae.decoderBiasInit,
     applyBDecToInput: sae.applyBDecToInput,
     normalizeActivations: sae.normalizeActivations,
-    unitNormDecoder: sae.unitNormDecoder ?? sae.architecture === "topk",
+    unitNormDecoder: sae.unitNormDecoder ?? sae.architecture !== "relu",
+    inRmsUnits:
+      sae.normalizeActivations === "none" &&
+      "coefficientUnits" in sae &&
+      sae.coefficientUnits === "inputRms",
     objective: objectiveOf(sae, dIn, dSae),
   };
 }
 
+/** The ranges that prefixes of these widths add, one by one, up to dSae. */
+export function levelsOf(widths: readonly number[], dSae: number): LatentRange[] {
+  const ends = widths.at(-1) === dSae ? widths : [...widths, dSae];
+  return ends.map((to, l) => {
+    const from = l === 0 ? 0 : ends[l - 1];
+    if (to <= from || to > dSae)
+      throw new UserError(
+        `matryoshkaWidths must rise and be at most dSae (${dSae}); got ${widths.join(", ")}`,
+      );
+    return { from, to };
+  });
+}
+
 function objectiveOf(sae: SaeConfig, dIn: number, dSae: number): Objective {
   switch (sae.architecture) {
-    case "relu":
+    case "relu": {
+      if (sae.loss === "mean" && sae.pEnd < 1)
+        throw new UserError(`p-annealing needs sae.loss sum; got ${sae.loss}`);
+      const { pEnd, pAnnealStart, pUpdates } = sae;
       return {
-        architecture: "relu",
-        loss: sae.loss,
-        l1: sae.l1,
-        l1WarmupSteps: sae.l1WarmupSteps,
+        selection: { architecture: "relu" },
+        reconstruction: sae.loss,
+        sparsity: {
+          ...penalty(sae, sae.l1),
+          ...(pEnd < 1
+            ? { kind: "lp", delta: LP_DELTA, pEnd, pAnnealStart, pUpdates }
+            : { kind: "l1", mean: sae.loss === "mean" }),
+        },
+        auxiliary: null,
+      };
+    }
+    case "gated":
+      return {
+        selection: { architecture: "gated" },
+        reconstruction: "sum",
+        sparsity: { ...penalty(sae, sae.l1), kind: "l1", mean: false },
+        auxiliary: { kind: "gated", coefficient: sae.auxCoefficient },
       };
     case "topk":
-      if (sae.k > dSae) throw new UserError(`k must be at most dSae (${dSae}); got ${sae.k}`);
-      if (sae.auxK !== undefined && sae.auxK > dSae)
-        throw new UserError(`auxK must be at most dSae (${dSae}); got ${sae.auxK}`);
+    case "batchTopk": {
+      const { k, kStart = k, kAnnealSteps, auxKCoefficient, auxKVariant } = sae;
+      for (const [name, value] of Object.entries({ k, kStart, auxK: sae.auxK ?? 1 }))
+        if (value > dSae)
+          throw new UserError(`${name} must be at most dSae (${dSae}); got ${value}`);
+      if (kStart < k) throw new UserError(`kStart must be at least k (${k}); got ${kStart}`);
+      const thresholdRate = sae.architecture === "batchTopk" ? sae.thresholdRate : 0;
+      const auxK = sae.auxK ?? Math.min(Math.max(1, Math.floor(dIn / 2)), dSae);
       return {
-        architecture: "topk",
-        k: sae.k,
-        auxK: sae.auxK ?? Math.min(Math.max(1, Math.floor(dIn / 2)), dSae),
-        auxKCoefficient: sae.auxKCoefficient,
+        selection: { architecture: sae.architecture, k, kStart, kAnnealSteps, thresholdRate },
+        reconstruction: "sum",
+        sparsity: null,
+        auxiliary:
+          auxKCoefficient > 0
+            ? { kind: "auxK", auxK, coefficient: auxKCoefficient, variant: auxKVariant }
+            : null,
       };
+    }
+    case "jumprelu": {
+      const { bandwidth, initialThreshold, sparsityLoss, targetL0 } = sae;
+      const common = penalty(sae, sae.l0Coefficient);
+      let sparsity: Sparsity;
+      if (sparsityLoss === "quadratic") {
+        if (targetL0 === undefined)
+          throw new UserError(
+            "the quadratic sparsity loss needs sae.targetL0, the number of active latents per row it aims at",
+          );
+        // The loss itself aims at the target; no controller is needed.
+        sparsity = { ...common, targetL0: null, kind: "quadratic", target: targetL0 };
+      } else if (sparsityLoss === "tanh") sparsity = { ...common, kind: "tanh", c: sae.tanhScale };
+      else sparsity = { ...common, kind: "step" };
+      return {
+        selection: { architecture: "jumprelu", bandwidth, initialThreshold },
+        reconstruction: "sum",
+        sparsity,
+        auxiliary:
+          sae.preActCoefficient > 0
+            ? { kind: "preAct", coefficient: sae.preActCoefficient, on: sae.preActOn }
+            : null,
+      };
+    }
     default:
       return sae satisfies never;
   }
 }
 
-/** The coefficients of a relu loss for a batch of `rows`, in the device operations' terms. */
-export interface ReluCoefficients {
-  /** The loss gradient of x̂ is -gradScale · r. */
-  gradScale: number;
-  /** The loss gradient that the penalty gives each active latent (times ‖W_dec[f]‖ when byNorm). */
-  l1: number;
-  byNorm: boolean;
+/** δ of the lp penalty, in units of ρ. */
+const LP_DELTA = 1e-3;
+
+function penalty(
+  sae: { sparsityWarmupSteps: number; targetL0?: number | undefined },
+  coefficient: number,
+) {
+  return {
+    coefficient,
+    warmupSteps: sae.sparsityWarmupSteps,
+    targetL0: sae.targetL0 ?? null,
+  };
 }
 
-/** @param step counted from 1; the penalty rises linearly to its full weight at step l1WarmupSteps. */
-export function reluCoefficients(
-  objective: Extract<Objective, { architecture: "relu" }>,
-  rows: number,
-  dIn: number,
-  dSae: number,
-  step: number,
-): ReluCoefficients {
-  const l1 = objective.l1 * warmup(step, objective.l1WarmupSteps);
-  return objective.loss === "mean"
-    ? { gradScale: 2 / (rows * dIn), l1: l1 / (rows * dSae), byNorm: false }
-    : { gradScale: 2 / rows, l1: l1 / rows, byNorm: true };
+/** The objective with its coefficients, lengths and thresholds in units of ρ. */
+export function inUnits(objective: Objective, rho: number): Objective {
+  if (rho === 1) return objective;
+  const { selection, sparsity, auxiliary } = objective;
+  return {
+    ...objective,
+    selection:
+      selection.architecture === "jumprelu"
+        ? {
+            ...selection,
+            bandwidth: selection.bandwidth * rho,
+            initialThreshold: selection.initialThreshold * rho,
+          }
+        : selection,
+    sparsity: sparsity && sparsityInUnits(sparsity, rho),
+    auxiliary:
+      auxiliary?.kind === "preAct"
+        ? { ...auxiliary, coefficient: auxiliary.coefficient * rho }
+        : auxiliary,
+  };
 }
 
-/** min(step / steps, 1), and 1 when there is nothing to warm up. */
-export function warmup(step: number, steps: number): number {
-  return steps > 0 ? Math.min(1, step / steps) : 1;
+function sparsityInUnits(sparsity: Sparsity, rho: number): Sparsity {
+  const { kind, coefficient } = sparsity;
+  switch (kind) {
+    case "l1":
+      return { ...sparsity, coefficient: coefficient * rho };
+    case "lp":
+      // As l1: p begins at 1, and from there the coefficient follows so that the penalty stays continuous.
+      return { ...sparsity, coefficient: coefficient * rho, delta: sparsity.delta * rho };
+    case "tanh":
+      return { ...sparsity, coefficient: coefficient * rho * rho, c: sparsity.c / rho };
+    case "step":
+    case "quadratic":
+      return { ...sparsity, coefficient: coefficient * rho * rho };
+    default:
+      return kind satisfies never;
+  }
+}
+
+/** k at a step counted from 1: from kStart linearly to k over kAnnealSteps, whole for topk. */
+export function kAt({ k, kStart, kAnnealSteps }: TopK, step: number): number {
+  if (step > kAnnealSteps || kAnnealSteps === 0) return k;
+  return Math.round(kStart + ((k - kStart) * (step - 1)) / kAnnealSteps);
+}
+
+/** The reconstruction's part of the gradient: that of the loss by x̂ is -gradScale · r. */
+export function gradScaleOf({ reconstruction }: Objective, rows: number, dOut: number): number {
+  return reconstruction === "mean" ? 2 / (rows * dOut) : 2 / rows;
 }
 
 /** The reconstruction term from Σ_n ‖r_n‖². */
 export function reconstructionTerm(
-  objective: Objective,
+  { reconstruction }: Objective,
   sse: number,
   rows: number,
-  dIn: number,
+  dOut: number,
 ): number {
-  const mean = objective.architecture === "relu" && objective.loss === "mean";
-  return sse / (mean ? rows * dIn : rows);
-}
-
-/** Where a batch's latents live on the device. */
-export type Codes = Slots;
-
-/** Room for the latents of `rows` rows; whoever asked frees it by `freeCodes`. */
-export function makeCodes(device: Device, selection: Selection, rows: number, dSae: number): Codes {
-  switch (selection.architecture) {
-    case "relu":
-      return { values: device.tensor([rows, dSae]) };
-    case "topk":
-      return {
-        indices: device.tensor([rows, selection.k], "i32"),
-        values: device.tensor([rows, selection.k]),
-      };
-    default:
-      return selection satisfies never;
-  }
-}
-
-export function freeCodes(device: Device, codes: Codes): void {
-  if (codes.indices) device.free(codes.indices);
-  device.free(codes.values);
-}
-
-/** Queues codes = encode(x); bPre is the decoder bias when it is subtracted first, else null. */
-export function encode(
-  device: Device,
-  op: { rows: number; x: Tensor; bPre: Tensor | null; params: LatentParams; codes: Codes },
-): void {
-  const { wEnc, bEnc } = op.params;
-  const { rows, x, bPre, codes } = op;
-  const { indices, values } = codes;
-  const input = { rows, x, bPre, wEnc, bEnc };
-  if (indices) device.encodeTopK({ ...input, indices, values });
-  else device.encodeDense({ ...input, activation: "relu", out: values });
-}
-
-/** Queues residual = target - decode(codes). */
-export function decode(
-  device: Device,
-  op: { rows: number; codes: Codes; wDec: Tensor; bDec: Tensor; target: Tensor; residual: Tensor },
-): void {
-  const { codes, ...rest } = op;
-  if (codes.indices) device.decodeSparse({ ...rest, ...codes });
-  else device.decodeDense({ ...rest, acts: codes.values });
+  return sse / (reconstruction === "mean" ? rows * dOut : rows);
 }

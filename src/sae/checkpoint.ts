@@ -32,6 +32,7 @@ export async function writeCheckpoint(
   const temporary = join(folder, `.${name}.${process.pid}.tmp`);
   const tensors: Record<string, TensorToWrite> = {};
   for (const [key, data] of Object.entries(state.tensors)) {
+    if (!data) continue;
     const dtype = data instanceof Int32Array ? "I32" : "F32";
     const { dIn } = state.progress;
     const isMatrix = /^W_/.test(key);

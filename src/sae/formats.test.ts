@@ -7,7 +7,8 @@ import { afterAll, beforeAll, expect, test } from "vitest";
 import { Rng } from "../rng.ts";
 import { Safetensors, writeSafetensors } from "../safetensors.ts";
 import { loadSae, saveSae, torchCheckpoint, type SaeDetails } from "./formats.ts";
-import { Sae, type SaeSpec } from "./sae.ts";
+import { Sae } from "./sae.ts";
+import type { SaeSpec } from "./weights.ts";
 import { torchFile, TorchTensor, type TorchValue } from "./torch-file.ts";
 
 let folder: string;
@@ -72,7 +73,13 @@ test("the folder has SAELens' names and shapes", async () => {
     },
   });
   expect(JSON.parse(await readFile(join(path, "metadata.json"), "utf8"))).toEqual({
-    ...{ n_features: 33, activation_dim: 5, avg_sparsity: 0.1, active_features: 30 },
+    ...{
+      selection: { architecture: "topk", k: 3 },
+      n_features: 33,
+      activation_dim: 5,
+      avg_sparsity: 0.1,
+      active_features: 30,
+    },
     ...{ training_config: { k: 3 }, metrics: { fvu: 0.1 }, provenance: { weights: "00ff" } },
   });
   const store = await Safetensors.open(join(path, "sae_weights.safetensors"));
@@ -92,8 +99,8 @@ test("each kind of broken folder gives one message that says what was expected a
     await writeFile(file, JSON.stringify({ ...good, ...change }));
     return loadSae(path);
   };
-  await expect(load({ architecture: "gated" })).rejects.toThrow(
-    'unknown architecture "gated"; this version reads standard, topk',
+  await expect(load({ architecture: "temporal" })).rejects.toThrow(
+    'unknown architecture "temporal"; this version reads standard, topk, jumprelu, gated',
   );
   await expect(load({ d_sae: 34 })).rejects.toThrow(
     /W_enc must have shape \[5, 34\] by cfg.json's d_in 5 and d_sae 34; it has \[5, 33\]/,

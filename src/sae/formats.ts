@@ -2,7 +2,9 @@
  * SAEs as files that others read. The only place with their snake_case names.
  *
  * - A folder in SAELens' layout (version 6): cfg.json and sae_weights.safetensors with W_enc
- *   [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec. Beside them our own metadata.json.
+ *   [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec; threshold for jumprelu; b_gate (for b_enc),
+ *   b_mag and r_mag for gated. A batchTopk SAE is written as the jumprelu one that it is once trained.
+ *   Beside them our own metadata.json, which remembers what it was.
  * - A PyTorch file, see `torchCheckpoint`.
  */
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
@@ -34,7 +36,13 @@ export interface SaeDetails {
 }
 
 /** SAELens' names for our architectures. */
-const architectures = { relu: "standard", topk: "topk" } as const;
+const architectures = {
+  relu: "standard",
+  topk: "topk",
+  batchTopk: "jumprelu",
+  jumprelu: "jumprelu",
+  gated: "gated",
+} as const satisfies Record<Selection["architecture"], string>;
 
 /**
  * Writes cfg.json, sae_weights.safetensors and metadata.json into `folder`, with the input scale
@@ -42,18 +50,29 @@ const architectures = { relu: "standard", topk: "topk" } as const;
  * @throws UserError when the disk is full.
  */
 export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}): Promise<void> {
-  const { W_enc, b_enc, W_dec, b_dec, spec } = sae.fold();
+  const folded = sae.fold();
+  const { W_enc, b_enc, W_dec, b_dec, spec } = folded;
   const { dIn, dSae, selection, applyBDecToInput } = spec;
+  const vector = (data: Float32Array) => ({ dtype: "F32", shape: [data.length], data }) as const;
+  const threshold =
+    selection.architecture === "batchTopk"
+      ? new Float32Array(dSae).fill(selection.threshold)
+      : folded.threshold;
+  const { b_mag, r_mag } = folded;
   await mkdir(folder, { recursive: true });
   await writeSafetensors(join(folder, "sae_weights.safetensors"), {
     W_enc: { dtype: "F32", shape: [dIn, dSae], data: transpose(W_enc, dSae, dIn) },
-    b_enc: { dtype: "F32", shape: [dSae], data: b_enc },
+    [selection.architecture === "gated" ? "b_gate" : "b_enc"]: vector(b_enc),
     W_dec: { dtype: "F32", shape: [dSae, dIn], data: W_dec },
-    b_dec: { dtype: "F32", shape: [dIn], data: b_dec },
+    b_dec: vector(b_dec),
+    ...(threshold && { threshold: vector(threshold) }),
+    ...(b_mag && { b_mag: vector(b_mag) }),
+    ...(r_mag && { r_mag: vector(r_mag) }),
   });
   await writeJson(join(folder, "metadata.json"), {
     n_features: dSae,
     activation_dim: dIn,
+    selection,
     avg_sparsity: details.averageSparsity,
     active_features: details.activeFeatures,
     training_config: details.trainingConfig,
@@ -120,13 +139,21 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
         );
       return store.floats(name);
     };
-    const spec = { selection, dIn, dSae, applyBDecToInput, scale: 1 };
-    const sae = new Sae(spec, {
+    const { architecture } = selection;
+    const isGated = architecture === "gated";
+    const weights = {
       W_enc: transpose(await read("W_enc", dIn, dSae), dIn, dSae),
-      b_enc: await read("b_enc", dSae),
+      b_enc: await read(isGated ? "b_gate" : "b_enc", dSae),
       W_dec: await read("W_dec", dSae, dIn),
       b_dec: await read("b_dec", dIn),
-    });
+      ...(architecture === "jumprelu" && { threshold: await read("threshold", dSae) }),
+      ...(isGated && { b_mag: await read("b_mag", dSae), r_mag: await read("r_mag", dSae) }),
+    };
+    const spec = { selection, dIn, dSae, applyBDecToInput, scale: 1 };
+    const was = await batchTopKOf(folder, weights.threshold);
+    const sae = was
+      ? new Sae({ ...spec, selection: was }, { ...weights, threshold: undefined })
+      : new Sae(spec, weights);
     return { sae, details: await readDetails(folder, cfg) };
   } finally {
     await store.close();
@@ -137,21 +164,39 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
  * A PyTorch checkpoint of the SAE as two nn.Linear layers:
  * x̂ = decoder(select(encoder(x))) with encoder.weight [dSae, dIn] and decoder.weight [dIn, dSae].
  * A decoder bias that is subtracted from the input goes into the encoder's: b_enc - W_enc b_dec.
- * `config.activation` says what select is: relu, or topk with `config.k` (then relu).
+ * `config.activation` says what select is: relu, or topk with `config.k` (then relu); batchTopk and
+ * jumprelu keep z where z > max(threshold, 0); gated gives max(e^{r_mag} W_enc x + b_mag, 0) where
+ * encoder(x) > 0.
  */
 export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array {
   const { W_enc, b_enc, W_dec, b_dec, spec } = sae.fold();
   const { dIn, dSae, selection, applyBDecToInput } = spec;
   const bias = Float64Array.from(b_enc);
-  if (applyBDecToInput)
-    for (let f = 0; f < dSae; f++)
-      for (let c = 0; c < dIn; c++) bias[f] -= W_enc[f * dIn + c] * b_dec[c];
+  const magnitudeBias = Float64Array.from(sae.b_mag ?? []);
+  for (let f = 0; applyBDecToInput && f < dSae; f++) {
+    let shift = 0;
+    for (let c = 0; c < dIn; c++) shift += W_enc[f * dIn + c] * b_dec[c];
+    bias[f] -= shift;
+    if (sae.r_mag) magnitudeBias[f] -= Math.exp(sae.r_mag[f]) * shift;
+  }
+  const threshold =
+    selection.architecture === "batchTopk"
+      ? new Float32Array(dSae).fill(selection.threshold)
+      : sae.threshold;
+  const extra: [string, TorchTensor][] = [];
+  if (threshold) extra.push(["threshold", new TorchTensor([dSae], threshold)]);
+  if (sae.r_mag)
+    extra.push(
+      ["r_mag", new TorchTensor([dSae], sae.r_mag)],
+      ["b_mag", new TorchTensor([dSae], Float32Array.from(magnitudeBias))],
+    );
   return torchFile({
     model_state_dict: new Map([
       ["encoder.weight", new TorchTensor([dSae, dIn], W_enc)],
       ["encoder.bias", new TorchTensor([dSae], Float32Array.from(bias))],
       ["decoder.weight", new TorchTensor([dIn, dSae], transpose(W_dec, dSae, dIn))],
       ["decoder.bias", new TorchTensor([dIn], b_dec)],
+      ...extra,
     ]),
     config: {
       activation: selection.architecture,
@@ -180,17 +225,34 @@ function readSelection(cfg: Record<string, unknown>, at: string): Selection {
   switch (cfg.architecture) {
     case "standard":
       return { architecture: "relu" };
+    case "jumprelu":
+    case "gated":
+      return { architecture: cfg.architecture };
     case "topk":
       // Selecting by z‖W_dec‖ is another function than selecting by z.
       requireValue(cfg, at, "rescale_acts_by_decoder_norm", [false]);
       return { architecture: "topk", k: readCount(cfg, "k", at) };
     default: {
-      const known = Object.values(architectures).join(", ");
+      const known = [...new Set(Object.values(architectures))].join(", ");
       throw new UserError(
         `${at}: unknown architecture ${JSON.stringify(cfg.architecture)}; this version reads ${known}`,
       );
     }
   }
+}
+
+/** The batch top-k selection that metadata.json says a jumprelu SAE comes from, if its threshold is that one still. */
+async function batchTopKOf(
+  folder: string,
+  threshold: Float32Array | undefined,
+): Promise<Selection | undefined> {
+  if (!threshold) return undefined;
+  const selection = (await readJson(join(folder, "metadata.json")))?.selection;
+  if (!isRecord(selection) || selection.architecture !== "batchTopk") return undefined;
+  const { k, threshold: theta } = selection;
+  if (typeof k !== "number" || typeof theta !== "number") return undefined;
+  const isSame = threshold.every((v) => v === Math.fround(theta));
+  return isSame ? { architecture: "batchTopk", k, threshold: theta } : undefined;
 }
 
 function readCount(cfg: Record<string, unknown>, key: string, at: string): number {

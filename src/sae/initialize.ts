@@ -3,18 +3,21 @@ import type { ActivationSource } from "../activation-source.ts";
 import type { TrainConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
-import type { ResolvedSae } from "./architecture.ts";
-import type { SaeWeights } from "./sae.ts";
+import { inUnits, type ResolvedSae } from "./architecture.ts";
+import type { SaeWeights } from "./weights.ts";
 
 /** Batches that the input scale and the mean are taken from, at most. */
 const STATISTICS_BATCHES = 100;
 
 /** The norm of the decoder rows at the start when nothing keeps them at 1 (Anthropic, April 2024). */
-const FREE_DECODER_NORM = 0.1;
+export const FREE_DECODER_NORM = 0.1;
+
+/** Activations that the geometric median is taken of, at most. */
+const MEDIAN_ROWS = 32_768;
 
 /**
- * The weights at step 0 and the scale that inputs are multiplied by. Reads the source's first
- * activations when one of them is derived from the data.
+ * The weights at step 0, the scale that inputs are multiplied by, and ρ, the unit of coefficients.
+ * Reads the source's first activations when one of them is derived from the data.
  * @throws UserError when there are none, or they are all 0 and were to be scaled.
  */
 export async function initialize(
@@ -22,21 +25,63 @@ export async function initialize(
   source: ActivationSource,
   train: TrainConfig,
   seed: number,
-): Promise<{ scale: number; weights: SaeWeights }> {
-  const { dIn, normalizeActivations, decoderBiasInit } = resolved;
-  const weights = initialWeights(resolved, seed);
-  if (normalizeActivations === "none" && decoderBiasInit === "zero") return { scale: 1, weights };
-  const { mean, meanNorm } = await firstStatistics(source, train, seed);
+): Promise<{ scale: number; rho: number; weights: SaeWeights }> {
+  const { dIn, normalizeActivations, decoderBiasInit, inRmsUnits } = resolved;
+  if (normalizeActivations === "none" && decoderBiasInit === "zero" && !inRmsUnits)
+    return { scale: 1, rho: 1, weights: initialWeights(resolved, seed) };
+  const { mean, meanNorm, rms, rows } = await firstStatistics(
+    source,
+    train,
+    seed,
+    decoderBiasInit === "geometricMedian" ? MEDIAN_ROWS : 0,
+  );
   let scale = 1;
-  if (normalizeActivations === "expectedAverageNorm") {
+  if (normalizeActivations !== "none") {
     if (!(meanNorm > 0))
       throw new UserError(
         `the activations' mean norm is ${meanNorm}, so they cannot be scaled; check them, or set sae.normalizeActivations to none.`,
       );
-    scale = Math.sqrt(dIn) / meanNorm;
+    scale = normalizeActivations === "rms" ? 1 / rms : Math.sqrt(dIn) / meanNorm;
   }
+  const rho = inRmsUnits && rms > 0 ? rms : 1;
+  const inRho = { ...resolved, objective: inUnits(resolved.objective, rho) };
+  const weights = initialWeights(inRho, seed);
   if (decoderBiasInit === "mean") weights.b_dec.set(mean.map((v) => v * scale));
-  return { scale, weights };
+  if (decoderBiasInit === "geometricMedian")
+    weights.b_dec.set(geometricMedian(rows, dIn).map((v) => v * scale));
+  return { scale, rho, weights };
+}
+
+/**
+ * The point with the smallest mean distance from the rows of x [rows, dIn], by Weiszfeld's iteration
+ * from the mean: at most 100 times, or until it moves by less than 1e-5 of its distance.
+ */
+export function geometricMedian(x: Float32Array, dIn: number): Float64Array {
+  const rows = x.length / dIn;
+  let median = new Float64Array(dIn);
+  for (let i = 0; i < x.length; i++) median[i % dIn] += x[i] / rows;
+  for (let iteration = 0; iteration < 100; iteration++) {
+    const next = new Float64Array(dIn);
+    let weights = 0;
+    for (let n = 0; n < rows; n++) {
+      let squared = 0;
+      for (let c = 0; c < dIn; c++) squared += (x[n * dIn + c] - median[c]) ** 2;
+      if (squared === 0) continue;
+      const weight = 1 / Math.sqrt(squared);
+      weights += weight;
+      for (let c = 0; c < dIn; c++) next[c] += weight * x[n * dIn + c];
+    }
+    if (weights === 0) return median;
+    let moved = 0;
+    for (let c = 0; c < dIn; c++) {
+      next[c] /= weights;
+      moved += (next[c] - median[c]) ** 2;
+    }
+    median = next;
+    // rows / weights is the harmonic mean of the distances.
+    if (Math.sqrt(moved) < (1e-5 * rows) / weights) break;
+  }
+  return median;
 }
 
 /**
@@ -49,7 +94,18 @@ export function initialWeights(resolved: ResolvedSae, seed: number): SaeWeights 
   const encoder = new Rng(seed, "W_enc");
   const decoder = new Rng(seed, "W_dec");
   const size = dSae * dIn;
-  const biases = { b_enc: new Float32Array(dSae), b_dec: new Float32Array(dIn) };
+  const { selection } = resolved.objective;
+  const biases = {
+    b_enc: new Float32Array(dSae),
+    b_dec: new Float32Array(dIn),
+    ...(selection.architecture === "jumprelu" && {
+      threshold: new Float32Array(dSae).fill(selection.initialThreshold),
+    }),
+    ...(selection.architecture === "gated" && {
+      b_mag: new Float32Array(dSae),
+      r_mag: new Float32Array(dSae),
+    }),
+  };
   switch (init) {
     case "tied": {
       const W_dec = Float32Array.from({ length: size }, () => decoder.normal());
@@ -77,16 +133,23 @@ function setRowNorms(matrix: Float32Array, dIn: number, norm: number): void {
   }
 }
 
-/** Mean row and mean norm of the first activations in training order: at most 100 batches, bufferRows rows, one epoch. */
+/**
+ * Mean row, mean norm and root mean square of the first activations in training order, and up to
+ * `keepRows` of them: at most 100 batches, bufferRows rows, one epoch.
+ */
 async function firstStatistics(
   source: ActivationSource,
   train: TrainConfig,
   seed: number,
-): Promise<{ mean: Float64Array; meanNorm: number }> {
+  keepRows: number,
+): Promise<{ mean: Float64Array; meanNorm: number; rms: number; rows: Float32Array }> {
   const { dIn } = source;
   const { batchSize, shuffle, bufferRows } = train;
   const sum = new Float64Array(dIn);
+  const kept: Float32Array[] = [];
+  let keptRows = 0;
   let norms = 0;
+  let squares = 0;
   let rows = 0;
   let batches = 0;
   for await (const batch of source.batches({ batchSize, seed, shuffle, bufferRows })) {
@@ -98,11 +161,26 @@ async function firstStatistics(
         squared += v * v;
       }
       norms += Math.sqrt(squared);
+      squares += squared;
     }
+    const take = Math.min(batch.rows, keepRows - keptRows);
+    if (take > 0) kept.push(batch.data.slice(0, take * dIn));
+    keptRows += Math.max(0, take);
     rows += batch.rows;
     batches += 1;
     if (batches >= STATISTICS_BATCHES || rows >= bufferRows || batch.next.epoch > 0) break;
   }
   if (rows === 0) throw new UserError("there are no activations to train on");
-  return { mean: sum.map((v) => v / rows), meanNorm: norms / rows };
+  const held = new Float32Array(keptRows * dIn);
+  let at = 0;
+  for (const part of kept) {
+    held.set(part, at);
+    at += part.length;
+  }
+  return {
+    mean: sum.map((v) => v / rows),
+    meanNorm: norms / rows,
+    rms: Math.sqrt(squares / (rows * dIn)),
+    rows: held,
+  };
 }

@@ -7,7 +7,7 @@
  */
 import type { ActivationSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
-import type { BatchStatistics, SaeOnDevice } from "./sae.ts";
+import type { BatchStatistics, SaeOnDevice } from "./sae-on-device.ts";
 
 /** Quality of a reconstruction over a set of rows. N rows, d = dIn, F = dSae, x̄ = the set's mean row. */
 export interface ReconstructionMetrics {

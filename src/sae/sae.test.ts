@@ -2,7 +2,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { openDevice, type Device, type DeviceName } from "../device/device.ts";
 import { Rng } from "../rng.ts";
-import { Sae, type SaeSpec } from "./sae.ts";
+import { Sae } from "./sae.ts";
+import type { SaeSpec } from "./weights.ts";
 
 const deviceNames: DeviceName[] = ["reference", "cpu"];
 
@@ -134,10 +135,13 @@ describe.each(deviceNames)("on the %s device", (name) => {
           const acts = sae.encode(row);
           const dense = new Float32Array(13);
           if (codes.kind === "dense") dense.set(codes.acts.subarray(n * 13, n * 13 + 13));
-          else
-            for (let j = 0; j < codes.k; j++)
-              if (codes.indices[n * codes.k + j] >= 0)
-                dense[codes.indices[n * codes.k + j]] = codes.values[n * codes.k + j];
+          else {
+            const isRagged = codes.kind === "ragged";
+            const start = isRagged ? (n === 0 ? 0 : codes.ends[n - 1]) : n * codes.k;
+            const end = isRagged ? codes.ends[n] : start + codes.k;
+            for (let i = start; i < end; i++)
+              if (codes.indices[i] >= 0) dense[codes.indices[i]] = codes.values[i];
+          }
           let error = 0;
           sae.decode(acts).forEach((v, c) => {
             expect(reconstruction[n * 7 + c]).toBeCloseTo(v, 4);

@@ -1,17 +1,20 @@
 /**
  * One training step on a device: the memory it needs and its operations, written out in order.
  * Losses and their terms are in the scaled units of training.
+ *
+ * A selection by threshold (relu, jumprelu, gated) begins dense, and the step works on [rows, dSae]
+ * latents, a piece of the batch at a time where memory asks for it; once few latents are active it
+ * works on ragged codes. Both take the same path through the loss.
  */
-import type { Adam, Device, Moments, Tensor } from "../device/device.ts";
-import {
-  encode,
-  makeCodes,
-  reconstructionTerm,
-  reluCoefficients,
-  type ResolvedSae,
-} from "./architecture.ts";
+import type { Adam, Device, Slots, Tensor } from "../device/device.ts";
+import { gradScaleOf, reconstructionTerm, type ResolvedSae } from "./architecture.ts";
+import { auxKLoss, auxKTensors, type AuxKTensors } from "./aux-k.ts";
 import { sumOfSquares } from "./metrics.ts";
-import { SaeOnDevice, scaled, type BatchStatistics, type SaeSpec } from "./sae.ts";
+import { Parameters, type OptimiserOptions, type StepTensors } from "./parameters.ts";
+import { resample } from "./resample.ts";
+import { SaeOnDevice, type BatchStatistics } from "./sae-on-device.ts";
+import { denseForm, fixedForm, raggedForm, type CodeForm } from "./step-codes.ts";
+import type { SaeSpec, SaeWeights } from "./weights.ts";
 
 /** The loss is their sum; each includes its coefficient. */
 export interface LossTerms {
@@ -20,77 +23,73 @@ export interface LossTerms {
   aux: number;
 }
 
-const parameterNames = ["W_enc", "b_enc", "W_dec", "b_dec"] as const;
-type ParameterName = (typeof parameterNames)[number];
-
-/** What a step changes and a checkpoint keeps. */
-export type StepTensor = ParameterName | `${ParameterName}.${"m" | "v"}` | "sinceFired";
-export type StepTensors = Partial<Record<StepTensor, Float32Array | Int32Array>>;
-
-interface Parameter extends Moments {
-  value: Tensor;
+/** What changes from step to step. */
+export interface StepSettings {
+  adam: Adam;
+  /** Of the sparsity loss, warm-up and controller included. */
+  sparsityCoefficient: number;
+  /** Exponent of the lp penalty, and the next one whose penalty is wanted beside it, or null. */
+  p: number;
+  nextP: number | null;
+  /** Latents kept per row. */
+  k: number;
+  /** Whether selections by threshold are to work on dense latents. */
+  dense: boolean;
 }
 
 /** What one step computed. */
 export interface StepResult {
   terms: LossTerms;
   statistics: BatchStatistics;
+  /** Pairs of row and latent that a sparse step had to do with, or those active in a dense one. */
+  listed: number;
+  /** The smallest latent that batch top-k kept; 0 when it kept none. */
+  cutoff: number;
+  /** Σ of the lp penalty without its coefficient, for p and for nextP. */
+  penalties: { now: number; next: number } | null;
+}
+
+export interface StepOptions extends OptimiserOptions {
+  batchSize: number;
+  deadAfterTokens: number;
+  /** What inputs are multiplied by. */
+  scale: number;
 }
 
 export class TrainingStep {
+  readonly parameters: Parameters;
   readonly #device: Device;
   readonly #resolved: ResolvedSae;
-  readonly #scale: number;
-  readonly #deadAfterTokens: number;
-  readonly #parameters: Record<ParameterName, Parameter>;
-  readonly #batch: ReturnType<typeof batchTensors>;
+  readonly #options: StepOptions;
   readonly #firing: { sinceFired: Tensor; counts: Tensor; sums: Tensor };
-  readonly #bDecGradient: Tensor;
+  readonly #batch: ReturnType<typeof batchTensors>;
+  readonly #aux: AuxKTensors | undefined;
   readonly #staging: Float32Array;
+  #codes: CodeForm | undefined;
+  #dense: CodeForm | undefined;
   #dead: number;
 
-  /** @param tensors absent ones are all 0. */
-  constructor(
-    device: Device,
-    resolved: ResolvedSae,
-    options: { batchSize: number; deadAfterTokens: number; scale: number },
-    tensors: StepTensors,
-  ) {
+  /** @param tensors absent ones are all 0. @param resolved in units of ρ. */
+  constructor(device: Device, resolved: ResolvedSae, options: StepOptions, tensors: StepTensors) {
     const { dIn, dSae, objective } = resolved;
-    const { batchSize, deadAfterTokens, scale } = options;
+    const { batchSize, deadAfterTokens } = options;
     this.#device = device;
     this.#resolved = resolved;
-    this.#scale = scale;
-    this.#deadAfterTokens = deadAfterTokens;
-    this.#dead = countDead(tensors.sinceFired ?? new Int32Array(dSae), deadAfterTokens);
-
-    const load = (name: StepTensor, shape: number[], dtype: "f32" | "i32" = "f32"): Tensor => {
-      const tensor = device.tensor(shape, dtype);
-      const data = tensors[name];
-      if (data) device.write(tensor, data);
-      return tensor;
-    };
-    const parameter = (name: ParameterName, ...shape: number[]): Parameter => ({
-      value: load(name, shape),
-      m: load(`${name}.m`, shape),
-      v: load(`${name}.v`, shape),
-    });
-    this.#parameters = {
-      W_enc: parameter("W_enc", dSae, dIn),
-      b_enc: parameter("b_enc", dSae),
-      W_dec: parameter("W_dec", dSae, dIn),
-      b_dec: parameter("b_dec", dIn),
-    };
+    this.#options = options;
+    this.parameters = new Parameters(device, resolved, options, tensors);
+    const sinceFired = device.tensor([dSae], "i32");
+    if (tensors.sinceFired) device.write(sinceFired, tensors.sinceFired);
     this.#firing = {
-      sinceFired: load("sinceFired", [dSae], "i32"),
+      sinceFired,
       counts: device.tensor([dSae], "i32"),
       sums: device.tensor([dSae]),
     };
-    this.#bDecGradient = device.tensor([dIn]);
+    this.#dead = countDead(tensors.sinceFired ?? new Int32Array(dSae), deadAfterTokens);
     this.#batch = batchTensors(device, resolved, batchSize);
-    this.#staging = new Float32Array(scale === 1 ? 0 : batchSize * dIn);
-    if (objective.architecture === "topk" && objective.auxKCoefficient > 0)
-      this.#batch.aux = auxTensors(device, objective.auxK, dIn, batchSize);
+    this.#staging = new Float32Array(batchSize * dIn);
+    const { auxiliary } = objective;
+    if (auxiliary?.kind === "auxK")
+      this.#aux = auxKTensors(device, auxiliary.auxK, resolved, batchSize);
   }
 
   /** Latents that have not fired for deadAfterTokens activations, as of the last result. */
@@ -99,219 +98,483 @@ export class TrainingStep {
   }
 
   /**
-   * Queues one optimiser step: encode → decode → backward → update.
+   * One optimiser step: encode → decode → backward → update. What can be queued at once is, before
+   * the first wait.
    * @param input [rows, dIn], raw units; may be reused at once.
    */
-  queue(input: Float32Array, rows: number, adam: Adam): void {
-    const device = this.#device;
-    const { dIn, dSae, objective, applyBDecToInput, unitNormDecoder } = this.#resolved;
-    const { W_enc, b_enc, W_dec, b_dec } = this.#parameters;
-    const { x, residual, rowStats, codes, dCodes, norms, aux } = this.#batch;
-    device.write(x, scaled(input, this.#scale, this.#staging));
+  async run(input: Float32Array, rows: number, settings: StepSettings): Promise<StepResult> {
+    const { objective } = this.#resolved;
+    const { selection } = objective;
+    // A copy: the caller may reuse the input before this step has seen all of it.
+    const x = this.#staging.subarray(0, input.length);
+    const { scale } = this.#options;
+    for (let i = 0; i < x.length; i++) x[i] = input[i] * scale;
+    if (selection.architecture === "topk" || selection.architecture === "batchTopk") {
+      this.#device.write(this.#batch.x, x);
+      const form = this.#selected(settings.k);
+      form.encode(this.#encoding(rows), rows, settings.k);
+      return this.#finish(form, rows, settings);
+    }
+    if (!settings.dense) {
+      this.#device.write(this.#batch.x, x);
+      const form = (this.#codes ??= raggedForm(
+        this.#device,
+        this.#resolved,
+        this.#options.batchSize,
+      ));
+      form.encode(this.#encoding(rows), rows, 0);
+      // More pairs than there is room for: this step has to be dense after all.
+      if (await form.fits()) return this.#finish(form, rows, settings);
+    }
+    return this.#runDense(x, rows, settings);
+  }
 
-    const params = { wEnc: W_enc.value, bEnc: b_enc.value, wDec: W_dec.value };
-    const bPre = applyBDecToInput ? b_dec.value : null;
-    const wDec = W_dec.value;
-    const update = {
-      rows,
-      x,
-      bPre,
-      params,
-      moments: { wEnc: W_enc, bEnc: b_enc, wDec: W_dec },
-      adam,
-      decoder: { projectGradient: unitNormDecoder, unitNorm: unitNormDecoder },
-      dBPre: applyBDecToInput ? this.#bDecGradient : null,
+  /** A dense step, in pieces of as many rows as [rows, dSae] latents may take. */
+  async #runDense(x: Float32Array, rows: number, settings: StepSettings): Promise<StepResult> {
+    const { dIn } = this.#resolved;
+    const form = (this.#dense ??= denseForm(this.#device, this.#resolved, this.#options.batchSize));
+    const pieces = Math.ceil(rows / form.rows);
+    if (pieces === 1) {
+      this.#device.write(this.#batch.x, x);
+      form.encode(this.#encoding(rows), rows, 0);
+      return this.#finish(form, rows, settings);
+    }
+    this.parameters.materialise();
+    const results: StepResult[] = [];
+    for (let piece = 0; piece < pieces; piece++) {
+      const from = piece * form.rows;
+      const count = Math.min(form.rows, rows - from);
+      this.#device.write(this.#batch.x, x.subarray(from * dIn, (from + count) * dIn));
+      form.encode(this.#encoding(count), count, 0);
+      this.#queueBackward(form, count, settings, { of: rows, first: piece === 0, last: false });
+      if (piece === pieces - 1) this.parameters.step(settings.adam, false);
+      results.push(await this.#result(form, count, rows, settings));
+    }
+    return joined(results);
+  }
+
+  async #finish(form: CodeForm, rows: number, settings: StepSettings): Promise<StepResult> {
+    this.#queueBackward(form, rows, settings, { of: rows, first: true, last: true });
+    return this.#result(form, rows, rows, settings);
+  }
+
+  /** Codes of the k largest; room for them is made anew when k changes. */
+  #selected(k: number): CodeForm {
+    if (this.#codes?.k !== k) {
+      this.#codes?.close();
+      this.#codes = fixedForm(this.#device, this.#resolved, this.#options.batchSize, k);
+    }
+    return this.#codes;
+  }
+
+  #encoding(rows: number) {
+    const { applyBDecToInput } = this.#resolved;
+    const { W_enc, b_enc, b_dec, threshold } = this.parameters.tensors(false);
+    return {
+      ...{ rows, x: this.#batch.x, wEnc: W_enc!, bEnc: b_enc! },
+      bPre: applyBDecToInput ? b_dec! : null,
+      threshold: threshold ?? null,
     };
+  }
 
-    encode(device, { rows, x, bPre, params, codes });
-    let gradScale: number;
-    if (objective.architecture === "topk") {
-      gradScale = 2 / rows;
-      const { indices, values } = codes as { indices: Tensor; values: Tensor };
-      device.decodeSparse({
-        rows,
-        indices,
-        values,
-        wDec,
-        bDec: b_dec.value,
-        target: x,
-        residual,
-        gradient: { dValues: dCodes, gradScale },
+  /**
+   * From codes to the step. `of` is how many rows the batch has; gradients of its pieces add up,
+   * and the optimiser steps with the last, unless the caller does it.
+   */
+  #queueBackward(
+    form: CodeForm,
+    rows: number,
+    settings: StepSettings,
+    piece: { of: number; first: boolean; last: boolean },
+  ): void {
+    const device = this.#device;
+    const { objective, levels, applyBDecToInput, unitNormDecoder, dOut } = this.#resolved;
+    const { sparsity, auxiliary, selection } = objective;
+    const { adam } = settings;
+    const { x, target, levelResiduals, levelGradients, norms, rowPenalty, rowStats } = this.#batch;
+    const { parameters } = this;
+    const [wDec, bDec] = [parameters.get("W_dec").value, parameters.get("b_dec").value];
+    const gradScale = gradScaleOf(objective, piece.of, dOut);
+    const coefficient = settings.sparsityCoefficient / piece.of;
+    const { codes, pre, dValues, dWeights, magnitudes, dMagnitudes } = form;
+    const isPenalty =
+      sparsity !== null && sparsity.kind !== "step" && sparsity.kind !== "quadratic";
+    const byNorm = !unitNormDecoder && isPenalty && objective.reconstruction === "sum";
+    const weights = byNorm ? norms : null;
+    if (byNorm || auxiliary?.kind === "preAct") device.rowNorms({ w: wDec, out: norms });
+
+    // The values that are decoded: of a gated SAE the magnitudes, else what was encoded.
+    const isGated = selection.architecture === "gated";
+    const gates = isGated
+      ? {
+          ...{ rows, codes, magnitudes: magnitudes! },
+          ...{ rMag: parameters.get("r_mag").value, bMag: parameters.get("b_mag").value },
+          bGate: parameters.get("b_enc").value,
+        }
+      : null;
+    if (gates) device.gate(gates);
+    const decoded: Slots = gates ? { ...codes, values: magnitudes! } : codes;
+    const dDecoded = gates ? dMagnitudes! : dValues;
+
+    // Reconstruction, prefix by prefix; level l's residual is what the latents up to its end leave.
+    for (const [l, latents] of levels.entries()) {
+      const from = l === 0 ? target : levelResiduals[l - 1];
+      form.decode({
+        ...{ rows, codes: decoded, wDec, bDec: l === 0 ? bDec : null },
+        ...{ target: from, residual: levelResiduals[l], latents },
       });
-      const parts = [{ indices, values, dValues: dCodes, residual, gradScale }];
-      if (aux && this.#dead > 0) {
-        const auxScale = (2 * objective.auxKCoefficient) / rows;
-        const eligible = {
-          sinceFired: this.#firing.sinceFired,
-          atLeast: this.#deadAfterTokens,
-        };
-        device.encodeTopK({
-          rows,
-          x,
-          bPre,
-          wEnc: params.wEnc,
-          bEnc: params.bEnc,
-          ...aux,
-          eligible,
-        });
-        device.decodeSparse({
-          rows,
-          indices: aux.indices,
-          values: aux.values,
-          wDec,
-          bDec: null,
-          target: residual,
-          residual: aux.residual,
-          gradient: { dValues: aux.dValues, gradScale: auxScale },
-        });
-        device.rowStats({ rows, target: residual, residual: aux.residual, out: aux.rowStats });
-        parts.push({ ...aux, gradScale: auxScale });
-      }
-      device.updateLatents({ ...update, parts });
-    } else {
-      const acts = codes.values;
-      const c = reluCoefficients(objective, rows, dIn, dSae, adam.step);
-      gradScale = c.gradScale;
-      if (c.byNorm) device.rowNorms({ w: wDec, out: norms });
-      const weights = c.byNorm ? norms : null;
-      const normPenalty = c.byNorm ? c.l1 : 0;
-      device.decodeDense({ rows, acts, wDec, bDec: b_dec.value, target: x, residual });
-      device.backwardDense({
-        rows,
-        acts,
-        residual,
-        gradScale,
-        wDec,
-        l1: c.l1,
-        weights,
-        dPre: dCodes,
-      });
-      device.updateLatentsDense({
-        ...update,
-        acts,
-        dPre: dCodes,
-        levels: [{ latents: { from: 0, to: dSae }, residual }],
-        gradScale,
-        normPenalty,
+    }
+    // A latent of level h takes part in the reconstructions from h on: R_h = Σ_{l≥h} r_l / L.
+    const L = levels.length;
+    for (let l = L - 1; L > 1 && l >= 0; l--) {
+      const out = levelGradients[l];
+      if (l < L - 1)
+        device.addScaled({ rows, x: levelGradients[l + 1], scale: 1, out, accumulate: false });
+      device.addScaled({ rows, x: levelResiduals[l], scale: 1 / L, out, accumulate: l < L - 1 });
+    }
+    const residual = levelResiduals[L - 1];
+    const isJump = selection.architecture === "jumprelu";
+    const fusedL1 = form.isDense && sparsity?.kind === "l1" && !isGated;
+    for (const [l, latents] of levels.entries()) {
+      form.valueGradients({
+        ...{ rows, codes: decoded, wDec, residual: levelGradients[l], gradScale, latents },
+        ...{ dValues: dDecoded, inactiveToo: isJump },
+        ...(fusedL1
+          ? { l1: coefficient / (sparsity.mean ? this.#resolved.dSae : 1), weights }
+          : { l1: 0, weights: null }),
       });
     }
 
-    // The decoder bias: through the reconstruction, and through the input when it is subtracted there.
-    device.columnSum({
-      rows,
-      x: residual,
-      scale: -gradScale,
-      out: this.#bDecGradient,
-      accumulate: applyBDecToInput,
-    });
-    device.updateVector({ param: b_dec.value, grad: this.#bDecGradient, moments: b_dec, adam });
+    // Auxiliary reconstruction of a gated SAE, which is also where its gates get a gradient from.
+    if (auxiliary?.kind === "gated") {
+      const { auxResidual, auxStats } = this.#batch;
+      const scale = (2 * auxiliary.coefficient) / piece.of;
+      form.decode({ rows, codes, wDec, bDec, target, residual: auxResidual! });
+      form.valueGradients({
+        ...{ rows, codes, wDec, residual: auxResidual!, gradScale: scale, dValues },
+        ...{ inactiveToo: false, l1: 0, weights: null },
+      });
+      device.rowStats({ rows, target, residual: auxResidual!, out: auxStats! });
+    }
 
-    device.rowStats({ rows, target: x, residual, out: rowStats });
-    device.write(this.#firing.counts, new Int32Array(dSae));
-    device.write(this.#firing.sums, new Float32Array(dSae));
-    device.recordFiring({ rows, codes, stats: this.#firing });
+    // Sparsity of what is encoded: of a gated SAE the gates.
+    const penalise = (p: number, c: number, into: Tensor, out: Tensor, dW: Tensor | null) => {
+      if (!sparsity || sparsity.kind === "step" || sparsity.kind === "quadratic") return;
+      const { kind } = sparsity;
+      const penalty =
+        kind === "lp"
+          ? ({ kind, coefficient: c, p, delta: sparsity.delta } as const)
+          : kind === "tanh"
+            ? ({ kind, coefficient: c, c: sparsity.c } as const)
+            : ({ kind, coefficient: c / (sparsity.mean ? this.#resolved.dSae : 1) } as const);
+      device.penalize({
+        ...{ rows, codes, penalty, weights, dValues: into, dWeights: dW, rowPenalty: out },
+        inactiveToo: isJump,
+      });
+    };
+    if (!fusedL1) {
+      penalise(settings.p, coefficient, dValues, rowPenalty, byNorm ? dWeights! : null);
+      if (settings.nextP !== null)
+        penalise(settings.nextP, 1, form.spare!, this.#batch.nextPenalty, null);
+    }
+
+    // Back through the activation.
+    let rankOne: { coefficients: Tensor; inputs: Tensor } | undefined;
+    if (gates) {
+      const [dBGate, dBMag, dRMag] = (["b_enc", "b_mag", "r_mag"] as const).map((name) =>
+        this.#gradient(name, piece.first),
+      );
+      device.gateGradient({
+        ...{ ...gates, dMagnitudes: dMagnitudes!, dGate: dValues },
+        ...{ dBGate, dBMag, dRMag },
+      });
+      this.#keepGradients(["b_enc", "b_mag", "r_mag"], piece.first);
+    }
+    if (isJump && selection.architecture === "jumprelu") {
+      const threshold = parameters.get("threshold").value;
+      const dThreshold = this.#gradient("threshold", piece.first);
+      const countsActive = sparsity?.kind === "step" || sparsity?.kind === "quadratic";
+      device.thresholdGradient({
+        ...{ rows, codes, pre: pre!, threshold, bandwidth: selection.bandwidth, dValues },
+        l0: {
+          coefficient: countsActive ? coefficient : 0,
+          target: sparsity?.kind === "quadratic" ? sparsity.target : null,
+        },
+        dThreshold,
+      });
+      if (auxiliary?.kind === "preAct") {
+        const { inputSum, preActCoefficients, preActPenalty } = this.#batch;
+        device.columnSum({ rows, x, scale: 1, out: inputSum!, accumulate: false });
+        if (applyBDecToInput)
+          device.addScaled({ rows: 1, x: bDec, scale: -rows, out: inputSum!, accumulate: true });
+        device.preActPenalty({
+          ...{ rows, codes, pre: pre!, threshold, weights: norms, inputs: inputSum! },
+          ...{ wEnc: parameters.get("W_enc").value, bEnc: parameters.get("b_enc").value },
+          eligible: {
+            sinceFired: this.#firing.sinceFired,
+            atLeast: auxiliary.on === "all" ? 0 : this.#options.deadAfterTokens,
+          },
+          coefficient: auxiliary.coefficient / piece.of,
+          ...{ dValues, dThreshold, coefficients: preActCoefficients!, penalty: preActPenalty! },
+        });
+        rankOne = { coefficients: preActCoefficients!, inputs: inputSum! };
+      }
+      this.#keepGradients(["threshold"], piece.first);
+    }
+
+    // Dead latents learn from what the living ones leave.
+    const extraParts =
+      auxiliary?.kind === "auxK" && this.#aux && this.#dead > 0
+        ? auxKLoss(device, this.#aux, auxiliary, {
+            ...{ rows, residual, target, wDec, dIn: this.#resolved.dIn, dead: this.#dead },
+            encoding: this.#encoding(rows),
+            eligible: {
+              sinceFired: this.#firing.sinceFired,
+              atLeast: this.#options.deadAfterTokens,
+            },
+          })
+        : [];
+
+    // The latents' step, or their gradients when something must be known of all of them first.
+    const bDecGradient = parameters.get("b_dec").gradient!;
+    const { params, moments, gradients } = parameters.latents(!piece.first || !piece.last);
+    form.update({
+      ...{ rows, x, bPre: applyBDecToInput ? bDec : null, params, moments, adam },
+      decoder: { projectGradient: unitNormDecoder, unitNorm: unitNormDecoder },
+      dBPre: applyBDecToInput ? bDecGradient : null,
+      ...(gradients && { gradients, accumulate: !piece.first }),
+      ...(rankOne && { rankOne }),
+      ...{ codes: decoded, dPre: dValues, gradScale, extraParts },
+      levels: levels.map((latents, l) => ({ latents, residual: levelGradients[l] })),
+      normPenalty: fusedL1 && byNorm ? coefficient : 0,
+      dWeights: byNorm && !fusedL1 ? dWeights! : null,
+    });
+
+    // The decoder bias: through the reconstructions, and through the input when it is subtracted there.
+    device.columnSum({
+      ...{ rows, x: levelGradients[0], scale: -gradScale, out: bDecGradient },
+      accumulate: applyBDecToInput || !piece.first,
+    });
+    if (piece.last) parameters.step(adam, gradients === undefined);
+
+    device.rowStats({ rows, target, residual, out: rowStats });
+    for (const [l, out] of this.#batch.levelStats.entries())
+      device.rowStats({ rows, target, residual: levelResiduals[l], out });
+    device.write(this.#firing.counts, new Int32Array(this.#resolved.dSae));
+    device.write(this.#firing.sums, new Float32Array(this.#resolved.dSae));
+    device.recordFiring({ rows, codes: decoded, stats: this.#firing });
   }
 
-  /** Waits for the step queued last, of `rows` rows at optimiser step `step`. */
-  async result(rows: number, step: number): Promise<StepResult> {
+  /** Where an operation writes the gradient of a vector for this piece of the batch. */
+  #gradient(name: "b_enc" | "b_mag" | "r_mag" | "threshold", first: boolean): Tensor {
+    const { gradient, value } = this.parameters.get(name);
+    if (first) return gradient!;
+    return (this.#batch.pieces[name] ??= this.#device.tensor(value.shape));
+  }
+
+  /** Adds the gradients of a later piece to those of the pieces before. */
+  #keepGradients(names: ("b_enc" | "b_mag" | "r_mag" | "threshold")[], first: boolean): void {
+    if (first) return;
+    for (const name of names)
+      this.#device.addScaled({
+        ...{ rows: 1, x: this.#batch.pieces[name]!, scale: 1, accumulate: true },
+        out: this.parameters.get(name).gradient!,
+      });
+  }
+
+  /** Waits for what was queued last and reads what metrics need. */
+  async #result(
+    form: CodeForm,
+    rows: number,
+    of: number,
+    settings: StepSettings,
+  ): Promise<StepResult> {
     const device = this.#device;
-    const { dIn, dSae, objective } = this.#resolved;
-    const { rowStats: stats, norms, aux } = this.#batch;
-    const byNorm = objective.architecture === "relu" && objective.loss === "sum";
-    const withAux = aux !== undefined && this.#dead > 0;
-    const [rowStats, counts, sums, sinceFired, normOf, auxStats] = await Promise.all([
-      device.readF32(stats, rows * 4),
+    const { dOut, objective } = this.#resolved;
+    const { sparsity, auxiliary } = objective;
+    const batch = this.#batch;
+    const auxStats = this.#aux && this.#dead > 0 ? this.#aux.rowStats : batch.auxStats;
+    const isFused = form.isDense && sparsity?.kind === "l1" && !form.magnitudes;
+    const byNorm = isFused && !this.#resolved.unitNormDecoder && !sparsity.mean;
+    const read = (tensor: Tensor | null | undefined, count?: number) =>
+      tensor ? device.readF32(tensor, count) : Promise.resolve(undefined);
+    const [
+      rowStats,
+      counts,
+      sums,
+      sinceFired,
+      norms,
+      aux,
+      auxScale,
+      penalty,
+      next,
+      preAct,
+      cutoff,
+    ] = await Promise.all([
+      device.readF32(batch.rowStats, rows * 4),
       device.readI32(this.#firing.counts),
       device.readF32(this.#firing.sums),
       device.readI32(this.#firing.sinceFired),
-      byNorm ? device.readF32(norms) : undefined,
-      withAux ? device.readF32(aux.rowStats, rows * 4) : undefined,
+      read(byNorm ? batch.norms : null),
+      read(auxiliary ? auxStats : null, rows * 4),
+      read(this.#aux?.scale),
+      read(sparsity && !isFused ? batch.rowPenalty : null, rows),
+      read(settings.nextP === null ? null : batch.nextPenalty, rows),
+      read(batch.preActPenalty),
+      read(form.cutoff),
     ]);
+    const levelStats = await Promise.all(
+      batch.levelStats.map((tensor) => device.readF32(tensor, rows * 4)),
+    );
+    this.#dead = countDead(sinceFired, this.#options.deadAfterTokens);
 
     const terms = { reconstruction: 0, sparsity: 0, aux: 0 };
-    terms.reconstruction = reconstructionTerm(objective, sumOfSquares(rowStats), rows, dIn);
-    if (objective.architecture === "relu") {
-      const { l1 } = reluCoefficients(objective, rows, dIn, dSae, step);
-      terms.sparsity = l1 * sums.reduce((sum, v, f) => sum + v * (normOf?.[f] ?? 1), 0);
-    } else if (auxStats) {
-      terms.aux = (objective.auxKCoefficient * sumOfSquares(auxStats)) / rows;
-    }
-    this.#dead = countDead(sinceFired, this.#deadAfterTokens);
-    return { terms, statistics: { rowStats, counts, sums } };
+    const errors = levelStats.length > 0 ? levelStats : [rowStats];
+    for (const stats of errors)
+      terms.reconstruction +=
+        reconstructionTerm(objective, sumOfSquares(stats), of, dOut) / errors.length;
+    const active = counts.reduce((sum, count) => sum + count, 0);
+    const c = settings.sparsityCoefficient;
+    if (sparsity?.kind === "step") terms.sparsity = (c * active) / of;
+    else if (sparsity?.kind === "quadratic")
+      terms.sparsity = ((c * rows) / of) * (active / rows / sparsity.target - 1) ** 2;
+    else if (isFused) {
+      const weighted = sums.reduce((sum, v, f) => sum + v * (norms?.[f] ?? 1), 0);
+      terms.sparsity = ((c / of) * weighted) / (sparsity.mean ? this.#resolved.dSae : 1);
+    } else if (penalty) terms.sparsity = total(penalty);
+    if (auxiliary?.kind === "preAct") terms.aux = preAct![0];
+    else if (auxiliary && aux)
+      terms.aux = (auxiliary.coefficient * (auxScale?.[0] ?? 1) * sumOfSquares(aux)) / of;
+    return {
+      terms,
+      statistics: { rowStats, counts, sums },
+      listed: form.isDense ? active : await form.listed(rows),
+      cutoff: cutoff?.[0] ?? 0,
+      penalties:
+        next && penalty && c > 0 ? { now: (total(penalty) * of) / c, next: total(next) } : null,
+    };
   }
 
-  /** The weights as they are. */
-  async weights(): Promise<Record<ParameterName, Float32Array>> {
-    const { W_enc, b_enc, W_dec, b_dec } = this.#parameters;
-    return {
-      W_enc: await this.#device.readF32(W_enc.value),
-      b_enc: await this.#device.readF32(b_enc.value),
-      W_dec: await this.#device.readF32(W_dec.value),
-      b_dec: await this.#device.readF32(b_dec.value),
-    };
+  /** The weights as they are, or their moving averages when there are any. */
+  weights(averaged: boolean): Promise<SaeWeights> {
+    return this.parameters.weights(averaged);
   }
 
   /** Everything but the weights that the next step depends on. */
   async moments(): Promise<StepTensors> {
-    const tensors: StepTensors = {
-      sinceFired: await this.#device.readI32(this.#firing.sinceFired),
-    };
-    for (const name of parameterNames) {
-      const { m, v } = this.#parameters[name];
-      tensors[`${name}.m`] = await this.#device.readF32(m);
-      tensors[`${name}.v`] = await this.#device.readF32(v);
-    }
-    return tensors;
+    const sinceFired = await this.#device.readI32(this.#firing.sinceFired);
+    return { sinceFired, ...(await this.parameters.moments()) };
   }
 
-  /** An encoder that works on the very weights that are being trained. */
+  /** An encoder that works on the very weights that are being trained, or on their averages. */
   encoder(spec: SaeSpec, maxRows: number): SaeOnDevice {
-    const { W_enc, b_enc, W_dec, b_dec } = this.#parameters;
-    const params = {
-      wEnc: W_enc.value,
-      bEnc: b_enc.value,
-      wDec: W_dec.value,
-      bDec: b_dec.value,
-    };
-    return new SaeOnDevice(this.#device, spec, params, maxRows, false);
+    return new SaeOnDevice(this.#device, spec, this.parameters.tensors(true), maxRows, false);
+  }
+
+  /** Restarts dead latents from the batch of the last step, whose row statistics are given. */
+  async resample(rowStats: Float32Array, options: { seed: number; step: number }): Promise<void> {
+    const { deadAfterTokens } = this.#options;
+    const sinceFired = await this.#device.readI32(this.#firing.sinceFired);
+    const batch = { x: this.#staging, rowStats };
+    const at = { ...options, deadAfterTokens };
+    await resample(this.#device, this.parameters, this.#resolved, batch, sinceFired, at);
+    this.#device.write(this.#firing.sinceFired, sinceFired);
+    this.#dead = countDead(sinceFired, deadAfterTokens);
   }
 
   close(): void {
-    const { codes, aux, ...rest } = this.#batch;
-    this.#device.free(
-      ...Object.values(this.#parameters).flatMap(({ value, m, v }) => [value, m, v]),
-      ...Object.values(this.#firing),
-      ...(codes.indices ? [codes.indices] : []),
-      codes.values,
-      ...Object.values(aux ?? {}),
-      ...Object.values(rest),
-      this.#bDecGradient,
-    );
+    const {
+      levelResiduals,
+      levelGradients,
+      levelStats,
+      pieces,
+      target: _target,
+      ...single
+    } = this.#batch;
+    const tensors = [
+      ...new Set([
+        ...levelResiduals,
+        ...levelGradients,
+        ...levelStats,
+        ...Object.values<Tensor | undefined>(pieces).filter((tensor) => tensor !== undefined),
+      ]),
+    ];
+    const rest: (Tensor | null)[] = Object.values(single);
+    this.#device.free(...tensors, ...rest.filter((tensor) => tensor !== null));
+    const { sinceFired, counts, sums } = this.#firing;
+    this.#device.free(sinceFired, counts, sums);
+    if (this.#aux) this.#device.free(...Object.values<Tensor>({ ...this.#aux }));
+    this.#codes?.close();
+    this.#dense?.close();
+    this.parameters.close();
   }
 }
 
-/** Room for one batch: [N, d] inputs and residuals, the latents and their gradients. */
+/** Room for one batch: inputs, residuals and what is read back. */
 function batchTensors(device: Device, resolved: ResolvedSae, rows: number) {
-  const { dIn, dSae, objective } = resolved;
+  const { dIn, dOut, dSae, levels, objective } = resolved;
+  const { auxiliary } = objective;
+  const L = levels.length;
+  const x = device.tensor([rows, dIn]);
+  const perLevel = (count: number, width: number) =>
+    Array.from({ length: count }, () => device.tensor([rows, width]));
+  const levelResiduals = perLevel(L, dOut);
   return {
-    x: device.tensor([rows, dIn]),
-    residual: device.tensor([rows, dIn]),
+    ...{ x, target: x, levelResiduals },
+    /** R of each level; with one level the residual itself. */
+    levelGradients: L > 1 ? perLevel(L, dOut) : levelResiduals,
+    levelStats: L > 1 ? perLevel(L, 4) : [],
     rowStats: device.tensor([rows, 4]),
-    codes: makeCodes(device, objective, rows, dSae),
-    dCodes: device.tensor([rows, objective.architecture === "topk" ? objective.k : dSae]),
     norms: device.tensor([dSae]),
-    aux: undefined as ReturnType<typeof auxTensors> | undefined,
+    rowPenalty: device.tensor([rows]),
+    nextPenalty: device.tensor([rows]),
+    auxResidual: auxiliary?.kind === "gated" ? device.tensor([rows, dOut]) : null,
+    auxStats: auxiliary?.kind === "gated" ? device.tensor([rows, 4]) : null,
+    inputSum: auxiliary?.kind === "preAct" ? device.tensor([dIn]) : null,
+    preActCoefficients: auxiliary?.kind === "preAct" ? device.tensor([dSae]) : null,
+    preActPenalty: auxiliary?.kind === "preAct" ? device.tensor([1]) : null,
+    pieces: {} as Partial<Record<string, Tensor>>,
   };
 }
 
-function auxTensors(device: Device, auxK: number, dIn: number, rows: number) {
-  return {
-    indices: device.tensor([rows, auxK], "i32"),
-    values: device.tensor([rows, auxK]),
-    dValues: device.tensor([rows, auxK]),
-    residual: device.tensor([rows, dIn]),
-    rowStats: device.tensor([rows, 4]),
-  };
+/** The result of a batch from those of its pieces, which divide by the whole batch already. */
+function joined(results: StepResult[]): StepResult {
+  const [first, ...rest] = results;
+  const rowStats = new Float32Array(
+    results.reduce((sum, { statistics }) => sum + statistics.rowStats.length, 0),
+  );
+  let at = 0;
+  for (const { statistics } of results) {
+    rowStats.set(statistics.rowStats, at);
+    at += statistics.rowStats.length;
+  }
+  const terms = { ...first.terms };
+  let penalties = first.penalties && { ...first.penalties };
+  for (const result of rest) {
+    terms.reconstruction += result.terms.reconstruction;
+    terms.sparsity += result.terms.sparsity;
+    terms.aux += result.terms.aux;
+    if (penalties && result.penalties)
+      penalties = {
+        now: penalties.now + result.penalties.now,
+        next: penalties.next + result.penalties.next,
+      };
+  }
+  const counts = first.statistics.counts.slice();
+  const sums = first.statistics.sums.slice();
+  let { listed } = first;
+  for (const { statistics, listed: more } of rest) {
+    for (let f = 0; f < counts.length; f++) {
+      counts[f] += statistics.counts[f];
+      sums[f] += statistics.sums[f];
+    }
+    listed += more;
+  }
+  return { terms, penalties, listed, cutoff: 0, statistics: { rowStats, counts, sums } };
+}
+
+function total(values: Float32Array): number {
+  return values.reduce((sum, v) => sum + v, 0);
 }
 
 function countDead(sinceFired: ArrayLike<number>, deadAfterTokens: number): number {

@@ -77,13 +77,31 @@ describe.each(deviceNames)("on the %s device", (name) => {
     const base = { dSae, init: "tied", decoderBiasInit: "zero", unitNormDecoder: false };
     const cases = {
       "relu, mean loss, plain input": {
-        ...{ architecture: "relu", loss: "mean", l1: 3, applyBDecToInput: false },
+        ...{
+          architecture: "relu",
+          coefficientUnits: "raw",
+          loss: "mean",
+          l1: 3,
+          applyBDecToInput: false,
+        },
       },
       "relu, mean loss, centred input": {
-        ...{ architecture: "relu", loss: "mean", l1: 3, applyBDecToInput: true },
+        ...{
+          architecture: "relu",
+          coefficientUnits: "raw",
+          loss: "mean",
+          l1: 3,
+          applyBDecToInput: true,
+        },
       },
       "relu, sum loss with decoder norms": {
-        ...{ architecture: "relu", loss: "sum", l1: 0.7, applyBDecToInput: true },
+        ...{
+          architecture: "relu",
+          coefficientUnits: "raw",
+          loss: "sum",
+          l1: 0.7,
+          applyBDecToInput: true,
+        },
       },
       "topk with AuxK, centred input": {
         ...{ architecture: "topk", k: 3, auxK: 2, auxKCoefficient: 0.5, applyBDecToInput: true },
@@ -137,9 +155,13 @@ describe.each(deviceNames)("on the %s device", (name) => {
 
   describe("twenty steps agree with PyTorch (test/oracles/training.py)", () => {
     const dead = { deadAfterTokens: 20 };
+    const raw = { coefficientUnits: "raw" };
     const cases: Record<string, [Record<string, unknown>, Record<string, unknown>]> = {
-      "relu-mean": [{ architecture: "relu", loss: "mean", l1: 0.05, applyBDecToInput: false }, {}],
-      "relu-sum": [{ architecture: "relu", loss: "sum", l1: 0.5 }, {}],
+      "relu-mean": [
+        { ...raw, architecture: "relu", loss: "mean", l1: 0.05, applyBDecToInput: false },
+        {},
+      ],
+      "relu-sum": [{ ...raw, architecture: "relu", loss: "sum", l1: 0.5 }, {}],
       topk: [{ architecture: "topk", k: 2, auxK: 6 }, dead],
       "topk-free": [
         {
@@ -191,7 +213,7 @@ describe.each(deviceNames)("on the %s device", (name) => {
     try {
       for (const sae of [
         { architecture: "topk", dSae: 20, k: 2 },
-        { architecture: "relu", dSae: 20, l1: 0.3, l1WarmupSteps: 5 },
+        { architecture: "relu", dSae: 20, l1: 0.3, sparsityWarmupSteps: 5 },
       ]) {
         const source = memorySource(gaussian(100 * 6, 1), 6);
         const train = {
@@ -451,6 +473,8 @@ type Weights = Record<"W_enc" | "b_enc" | "W_dec" | "b_dec", ArrayLike<number>>;
 /** The losses of architecture.ts again, in float64 and without any of its code. */
 function lossModel(opts: Settings, x: Float32Array, rows: number, sinceFired: Int32Array) {
   const { sae, source, train } = opts;
+  if (sae.architecture !== "relu" && sae.architecture !== "topk")
+    throw new Error(`no model of ${sae.architecture}`);
   const { dIn } = source;
   const dSae = sae.dSae!;
   const forward = (w: Weights, n: number) => {

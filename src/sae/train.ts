@@ -4,7 +4,7 @@
  * Units: losses and their terms are in the scaled units of training (they are what is minimised);
  * mse is in raw units, fvu and cosine have none, l0 and l1 count latents (see metrics.ts).
  */
-import type { ActivationSource, Cursor } from "../activation-source.ts";
+import type { ActivationSource, Batch, Cursor } from "../activation-source.ts";
 import type { z } from "zod";
 
 import {
@@ -14,19 +14,34 @@ import {
   type SaeConfig,
   type TrainConfig,
 } from "../config.ts";
-import type { Adam, Device } from "../device/device.ts";
+import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import {
+  inUnits,
+  kAt,
   reconstructionTerm,
-  reluCoefficients,
   resolveSae,
-  warmup,
   type ResolvedSae,
+  type Selection,
 } from "./architecture.ts";
 import { initialize } from "./initialize.ts";
 import { evaluateReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
-import { Sae, type SaeSpec } from "./sae.ts";
-import { TrainingStep, type LossTerms, type StepTensor } from "./step.ts";
+import type { StepTensor } from "./parameters.ts";
+import { Sae } from "./sae.ts";
+import {
+  anneal,
+  control,
+  learningRateAt,
+  newAnneal,
+  newControl,
+  nextExponent,
+  warmup,
+  type AnnealState,
+  type ControlState,
+} from "./schedules.ts";
+import { isSparse } from "./step-codes.ts";
+import { TrainingStep, type LossTerms, type StepResult, type StepSettings } from "./step.ts";
+import type { SaeSpec } from "./weights.ts";
 
 export type { LossTerms } from "./step.ts";
 
@@ -76,10 +91,19 @@ export interface Metrics {
   denseFraction: number;
   /** Of the step just done. */
   learningRate: number;
+  /** Of the step just done; with a target L0, where the controller has moved it. */
+  sparsityCoefficient?: number;
+  /** The threshold that has taken the place of batch top-k. */
+  threshold?: number;
   /** At the end of an epoch: the mean over all of its rows, as the weights were when each was seen. */
   epochLoss?: { loss: number; terms: LossTerms };
-  /** Over the whole validation source, as the weights are now; aux is 0. */
+  /**
+   * Over the whole validation source, as the weights are now: aux is 0, and so is a sparsity loss
+   * that the mean activations and L0 do not determine (lp, tanh, gated).
+   */
   validation?: ValidationMetrics;
+  /** Training ends here, before its budget: the validation loss no longer improved. */
+  stoppedEarly?: true;
 }
 
 export type ValidationMetrics = Omit<Evaluation, "density" | "meanActivation"> & {
@@ -110,6 +134,16 @@ export interface Progress {
   rows: number;
   /** What inputs are multiplied by. */
   scale: number;
+  /** The unit of coefficients, see architecture.ts. */
+  rho: number;
+  /** Whether a selection by threshold works on dense latents. */
+  dense: boolean;
+  /** Running threshold of batch top-k, null before the first batch. */
+  threshold: number | null;
+  anneal: AnnealState;
+  control: ControlState;
+  /** Best validation loss, and how many validations ago that was. */
+  best: { loss: number; since: number } | null;
   step: number;
   tokens: number;
   cursor: Cursor;
@@ -134,6 +168,8 @@ export class Trainer {
   readonly settings: Settings;
   readonly #progress: Progress;
   #sums: ReconstructionSums;
+  /** Row statistics of the last batch. */
+  #lastStatistics: Float32Array = new Float32Array();
   readonly #step: TrainingStep;
 
   /**
@@ -146,9 +182,10 @@ export class Trainer {
     const { sae, train, seed, source } = settings;
     const { dIn, rows } = source;
     const resolved = resolveSae(sae, dIn);
-    const { scale, weights } = await initialize(resolved, source, train, seed);
+    const { scale, rho, weights } = await initialize(resolved, source, train, seed);
     const progress: Progress = {
-      ...{ sae, train, seed, dIn, rows, scale },
+      ...{ sae, train, seed, dIn, rows, scale, rho },
+      ...{ dense: true, threshold: null, anneal: newAnneal(), control: newControl(), best: null },
       step: 0,
       tokens: 0,
       cursor: { epoch: 0, row: 0 },
@@ -183,7 +220,11 @@ export class Trainer {
 
   private constructor(device: Device, settings: Settings, state: TrainerState) {
     const { sae, train, source } = settings;
-    this.resolved = resolveSae(sae, source.dIn);
+    const resolved = resolveSae(sae, source.dIn);
+    this.resolved = {
+      ...resolved,
+      objective: inUnits(resolved.objective, state.progress.rho),
+    };
     const { dSae } = this.resolved;
     this.learningRate = train.learningRate ?? 2e-4 / Math.sqrt(dSae / 2 ** 14);
     this.totalSteps = totalSteps(train, source.rows);
@@ -193,8 +234,8 @@ export class Trainer {
     const { tensors } = state;
     const counts = tensors.windowCounts ?? new Int32Array(dSae);
     this.#sums = ReconstructionSums.from(state.progress.window.sums, counts);
-    const { batchSize, deadAfterTokens } = train;
-    const options = { batchSize, deadAfterTokens, scale: this.scale };
+    const { batchSize, deadAfterTokens, clipGradNorm, emaDecay } = train;
+    const options = { batchSize, deadAfterTokens, clipGradNorm, emaDecay, scale: this.scale };
     this.#step = new TrainingStep(device, this.resolved, options, tensors);
   }
 
@@ -215,38 +256,29 @@ export class Trainer {
    */
   async *fit({ validation, saveCheckpoint }: FitOptions = {}): AsyncGenerator<Metrics, void> {
     const { source, seed, train } = this.settings;
-    const { batchSize, shuffle, bufferRows, logEvery, validateEvery, checkpointEvery } = train;
+    const { batchSize, shuffle, bufferRows, checkpointEvery } = train;
     const from = { ...this.#progress.cursor };
     const stream = source.batches({ batchSize, seed, shuffle, bufferRows, from });
     const batches = stream[Symbol.asyncIterator]();
     try {
       let coming = batches.next();
-      while (this.step < this.totalSteps) {
+      while (this.step < this.totalSteps && !this.hasStoppedEarly) {
         const result = await coming;
         if (result.done) throw new UserError(`the activations ended after ${this.step} steps`);
-        const batch = result.value;
-        const { rows } = batch;
-        const next = { ...batch.next };
-        const input = batch.data.subarray(0, rows * source.dIn);
-        this.#step.queue(input, rows, this.#adam(this.step + 1));
-        this.#sums.addInputs(input, rows);
+        const next = { ...result.value.next };
+        const from = this.#progress.cursor;
+        const training = this.train(result.value);
         // The batch is on the device now; the next one is read while the device works.
         if (this.step + 1 < this.totalSteps) {
           coming = batches.next();
           coming.catch(() => undefined); // reported when awaited
         }
-        await this.#record(rows);
-
-        const { progress, step } = { progress: this.#progress, step: this.step };
-        const epochEnds = next.epoch > progress.cursor.epoch;
-        progress.cursor = next;
-        const isLast = step === this.totalSteps;
-        if (step % logEvery === 0 || epochEnds || isLast) {
-          const metrics = this.#takeMetrics(epochEnds);
-          const due = validateEvery > 0 ? step % validateEvery === 0 : epochEnds;
-          if (validation && (due || isLast)) metrics.validation = await this.validate(validation);
-          yield metrics;
-        }
+        await training;
+        const epochEnds = next.epoch > from.epoch;
+        const metrics = await this.report(epochEnds, validation);
+        if (metrics) yield metrics;
+        const isLast = this.step === this.totalSteps || this.hasStoppedEarly;
+        const { step } = this;
         if (saveCheckpoint && (isLast || (checkpointEvery > 0 && step % checkpointEvery === 0)))
           await saveCheckpoint(await this.state());
       }
@@ -255,18 +287,89 @@ export class Trainer {
     }
   }
 
-  /** Waits for the step queued last and adds it to the running sums. */
-  async #record(rows: number): Promise<void> {
+  /** Whether the validation loss has not improved for as long as the configuration allows. */
+  get hasStoppedEarly(): boolean {
+    const { earlyStopPatience } = this.settings.train;
+    return earlyStopPatience > 0 && (this.#progress.best?.since ?? 0) >= earlyStopPatience;
+  }
+
+  /**
+   * One optimiser step on a batch, whose data may be reused as soon as this returns its promise.
+   * @throws UserError when the loss stops being finite.
+   */
+  async train(batch: Batch): Promise<void> {
+    const { source } = this.settings;
+    const { rows } = batch;
+    const next = { ...batch.next };
+    const input = batch.data.subarray(0, rows * source.dIn);
+    const settings = this.#stepSettings();
+    const running = this.#step.run(input, rows, settings);
+    this.#sums.addInputs(input, rows);
+    this.#record(await running, rows, settings);
+    this.#progress.cursor = next;
+    await this.#resample();
+  }
+
+  /** The metrics that are due after a step, if any; `epochEnds` when the step's batch was an epoch's last. */
+  async report(epochEnds: boolean, validation?: ActivationSource): Promise<Metrics | undefined> {
+    const { logEvery, validateEvery, earlyStopMinDelta } = this.settings.train;
+    const { step } = this;
+    const isLast = step === this.totalSteps;
+    if (!(step % logEvery === 0 || epochEnds || isLast)) return undefined;
+    const metrics = this.#takeMetrics(epochEnds);
+    const due = validateEvery > 0 ? step % validateEvery === 0 : epochEnds;
+    if (!validation || !(due || isLast)) return metrics;
+    metrics.validation = await this.validate(validation);
+    const { loss } = metrics.validation;
+    const { best } = this.#progress;
+    const isBetter = best === null || loss < best.loss * (1 - earlyStopMinDelta);
+    this.#progress.best = isBetter ? { loss, since: 0 } : { ...best, since: best.since + 1 };
+    if (this.hasStoppedEarly && !isLast) metrics.stoppedEarly = true;
+    return metrics;
+  }
+
+  /** What the next step is to do. */
+  #stepSettings(): StepSettings {
+    const { beta1, beta2, eps } = this.settings.train;
+    const { selection, sparsity } = this.resolved.objective;
     const progress = this.#progress;
     const step = progress.step + 1;
-    const { terms, statistics } = await this.#step.result(rows, step);
+    const learningRate = this.#learningRate(step);
+    return {
+      adam: { learningRate, beta1, beta2, eps, step },
+      sparsityCoefficient: this.#sparsityCoefficient(step),
+      p: progress.anneal.p,
+      nextP:
+        sparsity?.kind === "lp" ? (nextExponent(sparsity, step, this.totalSteps)?.p ?? null) : null,
+      k: "k" in selection ? kAt(selection, step) : 0,
+      dense: progress.dense,
+    };
+  }
+
+  #learningRate(step: number): number {
+    return learningRateAt(this.settings.train, this.learningRate, step, this.totalSteps);
+  }
+
+  #sparsityCoefficient(step: number): number {
+    const { sparsity } = this.resolved.objective;
+    if (!sparsity) return 0;
+    const { anneal: annealed, control: controlled } = this.#progress;
+    const warm = sparsity.coefficient * warmup(step, sparsity.warmupSteps);
+    return warm * annealed.factor * controlled.factor;
+  }
+
+  /** Adds a step's result to the running sums and lets what adapts adapt. */
+  #record(result: StepResult, rows: number, settings: StepSettings): void {
+    const progress = this.#progress;
+    const { terms, statistics, listed, cutoff, penalties } = result;
+    const { sparsity, selection } = this.resolved.objective;
+    const step = progress.step + 1;
     const loss = total(terms);
     if (!Number.isFinite(loss))
       throw new UserError(
         `the loss became ${loss} at step ${step}; training stops, checkpoints stay as they are. ` +
           `Lower train.learningRate (${this.learningRate}) or look for outliers in the activations.`,
       );
-
     const { window, epoch } = progress;
     addTerms(window.terms, terms, rows);
     addTerms(epoch.terms, terms, rows);
@@ -274,6 +377,32 @@ export class Trainer {
     this.#sums.addOutputs(statistics, this.scale);
     progress.step = step;
     progress.tokens += rows;
+    this.#lastStatistics = statistics.rowStats;
+
+    progress.dense = !isSparse(listed / rows, this.resolved.dSae);
+    if (selection.architecture === "batchTopk" && cutoff > 0) {
+      const { threshold } = progress;
+      progress.threshold =
+        threshold === null ? cutoff : threshold + selection.thresholdRate * (cutoff - threshold);
+    }
+    if (penalties && sparsity?.kind === "lp")
+      anneal(progress.anneal, penalties, {
+        p: settings.nextP!,
+        changes: nextExponent(sparsity, step, this.totalSteps)?.changes ?? false,
+      });
+    if (sparsity && sparsity.targetL0 !== null && step > sparsity.warmupSteps) {
+      const active = statistics.counts.reduce((sum, count) => sum + count, 0);
+      control(progress.control, active / rows, sparsity.targetL0);
+    }
+  }
+
+  /** Restarts dead latents when that is due. */
+  async #resample(): Promise<void> {
+    const { resampleEvery, resampleUntil } = this.settings.train;
+    const { step } = this;
+    if (resampleEvery === 0 || step % resampleEvery !== 0) return;
+    if ((resampleUntil > 0 && step > resampleUntil) || this.#step.dead === 0) return;
+    await this.#step.resample(this.#lastStatistics, { seed: this.settings.seed, step });
   }
 
   /** The metrics of the rows since the last call, which begins the next stretch. */
@@ -296,7 +425,11 @@ export class Trainer {
       cosine,
       deadFraction: this.#step.dead / dSae,
       denseFraction,
-      learningRate: this.#adam(step).learningRate,
+      learningRate: this.#learningRate(step),
+      ...(this.resolved.objective.sparsity && {
+        sparsityCoefficient: this.#sparsityCoefficient(step),
+      }),
+      ...(progress.threshold !== null && { threshold: progress.threshold }),
     };
     this.#sums = new ReconstructionSums(dIn, dSae);
     window.terms = noTerms();
@@ -310,7 +443,7 @@ export class Trainer {
 
   /** Metrics and loss of the weights as they are, over one pass of `source`. */
   async validate(source: ActivationSource): Promise<ValidationMetrics> {
-    const { dIn, dSae, objective } = this.resolved;
+    const { dIn, dSae, objective, unitNormDecoder } = this.resolved;
     const onDevice = this.#step.encoder(this.#spec(), this.settings.train.batchSize);
     try {
       const evaluation = await evaluateReconstruction(onDevice, source);
@@ -319,11 +452,16 @@ export class Trainer {
       const sse = mse * rows * dIn * this.scale ** 2;
       const terms = noTerms();
       terms.reconstruction = reconstructionTerm(objective, sse, rows, dIn);
-      if (objective.architecture === "relu") {
-        const { l1, byNorm } = reluCoefficients(objective, 1, dIn, dSae, Math.max(1, this.step));
+      const { sparsity, selection } = objective;
+      const c = this.#sparsityCoefficient(Math.max(1, this.step));
+      if (sparsity?.kind === "l1" && selection.architecture === "relu") {
+        const byNorm = !unitNormDecoder && !sparsity.mean;
         const norms = byNorm ? await onDevice.decoderNorms() : undefined;
-        terms.sparsity = l1 * meanActivation.reduce((sum, v, f) => sum + v * (norms?.[f] ?? 1), 0);
-      }
+        const sum = meanActivation.reduce((sum, v, f) => sum + v * (norms?.[f] ?? 1), 0);
+        terms.sparsity = (c * sum) / (sparsity.mean ? dSae : 1);
+      } else if (sparsity?.kind === "step") terms.sparsity = c * metrics.l0;
+      else if (sparsity?.kind === "quadratic")
+        terms.sparsity = c * (metrics.l0 / sparsity.target - 1) ** 2;
       return { ...metrics, loss: total(terms), terms };
     } finally {
       onDevice.close();
@@ -332,12 +470,12 @@ export class Trainer {
 
   /** The SAE as it is now, with the input scale not yet folded in. @throws UserError when a weight is not finite. */
   async sae(): Promise<Sae> {
-    return new Sae(this.#spec(), await this.#finiteWeights());
+    return new Sae(this.#spec(), await this.#finiteWeights(true));
   }
 
   /** Everything, for a checkpoint. @throws UserError when a weight is not finite. */
   async state(): Promise<TrainerState> {
-    const weights = await this.#finiteWeights();
+    const weights = await this.#finiteWeights(false);
     const windowCounts = Int32Array.from(this.#sums.counts);
     const progress = structuredClone(this.#progress);
     progress.window.sums = this.#sums.toJSON();
@@ -351,30 +489,28 @@ export class Trainer {
 
   #spec(): SaeSpec {
     const { objective, dIn, dSae, applyBDecToInput } = this.resolved;
-    const selection =
-      objective.architecture === "topk"
-        ? { architecture: objective.architecture, k: objective.k }
-        : { architecture: objective.architecture };
+    const { architecture } = objective.selection;
+    const selection: Selection =
+      architecture === "topk"
+        ? { architecture, k: objective.selection.k }
+        : architecture === "batchTopk"
+          ? {
+              ...{ architecture, k: objective.selection.k },
+              threshold: this.#progress.threshold ?? 0,
+            }
+          : { architecture };
     return { selection, dIn, dSae, applyBDecToInput, scale: this.scale };
   }
 
-  async #finiteWeights() {
-    const weights = await this.#step.weights();
-    for (const [name, data] of Object.entries(weights))
+  async #finiteWeights(averaged: boolean) {
+    const weights = await this.#step.weights(averaged);
+    for (const [name, data] of Object.entries<Float32Array>({ ...weights }))
       if (!data.every(Number.isFinite))
         throw new UserError(
           `${name} is no longer finite after step ${this.step}; training stops, checkpoints stay as they are. ` +
             `Lower train.learningRate (${this.learningRate}) or look for outliers in the activations.`,
         );
     return weights;
-  }
-
-  #adam(step: number): Adam {
-    const { beta1, beta2, eps, warmupSteps, decaySteps } = this.settings.train;
-    const left = this.totalSteps - step + 1;
-    const decay = decaySteps > 0 ? Math.min(1, left / decaySteps) : 1;
-    const learningRate = this.learningRate * warmup(step, warmupSteps) * decay;
-    return { learningRate, beta1, beta2, eps, step };
   }
 }
 

@@ -85,6 +85,7 @@ export function penalize(
   dValues: usize,
   dWeights: usize,
   rowPenalty: usize,
+  inactiveToo: bool,
   first: i32,
   last: i32,
 ): void {
@@ -95,7 +96,7 @@ export function penalize(
     for (let slot = firstSlot(indices, ends, codeRow, k, n, 0); slot < end; slot += 4) {
       const f = latentOf(indices, codeRow, n, slot);
       const value = <f64>load<f32>(values + slot);
-      if (!among(f, 0, latents) || !(value > 0)) {
+      if (!among(f, 0, latents) || !(value > 0 || inactiveToo)) {
         if (dWeights) store<f32>(dWeights + slot, 0);
         continue;
       }

@@ -1,0 +1,218 @@
+/** What every architecture must do, by whatever selection, loss and structure. */
+import { afterAll, describe, expect, test } from "vitest";
+
+import { memorySource } from "../activation-source.ts";
+import { parseSection, saeSchema, trainSchema } from "../config.ts";
+import { openDevice } from "../device/device.ts";
+import { syntheticActivations } from "./synthetic.ts";
+import { Trainer, type Metrics, type Settings, type TrainerState } from "./train.ts";
+
+const jumprelu = {
+  architecture: "jumprelu",
+  bandwidth: 0.5,
+  initialThreshold: 0.3,
+  l0Coefficient: 0.3,
+};
+const batchTopk = { architecture: "batchTopk", k: 4 };
+const nested = { matryoshkaWidths: [5, 17] };
+
+/** sae settings, and train settings where the case is about them. */
+const cases: Record<string, [Record<string, unknown>, Record<string, unknown>?]> = {
+  "relu, free norms": [{ architecture: "relu", l1: 1 }],
+  "relu, unit norms": [{ architecture: "relu", l1: 1, unitNormDecoder: true }],
+  "relu, mean loss": [{ architecture: "relu", l1: 1, loss: "mean" }],
+  "relu, p-annealing": [
+    { architecture: "relu", l1: 1, pEnd: 0.3, pAnnealStart: 5, pUpdates: 3, targetL0: 6 },
+  ],
+  "relu, target L0": [{ architecture: "relu", l1: 1, targetL0: 6, sparsityWarmupSteps: 5 }],
+  gated: [{ architecture: "gated", l1: 1 }],
+  "gated, free norms": [{ architecture: "gated", l1: 1, unitNormDecoder: false }],
+  topk: [{ architecture: "topk", k: 4 }],
+  "topk, k falling": [{ architecture: "topk", k: 3, kStart: 12, kAnnealSteps: 10 }],
+  "topk, openai": [{ architecture: "topk", k: 4, auxKVariant: "openai" }],
+  "topk, eleuther": [{ architecture: "topk", k: 4, auxKVariant: "eleuther" }],
+  "topk, saelens": [{ architecture: "topk", k: 4, auxKVariant: "saelens", auxKCoefficient: 1 }],
+  batchTopk: [batchTopk],
+  "jumprelu, step": [jumprelu],
+  "jumprelu, tanh": [{ ...jumprelu, sparsityLoss: "tanh" }],
+  "jumprelu, tanh, free norms": [{ ...jumprelu, sparsityLoss: "tanh", unitNormDecoder: false }],
+  "jumprelu, quadratic": [{ ...jumprelu, sparsityLoss: "quadratic", targetL0: 6 }],
+  "jumprelu, pre-activation loss on dead latents": [{ ...jumprelu, preActCoefficient: 0.01 }],
+  "jumprelu, pre-activation loss on all": [
+    { ...jumprelu, preActCoefficient: 0.01, preActOn: "all" },
+  ],
+  "matryoshka over topk": [{ architecture: "topk", k: 4, ...nested }],
+  "matryoshka over batchTopk": [{ ...batchTopk, ...nested }],
+  "matryoshka over jumprelu": [{ ...jumprelu, ...nested }],
+  "matryoshka over gated": [{ architecture: "gated", l1: 1, ...nested }],
+  "matryoshka over relu": [{ architecture: "relu", l1: 1, ...nested }],
+  "clipped gradients": [{ architecture: "topk", k: 4 }, { clipGradNorm: 0.5 }],
+  "clipped gradients of a gated SAE": [{ architecture: "gated", l1: 1 }, { clipGradNorm: 0.5 }],
+  "moving average": [batchTopk, { emaDecay: 0.9 }],
+  "cosine schedule": [
+    { architecture: "topk", k: 4 },
+    { schedule: "cosine", warmupSteps: 4, finalLearningRate: 0.1 },
+  ],
+  resampling: [{ architecture: "relu", l1: 1 }, { resampleEvery: 7 }],
+  "resampling jumprelu": [jumprelu, { resampleEvery: 7 }],
+};
+
+const dIn = 13;
+const made = syntheticActivations(
+  {
+    ...{ from: "synthetic", samples: 400, validationSamples: 50, dIn, features: 20 },
+    ...{ sparsity: 0.15, noise: 0.05 },
+  } as never,
+  3,
+);
+
+function settings(sae: Record<string, unknown>, train: Record<string, unknown> = {}): Settings {
+  return {
+    sae: parseSection(saeSchema, { dSae: 40, ...sae }, "sae"),
+    train: parseSection(
+      trainSchema,
+      {
+        ...{ batchSize: 32, steps: 30, learningRate: 0.01, logEvery: 5, deadAfterTokens: 60 },
+        ...train,
+      },
+      "train",
+    ),
+    seed: 11,
+    source: memorySource(made.train, dIn),
+  };
+}
+
+async function fit(trainer: Trainer): Promise<Metrics[]> {
+  const all: Metrics[] = [];
+  for await (const metrics of trainer.fit()) all.push(metrics);
+  return all;
+}
+
+/** What a checkpoint makes of a state. */
+function copied(state: TrainerState): TrainerState {
+  const tensors = Object.fromEntries(
+    Object.entries(state.tensors).map(([name, data]) => [name, data.slice()]),
+  );
+  return { progress: JSON.parse(JSON.stringify(state.progress)) as never, tensors };
+}
+
+const devices = {
+  reference: await openDevice("reference"),
+  cpu: await openDevice("cpu", { threads: 2 }),
+};
+afterAll(() => Promise.all(Object.values(devices).map((device) => device.close())));
+
+describe.each(Object.entries(cases))("%s", (_, [sae, train]) => {
+  test("trains the same on the reference and the cpu device, and reconstructs better", async () => {
+    const curves = [];
+    for (const device of Object.values(devices)) {
+      // A large eps: Adam would make whole steps of gradients that are rounding noise.
+      const trainer = await Trainer.create(device, settings(sae, { eps: 1e-2, ...train }));
+      curves.push(await fit(trainer));
+      trainer.close();
+    }
+    const [reference, cpu] = curves;
+    for (const [i, metrics] of reference.entries()) {
+      expect(Math.abs(cpu[i].loss / metrics.loss - 1), `step ${metrics.step}`).toBeLessThan(1e-3);
+      expect(cpu[i].l0).toBeCloseTo(metrics.l0, 0);
+    }
+    expect(cpu.at(-1)!.fvu).toBeLessThan(0.8 * cpu[0].fvu);
+  });
+
+  test("goes on from a checkpoint as if it had never stopped, bit for bit", async () => {
+    const device = devices.cpu;
+    const options = settings(sae, { ...train, checkpointEvery: 9 });
+    const whole = await Trainer.create(device, options);
+    const states: TrainerState[] = [];
+    const saveCheckpoint = (state: TrainerState) => {
+      states.push(copied(state));
+      return Promise.resolve();
+    };
+    for await (const _metrics of whole.fit({ saveCheckpoint }));
+    const expected = await whole.state();
+    whole.close();
+    expect(states.map(({ progress }) => progress.step)).toEqual([9, 18, 27, 30]);
+    for (const state of states.slice(0, 3)) {
+      const resumed = Trainer.resume(device, options, state);
+      for await (const _metrics of resumed.fit());
+      expect(await resumed.state()).toEqual(expected);
+      resumed.close();
+    }
+  });
+
+  test("the finished SAE computes on the host what the device evaluates", async () => {
+    const device = devices.cpu;
+    const trainer = await Trainer.create(device, settings(sae, train));
+    await fit(trainer);
+    const folded = (await trainer.sae()).fold();
+    const onDevice = folded.on(device, 50);
+    const reconstruction = await onDevice.reconstruct(made.validation, 50);
+    for (let n = 0; n < 50; n++) {
+      const row = made.validation.subarray(n * dIn, (n + 1) * dIn);
+      const expected = folded.decode(folded.encode(row));
+      for (let c = 0; c < dIn; c++) expect(reconstruction[n * dIn + c]).toBeCloseTo(expected[c], 3);
+    }
+    onDevice.close();
+    trainer.close();
+  });
+});
+
+test("coefficients carry over: activations ten times as large train the same", async () => {
+  const device = devices.cpu;
+  for (const sae of [
+    { architecture: "relu", l1: 1 },
+    { architecture: "gated", l1: 1 },
+    jumprelu,
+    { ...jumprelu, sparsityLoss: "tanh", preActCoefficient: 0.01 },
+  ]) {
+    const curves = [];
+    for (const factor of [1, 10]) {
+      const options = settings({ ...sae, normalizeActivations: "none", init: "tied" });
+      options.source = memorySource(
+        made.train.map((v) => v * factor),
+        dIn,
+      );
+      const trainer = await Trainer.create(device, options);
+      curves.push((await trainer.state()).progress.rho);
+      trainer.close();
+    }
+    expect(curves[1] / curves[0]).toBeCloseTo(10, 4);
+  }
+});
+
+test("the controller brings L0 to where it is wanted", async () => {
+  const device = devices.cpu;
+  for (const sae of [
+    { architecture: "relu", l1: 1 },
+    { architecture: "gated", l1: 1 },
+    jumprelu,
+    { ...jumprelu, sparsityLoss: "tanh" },
+  ]) {
+    const options = settings(
+      { ...sae, targetL0: 5 },
+      { steps: 600, learningRate: 0.003, logEvery: 100 },
+    );
+    const trainer = await Trainer.create(device, options);
+    const metrics = await fit(trainer);
+    trainer.close();
+    const { l0 } = metrics.at(-1)!;
+    expect(l0, JSON.stringify(sae)).toBeGreaterThan(4);
+    expect(l0, JSON.stringify(sae)).toBeLessThan(6);
+  }
+});
+
+test("batch top-k is replaced by a threshold that keeps about as many latents", async () => {
+  const trainer = await Trainer.create(devices.cpu, settings(batchTopk, { steps: 400 }));
+  const metrics = await fit(trainer);
+  const sae = await trainer.sae();
+  trainer.close();
+  let active = 0;
+  for (let n = 0; n < 50; n++)
+    active += sae
+      .encode(made.validation.subarray(n * dIn, (n + 1) * dIn))
+      .filter((v) => v > 0).length;
+  expect(metrics.at(-1)!.l0).toBeCloseTo(4, 5);
+  expect(metrics.at(-1)!.threshold).toBeGreaterThan(0);
+  expect(active / 50).toBeGreaterThan(3);
+  expect(active / 50).toBeLessThan(5);
+});

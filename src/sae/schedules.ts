@@ -1,0 +1,105 @@
+/** What changes over a training run by plan: the learning rate, the penalty's exponent and coefficient. */
+import type { TrainConfig } from "../config.ts";
+import type { Sparsity } from "./architecture.ts";
+
+/** min(step / steps, 1), and 1 when there is nothing to warm up; steps count from 1. */
+export function warmup(step: number, steps: number): number {
+  return steps > 0 ? Math.min(1, step / steps) : 1;
+}
+
+/**
+ * The learning rate of a step counted from 1: the peak, times a linear rise over warmupSteps, times
+ * the schedule's course from there to the last step, times a linear fall over the last decaySteps.
+ */
+export function learningRateAt(
+  train: Pick<TrainConfig, "warmupSteps" | "decaySteps" | "schedule" | "finalLearningRate">,
+  peak: number,
+  step: number,
+  totalSteps: number,
+): number {
+  const { warmupSteps, decaySteps, schedule, finalLearningRate: end } = train;
+  const left = totalSteps - step + 1;
+  const decay = decaySteps > 0 ? Math.min(1, left / decaySteps) : 1;
+  const course = Math.max(1, totalSteps - warmupSteps);
+  const done = Math.min(1, Math.max(0, step - 1 - warmupSteps) / course);
+  const shape =
+    schedule === "constant"
+      ? 1
+      : schedule === "linear"
+        ? 1 - (1 - end) * done
+        : end + (1 - end) * 0.5 * (1 + Math.cos(Math.PI * done));
+  return peak * warmup(step, warmupSteps) * shape * decay;
+}
+
+/** Steps before a change of the exponent whose penalties decide how the coefficient follows. */
+const ANNEAL_WINDOW = 10;
+
+/** Where p-annealing stands; plain JSON in a checkpoint. */
+export interface AnnealState {
+  p: number;
+  /** What the coefficient has been multiplied by. */
+  factor: number;
+  /** Sums of the penalty at p and at the next one since the window began. */
+  now: number;
+  next: number;
+}
+
+export const newAnneal = (): AnnealState => ({ p: 1, factor: 1, now: 0, next: 0 });
+
+/**
+ * The exponent that follows `state.p` if step (counted from 1) lies in the window before the change
+ * to it, and whether that step is the last before the change. Changes are spread evenly between
+ * pAnnealStart and the end, each of the same size (p-annealing: Karvonen et al. 2024, section 3).
+ */
+export function nextExponent(
+  { pEnd, pAnnealStart, pUpdates }: Extract<Sparsity, { kind: "lp" }>,
+  step: number,
+  totalSteps: number,
+): { p: number; changes: boolean } | null {
+  const stretch = Math.max(1, totalSteps - pAnnealStart) / (pUpdates + 1);
+  const change = Math.ceil((step - pAnnealStart) / stretch);
+  if (change < 1 || change > pUpdates) return null;
+  const at = Math.floor(pAnnealStart + change * stretch);
+  if (step > at || step <= at - ANNEAL_WINDOW) return null;
+  return { p: 1 + ((pEnd - 1) * change) / pUpdates, changes: step === at };
+}
+
+/** Takes a step's penalties in; at a change the coefficient follows so that the penalty stays what it was. */
+export function anneal(
+  state: AnnealState,
+  penalties: { now: number; next: number },
+  next: { p: number; changes: boolean },
+): void {
+  state.now += penalties.now;
+  state.next += penalties.next;
+  if (!next.changes) return;
+  if (state.next > 0 && state.now > 0) state.factor *= state.now / state.next;
+  state.p = next.p;
+  state.now = 0;
+  state.next = 0;
+}
+
+/** Where the target-L0 controller stands; plain JSON in a checkpoint. */
+export interface ControlState {
+  /** What the sparsity coefficient is multiplied by. */
+  factor: number;
+  /** Running mean of L0, or null before the first step. */
+  l0: number | null;
+}
+
+export const newControl = (): ControlState => ({ factor: 1, l0: null });
+
+const L0_MEMORY = 0.9;
+const GAIN = 0.02;
+const LARGEST_FACTOR = 1e4;
+
+/**
+ * An integral controller on the logarithm of the coefficient: while more latents are active than
+ * wanted it grows, by at most 2 % a step, and falls while fewer are.
+ */
+export function control(state: ControlState, l0: number, target: number): void {
+  state.l0 = state.l0 === null ? l0 : L0_MEMORY * state.l0 + (1 - L0_MEMORY) * l0;
+  const error = Math.log(Math.max(state.l0, 1e-3) / target);
+  const factor = state.factor * Math.exp(GAIN * Math.min(1, Math.max(-1, error)));
+  state.factor = Math.min(LARGEST_FACTOR, Math.max(1 / LARGEST_FACTOR, factor));
+}
