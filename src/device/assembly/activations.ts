@@ -105,9 +105,9 @@ export function penalize(
       let s = u;
       let slope: f64 = 1;
       if (kind == 1) {
-        const l = log64(u + b);
-        s = exp64(a * l) - atZero;
-        slope = a * exp64((a - 1) * l);
+        const power = exp64(a * log64(u + b));
+        s = power - atZero;
+        slope = (a * power) / (u + b);
       } else if (kind == 2) {
         s = tanh64(a * u);
         slope = a * (1 - s * s);
