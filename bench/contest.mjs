@@ -10,7 +10,8 @@ import { clearTimeout, setTimeout } from "node:timers";
 /** Longer than the slowest step of the slowest peer with its compilation. */
 const ANSWER_MS = 900_000;
 
-class Contestant {
+/** A process that answers lines of JSON with lines of JSON. */
+export class Worker {
   #child;
   #lines;
   #errors = "";
@@ -43,8 +44,8 @@ class Contestant {
     return JSON.parse(line.value);
   }
 
-  async ask(steps) {
-    this.#child.stdin.write(JSON.stringify({ steps }) + "\n");
+  async ask(message) {
+    this.#child.stdin.write(JSON.stringify(message) + "\n");
     return this.answer();
   }
 
@@ -66,7 +67,7 @@ function lastLine(text) {
 
 /** One answer of a process that measures something else than steps. */
 export async function once(spec) {
-  const contestant = new Contestant(spec);
+  const contestant = new Worker(spec);
   try {
     return await contestant.answer();
   } catch (error) {
@@ -86,11 +87,11 @@ export async function race(specs, { rounds, steps, warmup, log }) {
   for (const group of groupsThatFit(specs)) {
     const running = [];
     for (const index of group) {
-      const contestant = new Contestant(specs[index]);
+      const contestant = new Worker(specs[index]);
       const result = results[index];
       try {
         result.ready = await contestant.answer();
-        result.warmup = (await contestant.ask(warmup)).ms;
+        result.warmup = (await contestant.ask({ steps: warmup })).ms;
         log(`${result.name}: first step ${result.warmup[0].toFixed(0)} ms`);
         running.push({ contestant, result });
       } catch (error) {
@@ -103,7 +104,7 @@ export async function race(specs, { rounds, steps, warmup, log }) {
       for (const { contestant, result } of running) {
         if (result.failed) continue;
         try {
-          result.last = await contestant.ask(steps);
+          result.last = await contestant.ask({ steps });
           result.ms.push(...result.last.ms);
         } catch (error) {
           result.failed = error.message;

@@ -1,0 +1,240 @@
+/**
+ * How good the autoencoders are that Lens, SAELens and dictionary_learning train on the very same
+ * activations of the built-in model, at the same number of active latents. See bench/README.md.
+ *
+ * Every training is a file in the output folder: interrupted, the same command goes on.
+ */
+import { createHash } from "node:crypto";
+import { existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { Worker } from "./contest.mjs";
+import { at, search } from "./curve.mjs";
+import { lensTraining, recipes, WIDTHS } from "./recipes.mjs";
+import { betweenMarkers, markdownTable, textTable } from "./table.mjs";
+
+const here = fileURLToPath(new URL(".", import.meta.url));
+const HOOK_POINT = "blocks.2.hook_resid_post";
+const LIBRARIES = { lens: "Lens", sae_lens: "SAELens", dictionary_learning: "dictionary_learning" };
+
+const { values } = parseArgs({
+  options: {
+    python: { type: "string", default: "python3" },
+    out: { type: "string", default: "runs/quality" },
+    tokens: { type: "string" },
+    architectures: { type: "string", default: Object.keys(recipes).join(",") },
+    libraries: { type: "string", default: Object.keys(LIBRARIES).join(",") },
+    jobs: { type: "string", default: "2" },
+    quick: { type: "boolean", default: false },
+    markdown: { type: "string" },
+  },
+});
+const plan = {
+  dIn: 256,
+  dSae: 2048,
+  batch: 1024,
+  tokens: Number(values.tokens ?? (values.quick ? 100_000 : 600_000)),
+  evaluationTokens: values.quick ? 5_000 : 20_000,
+  targets: values.quick ? [32] : [32, 16, 64],
+  learningRates: values.quick ? [2.5e-3] : [2.5e-3, 1e-3, 6.25e-3],
+  seeds: values.quick ? [0] : [0, 1, 2],
+};
+const steps = Math.floor(plan.tokens / plan.batch);
+// A tenth of the run without firing is dead, for every library.
+const deadAfter = Math.round(plan.tokens / 10);
+const folder = join(values.out, `${plan.tokens}`);
+mkdirSync(join(folder, "cells"), { recursive: true });
+const say = (text) => process.stderr.write(`${text}\n`);
+
+/** The activations in one fixed random order, as a file of float32. */
+async function activations() {
+  const path = join(folder, "train.f32");
+  if (existsSync(path)) return path;
+  const { collect, loadModel } = await import("../dist/index.js");
+  const model = await loadModel("builtin:tiny");
+  const { dIn, tokens } = plan;
+  const store = { hookPoint: HOOK_POINT, tokens, out: join(folder, "activations"), dtype: "f32" };
+  const source = await collect(model, "builtin:stories", store);
+  await model.close();
+  const order = { batchSize: tokens, bufferRows: tokens, seed: 0, shuffle: true };
+  for await (const { data, rows } of source.batches(order)) {
+    writeFileSync(`${path}.tmp`, new Uint8Array(data.buffer, data.byteOffset, rows * dIn * 4));
+    break;
+  }
+  renameSync(`${path}.tmp`, path);
+  return path;
+}
+
+const data = await activations();
+const jobs = Number(values.jobs);
+const settings = {
+  ...{ data, dIn: plan.dIn, dSae: plan.dSae, batch: plan.batch, widths: WIDTHS, deadAfter },
+  ...{ hookPoint: HOOK_POINT, evaluationTokens: plan.evaluationTokens },
+  threads: Math.max(1, Math.floor(2 / jobs)),
+};
+const idle = Object.fromEntries(Object.keys(LIBRARIES).map((library) => [library, []]));
+const all = [];
+
+async function workerOf(library) {
+  const free = idle[library].pop();
+  if (free) return free;
+  const argument = JSON.stringify(settings);
+  const worker = new Worker(
+    library === "lens"
+      ? { command: process.execPath, args: [join(here, "lens/quality.mjs"), argument] }
+      : { command: values.python, args: [join(here, `peers/quality_${library}.py`), argument] },
+  );
+  all.push(worker);
+  await worker.answer();
+  return worker;
+}
+
+let running = 0;
+const waiting = [];
+
+/** One job for one of the library's processes, when fewer than `jobs` are at work. */
+async function perform(library, job) {
+  if (running >= jobs) await new Promise((resolve) => waiting.push(resolve));
+  running++;
+  try {
+    const worker = await workerOf(library);
+    const answer = await worker.ask(job);
+    idle[library].push(worker);
+    return answer;
+  } catch (error) {
+    return { failed: error.message };
+  } finally {
+    running--;
+    waiting.shift()?.();
+  }
+}
+
+/** Trains and evaluates, unless that has been done. */
+async function cell(library, architecture, { knob, learningRate, seed }) {
+  const { evaluationTokens, dSae } = plan;
+  const what = { library, architecture, knob, learningRate, seed };
+  const lens = library === "lens" ? lensTraining(architecture, knob, steps) : undefined;
+  const key = createHash("sha256")
+    .update(JSON.stringify({ ...what, lens, evaluationTokens, deadAfter, dSae }))
+    .digest("hex")
+    .slice(0, 12);
+  const name = join(folder, "cells", `${library}-${architecture}-${key}`);
+  if (existsSync(`${name}.json`)) return JSON.parse(readFileSync(`${name}.json`, "utf8"));
+  const job = lens
+    ? { sae: { ...lens.sae, dSae }, train: { ...lens.train, learningRate }, seed, out: name }
+    : { ...what, out: name };
+  const trained = await perform(library, job);
+  const evaluated = trained.failed ? trained : await perform("lens", { evaluate: name });
+  const result = { ...what, ...evaluated, seconds: trained.seconds };
+  if (result.failed) say(`${library} ${architecture} ${knob} lr ${learningRate}: ${result.failed}`);
+  else {
+    writeFileSync(`${name}.json`, JSON.stringify(result));
+    say(
+      `${library} ${architecture} knob ${knob.toPrecision(3)} lr ${learningRate} seed ${seed}: ` +
+        `L0 ${result.l0.toFixed(1)}, FVU ${result.fvu.toFixed(4)}, ${result.seconds.toFixed(0)} s`,
+    );
+  }
+  return result;
+}
+
+/**
+ * The best learning rate at the first target (the grid goes on while its best is at an end, twice at
+ * most), then the other targets at that rate.
+ */
+async function curveOf(library, architecture) {
+  const knob = recipes[architecture].knobs[library];
+  const [first, ...others] = plan.targets;
+  const curves = new Map();
+  let start = knob.start;
+  const tryRate = async (learningRate) => {
+    const run = (value) => cell(library, architecture, { knob: value, learningRate, seed: 0 });
+    const points = await search({ ...knob, start }, [first], run);
+    curves.set(learningRate, points);
+    const near = points.toSorted((a, b) => Math.abs(a.l0 - first) - Math.abs(b.l0 - first))[0];
+    if (near && !knob.exact) start = near.knob;
+  };
+  const score = (rate) => at(curves.get(rate), first)?.fvu ?? Infinity;
+  for (const rate of plan.learningRates) await tryRate(rate);
+  const best = () => [...curves.keys()].toSorted((a, b) => score(a) - score(b))[0];
+  for (let more = 0; more < 2 && plan.learningRates.length > 1; more++) {
+    const rates = [...curves.keys()].toSorted((a, b) => a - b);
+    if (best() === rates[0]) await tryRate(rates[0] / 2.5);
+    else if (best() === rates.at(-1)) await tryRate(rates.at(-1) * 2.5);
+    else break;
+  }
+  const learningRate = best();
+  const run = (value) => cell(library, architecture, { knob: value, learningRate, seed: 0 });
+  const points = await search({ ...knob, start }, others, run, curves.get(learningRate));
+  return { learningRate, points };
+}
+
+/** Standard deviation of the FVU at the first target over seeds, the knob as it was for the first one. */
+async function spreadOf(library, architecture, { learningRate, points }) {
+  const [target] = plan.targets;
+  const near = points.toSorted((a, b) => Math.abs(a.l0 - target) - Math.abs(b.l0 - target))[0];
+  if (!near || plan.seeds.length < 2) return undefined;
+  const runs = await Promise.all(
+    plan.seeds.map((seed) => cell(library, architecture, { knob: near.knob, learningRate, seed })),
+  );
+  const fvus = runs.filter((run) => !run.failed).map((run) => run.fvu);
+  const mean = fvus.reduce((a, b) => a + b, 0) / fvus.length;
+  return Math.sqrt(fvus.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (fvus.length - 1));
+}
+
+const architectures = values.architectures.split(",");
+const libraries = values.libraries.split(",");
+const found = new Map();
+await Promise.all(
+  architectures.flatMap((architecture) =>
+    libraries.map(async (library) => {
+      const curve = await curveOf(library, architecture);
+      const spread = await spreadOf(library, architecture, curve);
+      found.set(`${library} ${architecture}`, { ...curve, spread });
+    }),
+  ),
+);
+for (const worker of all) await worker.stop();
+
+const names = libraries.map((library) => LIBRARIES[library]);
+const rows = [];
+const notes = [];
+for (const architecture of architectures)
+  for (const target of plan.targets.toSorted((a, b) => a - b)) {
+    const curves = libraries.map((library) => found.get(`${library} ${architecture}`));
+    const values = curves.map(({ points }) => at(points, target));
+    const spread = Math.max(...curves.map((curve) => curve.spread ?? 0));
+    rows.push([
+      architecture,
+      String(target),
+      ...values.map((v) => (v ? v.fvu.toFixed(4) : "–")),
+      ...values.map((v) => (v ? v.ceLossRecovered.toFixed(4) : "–")),
+      spread > 0 ? spread.toFixed(4) : "–",
+    ]);
+    const [ours, ...theirs] = values;
+    const best = Math.min(...theirs.map((v) => v?.fvu ?? Infinity));
+    if (libraries[0] === "lens" && (ours?.fvu ?? Infinity) > best + spread)
+      notes.push(`Worse than a peer by more than the spread: ${architecture} at L0 ${target}.`);
+  }
+for (const architecture of architectures) {
+  const rates = libraries.map((library, i) => {
+    const rate = found.get(`${library} ${architecture}`).learningRate;
+    return `${names[i]} ${rate?.toPrecision(2)}`;
+  });
+  notes.push(`Learning rates, ${architecture}: ${rates.join(", ")}.`);
+}
+const columns = [
+  "architecture",
+  "L0",
+  ...names.map((name) => `FVU ${name}`),
+  ...names.map((name) => `CE recovered ${name}`),
+  "FVU spread",
+];
+process.stdout.write(`${textTable(columns, rows)}\n\n${notes.join("\n")}\n`);
+if (values.markdown) {
+  const page = readFileSync(values.markdown, "utf8");
+  const list = notes.map((note) => `- ${note}`).join("\n");
+  const setting = `256 → 2,048 latents, ${plan.tokens.toLocaleString("en-US")} activations of ${HOOK_POINT} in batches of ${plan.batch.toLocaleString("en-US")}.`;
+  const content = `${setting}\n\n${markdownTable(columns, rows)}\n\n${list}`;
+  writeFileSync(values.markdown, betweenMarkers(page, "quality", content));
+}

@@ -1,0 +1,58 @@
+/**
+ * What each library trains with in the quality table, and the knob that sets how sparse it gets:
+ * `start` is a guess for 32 active latents, `slope` how log L0 moves with the log of the knob.
+ * Lens' recipe is here; the peers' are in peers/quality_*.py.
+ */
+export const WIDTHS = [128, 256, 512, 1024, 2048];
+
+const direct = { slope: 1, start: 32, exact: true };
+const penalty = (start) => ({ slope: -1, start });
+
+export const recipes = {
+  topk: {
+    lens: (k) => ({ architecture: "topk", k }),
+    knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
+  },
+  batchTopk: {
+    lens: (k) => ({ architecture: "batchTopk", k }),
+    knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
+  },
+  jumprelu: {
+    lens: (targetL0) => ({ architecture: "jumprelu", targetL0 }),
+    knobs: {
+      lens: { slope: 1, start: 32 },
+      sae_lens: penalty(5),
+      dictionary_learning: { slope: 1, start: 32 },
+    },
+  },
+  gated: {
+    lens: (targetL0) => ({ architecture: "gated", targetL0 }),
+    knobs: {
+      lens: { slope: 1, start: 32 },
+      sae_lens: penalty(5),
+      dictionary_learning: penalty(0.06),
+    },
+  },
+  relu: {
+    lens: (targetL0) => ({ architecture: "relu", targetL0 }),
+    knobs: {
+      lens: { slope: 1, start: 32 },
+      sae_lens: penalty(5),
+      dictionary_learning: penalty(0.06),
+    },
+  },
+  matryoshka: {
+    lens: (k) => ({ architecture: "batchTopk", k, matryoshkaWidths: WIDTHS.slice(0, -1) }),
+    knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
+  },
+};
+
+/** Lens' schedule: warm-up over 5 % of the steps, of the penalty too, and decay over the last 20 %. */
+export function lensTraining(architecture, knob, steps) {
+  const sae = recipes[architecture].lens(knob);
+  const penalised = ["relu", "gated", "jumprelu"].includes(architecture);
+  return {
+    sae: { ...sae, ...(penalised && { sparsityWarmupSteps: Math.round(steps / 20) }) },
+    train: { warmupSteps: Math.round(steps / 20), decaySteps: Math.round(steps / 5) },
+  };
+}
