@@ -1,6 +1,6 @@
 /**
- * `npm run mutate [-- kernel …]`: shows that the tests notice a broken kernel. Every exported
- * WebAssembly kernel is broken in turn, in the first of the ways below that its source allows, built
+ * `npm run mutate [-- function …]`: shows that the tests notice a broken kernel. Every function of
+ * the WebAssembly kernels is broken in turn, in the first of the ways below that its source allows, built
  * into a folder of its own, and the device tests are run on that folder. A mutant that passes them
  * fails this script. Leave the sources alone while it runs, or it is you whom the tests catch.
  */
@@ -15,7 +15,7 @@ import { buildKernels } from "./build-kernels.mjs";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 const source = join(root, "src/device/assembly");
 
-/** Ways to break a kernel, the most telling first; the first that its body has a place for is used. */
+/** Ways to break a function, the most telling first; the first that its body has a place for is used. */
 const breaks = [
   [/f32x4\.add\(/, "f32x4.sub("],
   [/f32x4\.sub\(/, "f32x4.add("],
@@ -33,19 +33,58 @@ const breaks = [
   [/rows - 1 - last/, "rows - last"],
   [/scale, false\)/, "-scale, false)"],
   [/to, 1, true\)/, "to, -1, true)"],
+  // Activations.
+  [/<< 52/, "<< 51"],
+  [/ \* sum\b/, " + sum"],
+  [/1 - e\b/, "1 + e"],
+  [/ \* slope/, " + slope"],
+  [/f32x4\.gt\(/, "f32x4.lt("],
+  [/ \+= 1\b/, " += 2"],
+  [/theta \* dValue/, "theta + dValue"],
+  [/ \* u\b/, " + u"],
+  [/coefficient \* w\b/, "coefficient + w"],
+  [/weight \* /, "weight + "],
+  [/exp64\(/, "-exp64("],
+  // Rows, and the slots in them.
+  [/dot64\(/, "-dot64("],
+  [/n \* toRow/, "n * bytes"],
+  [/row - used/, "0"],
+  [/n - 1\b/, "n"],
+  [/min<u32>/, "max<u32>"],
+  [/n \* codeRow/, "codeRow"],
+  [/indices \? /, "!indices ? "],
+  [/\) < </, ") <= <"],
+  [/ != 0 \|\| /, " != 0 && "],
+  [/== thread/, "!= thread"],
+  [/n \* row\b/, "row"],
+  [/r \* row\b/, "row"],
+  [/\+ 4\) \* to/, "+ 3) * to"],
+  [/2 \* from/, "from"],
+  [/f32x4\.mul\(/, "f32x4.div("],
+  [/memory\.copy\(out, g/, "memory.copy(g, out"],
+  // Selection.
+  [/v == v/, "v != v"],
+  [/ra < rb/, "ra > rb"],
+  [/rv, rl, cv, cl/, "cv, cl, rv, rl"],
+  // Vectors.
+  [/extract_lane\(v, 3\)/, "extract_lane(v, 2)"],
+  [/f64x2\.promote_low_f32x4\(v\)/, "f64x2.splat(0)"],
+  [/2, 3, 2, 3/, "2, 2, 2, 3"],
+  [/, 0, 2\)/, ", 2, 0)"],
 ];
 
-/** Exported functions of all modules: name, file, and where the body lies in the file. */
+/** Files that no module is made of, but parts of several. */
+const helpers = ["vector.ts", "slots.ts"];
+
+/** All functions: name, file, and where the body lies in the file. */
 function kernels() {
-  return readdirSync(source)
-    .filter((file) => file !== "vector.ts")
-    .flatMap((file) => {
-      const text = readFileSync(join(source, file), "utf8");
-      return [...text.matchAll(/^export function (\w+)/gm)].map(({ 1: name, index }) => {
-        const from = text.indexOf("): void {\n", index);
-        return { name, file, text, from, to: text.indexOf("\n}\n", from) };
-      });
+  return readdirSync(source).flatMap((file) => {
+    const text = readFileSync(join(source, file), "utf8");
+    return [...text.matchAll(/^(?:export )?function (\w+)/gm)].map(({ 1: name, index }) => {
+      const from = index + text.slice(index).search(/\): \w+ \{\n/);
+      return { name, file, text, from, to: text.indexOf("\n}\n", from) };
     });
+  });
 }
 
 const folder = mkdtempSync(join(tmpdir(), "lens-mutants-"));
@@ -65,7 +104,8 @@ try {
       cpSync(source, assembly, { recursive: true });
       cpSync(join(root, "dist/kernels"), output, { recursive: true });
       writeFileSync(join(assembly, file), mutated);
-      await buildKernels({ source: assembly, output, force: true, only: [file] });
+      const only = helpers.includes(file) ? undefined : [file];
+      await buildKernels({ source: assembly, output, force: true, only });
       verdict = testsFail(output) ? "caught" : "NOT caught";
       const [[before], after] = [body.match(change[0]), change[1]];
       verdict += ` (${before} became ${after})`;
@@ -87,7 +127,7 @@ process.exitCode = survivors.length === 0 ? 0 : 1;
 function testsFail(folder) {
   const report = join(folder, "report.json");
   const vitest = join(root, "node_modules/vitest/vitest.mjs");
-  const tests = ["src/device/definition.test.ts", "src/device/device.test.ts"];
+  const tests = ["definition", "device", "cpu"].map((name) => `src/device/${name}.test.ts`);
   const args = ["run", ...tests, "--bail=1", "--reporter=json", `--outputFile=${report}`];
   const env = { ...process.env, LENS_KERNELS: folder, DEVICES: "reference,cpu" };
   const options = { cwd: root, env, encoding: "utf8", timeout: 300_000 };

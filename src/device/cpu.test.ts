@@ -176,6 +176,43 @@ describe("what lies beside the numbers", () => {
   });
 });
 
+describe("the decoder's constraint", () => {
+  // Norms are f32 sums where those are good enough and f64 ones elsewhere.
+  test.each([1e-30, 1e-12, 1, 1e12, 1e30])("rows of scale %d have a direction", async (scale) => {
+    const device = await cpu();
+    const tensor = (shape: number[], ...numbers: number[]) => {
+      const made = device.tensor(shape);
+      device.write(made, Float32Array.from(numbers));
+      return made;
+    };
+    const shapes = { wEnc: [2, 2], bEnc: [2], wDec: [2, 2] };
+    const group = <T>(make: (shape: number[]) => T) => ({
+      wEnc: make(shapes.wEnc),
+      bEnc: make(shapes.bEnc),
+      wDec: make(shapes.wDec),
+    });
+    const zeros = (shape: number[]) => device.tensor(shape);
+    const params = { ...group(zeros), wDec: tensor([2, 2], 0, 0, 3 * scale, 4 * scale) };
+    const moments = group((shape) => ({ m: zeros(shape), v: zeros(shape) }));
+    const gradients = group(zeros);
+    const adam = { learningRate: 0, beta1: 0.9, beta2: 0.99, eps: 1e-8, step: 1 };
+    const decoder = { projectGradient: true, unitNorm: true };
+    const indices = device.tensor([1, 1], "i32");
+    device.write(indices, Int32Array.of(1));
+    const [values, residual] = [tensor([1, 1], 1), tensor([1, 2], 1, 0)];
+    const part = { indices, values, dValues: zeros([1, 1]), residual, gradScale: 1 };
+    const update = { rows: 1, x: zeros([1, 2]), bPre: null, dBPre: null, params, moments, adam };
+    device.updateLatents({ ...update, parts: [part], decoder, gradients });
+    // G = [-1, 0], u = [0.6, 0.8]: G - (G·u)u = [-0.64, 0.48]
+    const gradient = await device.readF32(gradients.wDec);
+    expect(gradient[2]).toBeCloseTo(-0.64, 6);
+    expect(gradient[3]).toBeCloseTo(0.48, 6);
+    device.applyLatents({ params, moments, gradients, adam, decoder, scale: null });
+    const [zero, , x, y] = await device.readF32(params.wDec);
+    expect([zero, x, y].map((v) => v.toFixed(6))).toEqual(["0.000000", "0.600000", "0.800000"]);
+  });
+});
+
 describe("memory", () => {
   test("blocks are zero-filled, given back, and joined with their neighbours", () => {
     const memory = new SharedMemory();
