@@ -5,12 +5,8 @@
 const K = 32;
 const WIDTHS = [1536, 3072, 6144, 12288, 24576];
 
-/**
- * Of the coordinates of a random unit vector's products with inputs of mean norm √768, 0.2 % (48 of
- * 24,576) lie above this.
- */
-const THRESHOLD = 2.89;
-const jumprelu = { bandwidth: 0.1, l0Coefficient: 0.01 };
+/** About 50 of 24,576 products of the inputs, of mean norm √768, with random unit vectors lie above this. */
+const THRESHOLD = 3.05;
 
 export const architectures = {
   topk: {
@@ -30,8 +26,11 @@ export const architectures = {
   },
   jumprelu: {
     title: "JumpReLU, about 48 latents active",
-    lens: { architecture: "jumprelu", initialThreshold: THRESHOLD, ...jumprelu },
-    peers: { ...jumprelu, targetL0: 48 },
+    lens: {
+      ...{ architecture: "jumprelu", initialThreshold: THRESHOLD },
+      ...{ bandwidth: 0.1, l0Coefficient: 0.01 },
+    },
+    peers: { threshold: THRESHOLD, bandwidth: 0.1, l0Coefficient: 0.01, targetL0: 48 },
     others: ["sae_lens", "dictionary_learning"],
     target: 8,
   },

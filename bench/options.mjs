@@ -10,6 +10,7 @@ export const SECTIONS = [
   "scaling",
   "encode",
   "data",
+  "mixing",
 ];
 
 const HELP = `npm run bench -- [options]

@@ -7,6 +7,7 @@ import { availableParallelism, cpus, loadavg, tmpdir, totalmem } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { readOptions } from "./options.mjs";
+import * as alone from "./lens-sections.mjs";
 import * as sections from "./sections.mjs";
 import { betweenMarkers, markdownTable, textTable } from "./table.mjs";
 
@@ -110,9 +111,10 @@ if (load > 0.5)
 const measure = {
   peak: sections.peak,
   reference: sections.reference,
-  scaling: sections.scaling,
-  encode: sections.encode,
-  data: sections.dataPath,
+  scaling: alone.scaling,
+  encode: alone.encode,
+  data: alone.dataPath,
+  mixing: alone.mixing,
 };
 const pieces = [];
 try {

@@ -1,39 +1,19 @@
-/** Each section measures one thing and returns {title, notes, columns, rows}. */
+/** Lens next to its peers. Each section measures one thing and returns {title, notes, columns, rows}. */
 import { architectures } from "./architectures.mjs";
+import {
+  BATCH,
+  count,
+  D,
+  failures,
+  LATENTS,
+  lengths,
+  lens,
+  met,
+  ms,
+  peer,
+  times,
+} from "./common.mjs";
 import { median, once, race } from "./contest.mjs";
-
-const D = 768;
-const LATENTS = 24_576;
-const BATCH = 4096;
-
-const ms = (value) => (value < 100 ? value.toFixed(1) : Math.round(value).toString());
-const count = (value) => Math.round(value).toLocaleString("en-US");
-const times = (value) => `${value.toFixed(value < 10 ? 2 : 1)}×`;
-const met = (value, target) => (value >= target ? "reached" : "missed");
-
-/** How long contests last. */
-const lengths = ({ quick }) =>
-  quick ? { rounds: 1, steps: 3, warmup: 2 } : { rounds: 3, steps: 3, warmup: 2 };
-
-function peer(context, script, settings, more) {
-  const { python, threads } = context;
-  return {
-    command: python,
-    args: [context.path(`peers/${script}.py`), JSON.stringify({ threads, ...settings })],
-    memoryGiB: 5,
-    ...more,
-  };
-}
-
-function lens(context, script, settings, more) {
-  const { threads } = context;
-  return {
-    command: process.execPath,
-    args: [context.path(`lens/${script}.mjs`), JSON.stringify({ threads, ...settings })],
-    memoryGiB: 2,
-    ...more,
-  };
-}
 
 /** The fastest f32 matrix product that anything here reaches, in GF/s, and the encoder's product at that rate. */
 export async function peak(context) {
@@ -153,13 +133,6 @@ function fastest(results, accept) {
     .toSorted((a, b) => median(a.ms) - median(b.ms))[0];
 }
 
-/** Why competitors are missing from a table. */
-function failures(results) {
-  return results
-    .filter((r) => r.failed)
-    .map(({ name, failed }) => `${name} did not run: ${failed}.`);
-}
-
 /** One row per competitor, as a multiple of Lens' time. */
 function stepTable(results, rows) {
   const base = results.find((r) => r.name.startsWith("Lens") && !r.failed);
@@ -255,146 +228,5 @@ export async function reference(context) {
     title: "The reference experiment's step: dense ReLU, 768 → 2,048, batch 256",
     notes,
     ...stepTable(results, batch),
-  };
-}
-
-const SLOWEST_MS = 60_000;
-
-/** Lens alone: tokens per second and peak memory over widths and batch sizes. */
-export async function scaling(context) {
-  const [widths, batches] = context.quick
-    ? [
-        [2048, 24_576],
-        [256, 4096],
-      ]
-    : [
-        [2048, 8192, 24_576, 65_536, 131_072],
-        [256, 1024, 4096, 16_384],
-      ];
-  const rows = [];
-  const notes = [];
-  for (const dSae of widths) {
-    const cells = [];
-    let largest = 0;
-    for (const batch of batches) {
-      const flop = 2 * batch * D * dSae;
-      const expected = (4 * flop) / (context.peakGflops ?? 100) / 1e6;
-      if (expected > SLOWEST_MS) {
-        cells.push("–");
-        notes.push(
-          `${count(dSae)} × ${count(batch)} was left out: about ${ms(expected)} ms a step.`,
-        );
-        continue;
-      }
-      const data = context.data({ dIn: D, rows: Math.max(batch, BATCH) });
-      const settings = { dIn: D, batch, data, sae: { architecture: "topk", k: 32, dSae } };
-      const spec = lens(context, "train", settings, { name: `${dSae} × ${batch}` });
-      const [result] = await race([spec], { rounds: 1, steps: 5, warmup: 2, log: context.log });
-      if (result.failed) {
-        cells.push("–");
-        notes.push(`${count(dSae)} × ${count(batch)}: ${result.failed}.`);
-        continue;
-      }
-      largest = Math.max(largest, result.last.rssMiB);
-      cells.push(`${count((1000 * batch) / median(result.ms))} (${ms(median(result.ms))} ms)`);
-    }
-    const weights = (2 * dSae * D * 4) / 2 ** 20;
-    rows.push([count(dSae), ...cells, count(largest), count(4 * weights + 1024)]);
-  }
-  return {
-    title: "Lens, TopK k 32, 768 inputs: tokens per second over latents and batch size",
-    notes: [
-      "Memory is the largest peak RSS of the row's processes, Node and the activations held in memory included.",
-      ...notes,
-    ],
-    columns: [
-      "latents",
-      ...batches.map((batch) => `batch ${count(batch)}`),
-      "peak RSS MiB",
-      "weights × 4 + 1 GiB, MiB",
-    ],
-    rows,
-  };
-}
-
-/** Encoding for analysis against training. */
-export async function encode(context) {
-  const data = context.data({ dIn: D, rows: 4 * BATCH });
-  const rows = [];
-  const notes = ["The target is 1.5×."];
-  const names = context.quick ? ["topk"] : ["topk", "batchTopk", "jumprelu"];
-  for (const name of names) {
-    const sae = { ...architectures[name].lens, dSae: LATENTS };
-    const settings = { dIn: D, batch: BATCH, data, sae };
-    const results = await race(
-      ["train", "encode"].map((script) =>
-        lens(context, script, settings, { name: `${name}: ${script}` }),
-      ),
-      { ...lengths(context), log: context.log },
-    );
-    if (results.some((result) => result.failed)) {
-      rows.push([name, "–", "", ""]);
-      notes.push(...failures(results));
-      continue;
-    }
-    const [train, only] = results.map((result) => (1000 * BATCH) / median(result.ms));
-    rows.push([name, count(train), count(only), times(only / train)]);
-  }
-  return {
-    title: "Lens, encoding without training, codes read back: tokens per second",
-    notes,
-    columns: ["768 → 24,576, batch 4,096", "training", "encoding", "ratio"],
-    rows,
-  };
-}
-
-/** Training from a store on disk against training from one ready batch. */
-export async function dataPath(context) {
-  const rows = [];
-  const notes = ["The target is at most 5 % of a step."];
-  const folder = await context.store({ dIn: D, rows: 16 * BATCH });
-  for (const { dSae, batch } of [
-    { dSae: LATENTS, batch: BATCH },
-    { dSae: 2048, batch: BATCH },
-  ]) {
-    const settings = {
-      ...{ batch, folder, bufferRows: 4 * BATCH },
-      sae: { architecture: "topk", k: 32, dSae },
-    };
-    const results = await race(
-      [
-        lens(context, "data", settings, { name: `store → ${dSae}` }),
-        lens(context, "data", { ...settings, free: true }, { name: `ready batch → ${dSae}` }),
-      ],
-      { rounds: context.quick ? 1 : 3, steps: 16, warmup: 3, log: context.log },
-    );
-    const label = `768 → ${count(dSae)}, batch ${count(batch)}`;
-    if (results.some((result) => result.failed)) {
-      rows.push([label, "–", "", "", ""]);
-      notes.push(...failures(results));
-      continue;
-    }
-    const [stored, free] = results;
-    const waits = stored.last.waits.slice(-stored.ms.length);
-    const waited = waits.reduce((a, b) => a + b, 0) / stored.ms.reduce((a, b) => a + b, 0);
-    rows.push([
-      label,
-      ms(median(stored.ms)),
-      ms(median(free.ms)),
-      `${(100 * (median(stored.ms) / median(free.ms) - 1)).toFixed(1)} %`,
-      `${(100 * waited).toFixed(1)} %`,
-    ]);
-  }
-  return {
-    title: "Lens, the data path: f16 shards on disk, a buffer of a quarter of the store",
-    notes,
-    columns: [
-      "TopK k 32",
-      "from the store, ms",
-      "from a ready batch, ms",
-      "more",
-      "waiting for a batch",
-    ],
-    rows,
   };
 }
