@@ -33,8 +33,8 @@ const { values } = parseArgs({
 const plan = {
   dIn: 256,
   dSae: 2048,
-  batch: 1024,
-  tokens: Number(values.tokens ?? (values.quick ? 100_000 : 600_000)),
+  batch: values.quick ? 512 : 1024,
+  tokens: Number(values.tokens ?? (values.quick ? 150_000 : 600_000)),
   evaluationTokens: values.quick ? 5_000 : 20_000,
   targets: values.quick ? [32] : [32, 16, 64],
   learningRates: values.quick ? [2.5e-3] : [2.5e-3, 1e-3, 6.25e-3],
@@ -127,6 +127,12 @@ async function cell(library, architecture, { knob, learningRate, seed }) {
   const trained = await perform(library, job);
   const evaluated = trained.failed ? trained : await perform("lens", { evaluate: name });
   const result = { ...what, ...evaluated, seconds: trained.seconds };
+  const { own } = trained;
+  // Other code, another order of sums: a latent at its threshold may fall on the other side.
+  if (own && !result.failed && Math.abs(result.firstRows.fvu / own.fvu - 1) > 1e-3)
+    result.failed =
+      `${library} itself has FVU ${own.fvu} and L0 ${own.l0} on the first rows; ` +
+      `read back it has ${result.firstRows.fvu} and ${result.firstRows.l0}`;
   if (result.failed) say(`${library} ${architecture} ${knob} lr ${learningRate}: ${result.failed}`);
   else {
     writeFileSync(`${name}.json`, JSON.stringify(result));

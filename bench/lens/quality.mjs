@@ -7,6 +7,7 @@ import { createInterface } from "node:readline";
 import {
   documents,
   evaluate,
+  evaluateReconstruction,
   loadModel,
   loadSae,
   memorySource,
@@ -40,12 +41,19 @@ async function train({ sae, train: options, seed, out }) {
   return { trained: { l0: last.l0, fvu: last.fvu } };
 }
 
+const CHECK_ROWS = 4096;
+
 async function measure(folder) {
   const { sae } = await loadSae(folder);
+  const encoder = sae.on(device, batch);
+  const first = source.slice(0, Math.min(CHECK_ROWS, source.rows));
+  const check = await evaluateReconstruction(encoder, first);
+  encoder.close();
   const heldOut = () => documents("builtin:stories", { split: "test" });
   const options = { hookPoint, device, tokens: evaluationTokens };
   const { l0, fvu, ceLossRecovered, deadFraction } = await evaluate(sae, model, heldOut, options);
-  return { l0, fvu, ceLossRecovered, deadFraction };
+  const firstRows = { l0: check.l0, fvu: check.fvu };
+  return { l0, fvu, ceLossRecovered, deadFraction, firstRows };
 }
 
 answer({ ready: true });

@@ -15,6 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 
+CHECK_ROWS = 4096
+
+
 class Rows(Batches):
     """The training rows in order. Libraries estimate an input scale from the first of them; for
     training they start again, so that everybody is trained on the same rows."""
@@ -52,15 +55,26 @@ def save(folder: str, tensors: dict, **config) -> None:
     (path / "cfg.json").write_text(json.dumps(full))
 
 
+@torch.no_grad()
+def own_measure(data: Rows, encode, decode) -> dict:
+    """What the library itself makes of the first rows, to check that it is read back right."""
+    x = data.data[:CHECK_ROWS]
+    acts = encode(x)
+    residual = x - decode(acts)
+    fvu = residual.pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    return {"fvu": fvu.item(), "l0": (acts > 0).sum().item() / len(x)}
+
+
 def work(train) -> None:
-    """Calls train(job) for every job; it saves the autoencoder to job["out"]."""
+    """Calls train(job) for every job; it saves the autoencoder to job["out"] and returns its
+    own measure of it."""
     answer({"ready": True})
     for line in sys.stdin:
         job = json.loads(line)
         torch.manual_seed(job["seed"])
         start = time.perf_counter()
         try:
-            train(job)
-            answer({"seconds": time.perf_counter() - start})
+            own = train(job)
+            answer({"own": own, "seconds": time.perf_counter() - start})
         except Exception as error:
             answer({"failed": f"{type(error).__name__}: {error}"[:300]})

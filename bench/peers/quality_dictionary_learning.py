@@ -1,7 +1,7 @@
 """dictionary_learning for bench/quality.mjs: its trainSAE, with its trainers' defaults as far as a
 short run allows, inputs of unit mean square norm, and the schedule of its demo (decay from 80 %)."""
 
-from quality_common import rows, save, settings, total_steps, work
+from quality_common import own_measure, rows, save, settings, total_steps, work
 
 from dictionary_learning.trainers.batch_top_k import BatchTopKTrainer
 from dictionary_learning.trainers.gdm import GatedSAETrainer
@@ -89,6 +89,7 @@ def train(job):
     )
     (trainer,) = made
     export(job, trainer.ae)
+    return own_measure(data, trainer.ae.encode, trainer.ae.decode)
 
 
 def export(job, ae):

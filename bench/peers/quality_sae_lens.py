@@ -4,9 +4,10 @@ import json
 import pathlib
 import tempfile
 
-from quality_common import rows, save, settings, total_steps, work
+from quality_common import own_measure, rows, save, settings, total_steps, work
 
 from safetensors.torch import load_file
+from sae_lens import SAE
 from sae_lens.config import SAETrainerConfig
 from sae_lens.saes.batchtopk_sae import BatchTopKTrainingSAE, BatchTopKTrainingSAEConfig
 from sae_lens.saes.gated_sae import GatedTrainingSAE, GatedTrainingSAEConfig
@@ -107,11 +108,13 @@ def train(job):
         weights, config = sae.save_inference_model(folder)
         tensors = load_file(weights)
         saved = json.loads(pathlib.Path(config).read_text())
+        inference = SAE.load_from_disk(folder)
     kept = {k: saved[k] for k in ("architecture", "k", "apply_b_dec_to_input") if k in saved}
     if saved["architecture"] == "topk":
         # The norms are folded into what was just read: the rows of W_dec have norm 1.
         kept["rescale_acts_by_decoder_norm"] = False
     save(job["out"], tensors, **kept)
+    return own_measure(data, inference.encode, inference.decode)
 
 
 work(train)
