@@ -216,7 +216,7 @@ const batchTopk = z.strictObject({
     .number()
     .positive()
     .max(1)
-    .default(0.01)
+    .default(0.1)
     .describe("How fast the running threshold follows the smallest latent kept in a batch."),
 });
 

@@ -8,6 +8,7 @@ import { expect, test } from "vitest";
 
 import { cliReference, configReference } from "../src/cli/reference.ts";
 import { readSettings } from "../src/cli/settings.ts";
+import { readSweep } from "../src/cli/sweep-config.ts";
 import { configJsonSchema } from "../src/config.ts";
 import { getTracker } from "../src/runs.ts";
 
@@ -24,7 +25,11 @@ test("every example config is a valid config", () => {
   const configs = readdirSync(join(root, "examples")).filter((name) => name.endsWith(".yaml"));
   expect(configs.length).toBeGreaterThan(0);
   for (const name of configs)
-    expect(() => readSettings(join(root, "examples", name), {})).not.toThrow();
+    expect(() => {
+      const path = join(root, "examples", name);
+      if (/^sweep:/m.test(read(`examples/${name}`))) readSweep(path, {});
+      else readSettings(path, {});
+    }).not.toThrow();
 });
 
 test("the README's example is the one that is run", () => {

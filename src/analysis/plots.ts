@@ -307,7 +307,7 @@ function logTicks([low, high]: number[]): number[] {
   return ticks.filter((_, i) => i % every === 0);
 }
 
-function figure(
+export function figure(
   plot: Plot,
   { id, title, caption }: { id: string; title: string; caption: string },
   options: PlotModule.PlotOptions & { legend: string[] },
@@ -346,7 +346,7 @@ function count(n: number, noun: string): string {
 }
 
 /** 1200 as 1.2k, 0.05 as 0.05, 2e-5 as 2e-5. */
-function siNumber(value: number): string {
+export function siNumber(value: number): string {
   const size = Math.abs(value);
   if (size >= 1e6) return `${trimmed(value / 1e6)}M`;
   if (size >= 1e3) return `${trimmed(value / 1e3)}k`;
@@ -359,7 +359,7 @@ function trimmed(value: number): string {
     : String(Number(value.toPrecision(3)));
 }
 
-function percentage(value: number): string {
+export function percentage(value: number): string {
   return `${Number((value * 100).toPrecision(3))}%`;
 }
 
@@ -374,7 +374,7 @@ function power(value: number): string {
   return `10${sign}${Array.from(digits, (d) => SUPERSCRIPTS[Number(d)]).join("")}`;
 }
 
-interface Plot extends Page {
+export interface Plot extends Page {
   api: typeof PlotModule;
 }
 
@@ -383,7 +383,7 @@ interface Page {
 }
 
 /** Loaded when first needed: together they take half a second to load. */
-async function loadPlot(): Promise<Plot> {
+export async function loadPlot(): Promise<Plot> {
   const [api, linkedom] = await Promise.all([import("@observablehq/plot"), import("linkedom")]);
   // Its types need the DOM's, which this project does without.
   const { parseHTML } = linkedom as unknown as { parseHTML: (html: string) => Page };

@@ -46,7 +46,8 @@ export function configReference(): string {
 
 function row(field: Field): string {
   const { path, description, only, choices, type } = field;
-  const initial = field.default === undefined ? "" : `\`${field.default}\``;
+  const initial =
+    field.default === undefined ? "" : `\`${JSON.stringify(field.default).replaceAll('"', "")}\``;
   const notes = [choices ? choices.map((c) => `\`${c}\``).join(", ") : type];
   if (only) notes.push(`only for \`${only}\``);
   const text = `${description} (${notes.join("; ")})`.replaceAll("|", "\\|");

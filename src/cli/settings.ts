@@ -179,7 +179,7 @@ function isSection(value: unknown): value is Record<string, unknown> {
 /** Of these only one can be set: a flag replaces whichever the file has. */
 const BUDGETS = ["epochs", "tokens", "steps"];
 
-function readConfigFile(file: string): Record<string, unknown> {
+export function readConfigFile(file: string): Record<string, unknown> {
   let text: string;
   try {
     text = readFileSync(file, "utf8");

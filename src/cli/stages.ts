@@ -23,7 +23,7 @@ import { loadSae, saveSae, type SaeDetails } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
 import { syntheticActivations } from "../sae/synthetic.ts";
-import { Trainer, type Metrics } from "../sae/train.ts";
+import { Trainer, type Metrics, type TrainerState } from "../sae/train.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { lens, short, shortPath, type Terminal } from "./terminal.ts";
@@ -176,30 +176,21 @@ export interface Trained {
 
 /** Trains in the run folder, from its newest checkpoint if there is one, and saves sae/. A finished one is only read. */
 export async function trainStage(
-  { config, terminal, signal }: Context,
+  context: Context,
   run: RunFolder,
   device: Device,
-  { train, validation, model, stores }: Activations,
+  activations: Activations,
 ): Promise<Trained> {
-  const folder = run.path("sae");
-  if (existsSync(join(folder, "cfg.json"))) {
-    terminal.note(`training: finished before, in ${folder}`);
-    return loadSae(folder);
-  }
-  const checkpoints = run.path("checkpoints");
-  const latest = await latestCheckpoint(checkpoints, (message) => terminal.note(message));
+  const { config, terminal, signal } = context;
+  const finished = await trainedBefore(context, run);
+  if (finished) return finished;
   // The batches that initialisation looks at are no steps.
   let training = false;
   let done = 0;
-  const watched = watch(train, signal, () => {
+  const watched = watch(activations.train, signal, () => {
     if (training) progress.update(++done);
   });
-  const options = { sae: config.sae, train: config.train, seed: config.seed, source: watched };
-  const trainer = latest
-    ? Trainer.resume(device, options, latest.state)
-    : await Trainer.create(device, options);
-  run.truncateMetrics(trainer.step);
-  describeTraining(trainer, config, device, terminal);
+  const trainer = await openTrainer(context, run, device, watched);
   const progress = new Progress({
     label: "training",
     unit: "steps",
@@ -211,31 +202,81 @@ export async function trainStage(
   training = true;
 
   try {
-    const saveCheckpoint = async (state: Awaited<ReturnType<Trainer["state"]>>) => {
-      await writeCheckpoint(checkpoints, state, config.train.keepCheckpoints);
+    const saveCheckpoint = async (state: TrainerState) => {
+      await writeCheckpoint(run.path("checkpoints"), state, config.train.keepCheckpoints);
     };
+    const { validation } = activations;
     for await (const metrics of trainer.fit({ validation, saveCheckpoint })) {
       run.appendMetrics({ ...metrics });
       progress.update(metrics.step, summaryOf(metrics));
     }
     progress.end();
-    const sae = await trainer.sae();
-    const details = await detailsOf(config, device, sae, validation ?? train, model, stores);
-    await saveSae(folder, sae, details);
-    return { sae, details };
+    return await saveTrained(context, run, device, activations, trainer);
   } catch (error) {
     progress.stop();
     // The iterator of activations throws this, between two steps: the trainer is whole.
     if (signal.aborted && trainer.step > 0)
-      await writeCheckpoint(checkpoints, await trainer.state(), config.train.keepCheckpoints);
+      await writeCheckpoint(
+        run.path("checkpoints"),
+        await trainer.state(),
+        config.train.keepCheckpoints,
+      );
     throw error;
   } finally {
     trainer.close();
   }
 }
 
+/** The autoencoder that an earlier attempt finished, if one did. */
+export async function trainedBefore(
+  { terminal }: Context,
+  run: RunFolder,
+): Promise<Trained | undefined> {
+  const folder = run.path("sae");
+  if (!existsSync(join(folder, "cfg.json"))) return undefined;
+  terminal.note(`training: finished before, in ${folder}`);
+  return loadSae(folder);
+}
+
+/** A trainer for the run, at its newest checkpoint if there is one. */
+export async function openTrainer(
+  { config, terminal }: Context,
+  run: RunFolder,
+  device: Device,
+  source: ActivationSource,
+): Promise<Trainer> {
+  const latest = await latestCheckpoint(run.path("checkpoints"), (message) =>
+    terminal.note(message),
+  );
+  const options = { sae: config.sae, train: config.train, seed: config.seed, source };
+  const trainer = latest
+    ? Trainer.resume(device, options, latest.state)
+    : await Trainer.create(device, options);
+  run.truncateMetrics(trainer.step);
+  describeTraining(trainer, config, device, terminal);
+  return trainer;
+}
+
+/** Saves what was trained into the run's sae/, with its held-out metrics. */
+export async function saveTrained(
+  { config }: Context,
+  run: RunFolder,
+  device: Device,
+  { train, validation, model, stores }: Activations,
+  trainer: Trainer,
+): Promise<Trained> {
+  const sae = await trainer.sae();
+  const details = await detailsOf(config, device, sae, validation ?? train, model, stores);
+  await saveSae(run.path("sae"), sae, details);
+  return { sae, details };
+}
+
 /** `source` with a word at every batch, and an end when the signal says so. */
-function watch(source: RowSource, signal: AbortSignal, onBatch: () => void): ActivationSource {
+export function watch(
+  source: RowSource,
+  signal: AbortSignal,
+  onBatch: () => void,
+): ActivationSource {
   return {
     dIn: source.dIn,
     rows: source.rows,

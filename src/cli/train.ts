@@ -4,6 +4,7 @@ import type { Command } from "commander";
 import { parseConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { findRun, RunFolder } from "../runs.ts";
+import { UserError } from "../error.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings, readSettings } from "./settings.ts";
 import {
@@ -14,10 +15,12 @@ import {
   trainStage,
   type Activations,
 } from "./stages.ts";
+import { sweep } from "./sweep.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   resume?: string;
+  sweep?: boolean;
   quiet?: boolean;
   json?: boolean;
 }
@@ -27,6 +30,10 @@ export function define(command: Command): void {
     .argument("[config]", "YAML or JSON file; absent: the defaults")
     .description("Train an autoencoder on activations; what is missing of them is collected first.")
     .option("--resume <run>", "go on with an interrupted run from its newest checkpoint")
+    .option(
+      "--sweep",
+      "train every variant that the config's sweep section lists, all from one pass over the activations",
+    )
     .option("--quiet", "print errors and the result only")
     .option("--json", "print the result as JSON");
   addSettings(command, ["", "activations", "sae", "train"]).action(
@@ -41,6 +48,11 @@ async function train(
   signal: AbortSignal,
 ): Promise<void> {
   const terminal = new Terminal(options);
+  if (options.sweep) {
+    if (file === undefined && options.resume === undefined)
+      throw new UserError("--sweep needs a config file with a sweep section");
+    return sweep(file, options.resume, options, terminal, signal);
+  }
   let config = readSettings(file, options);
   let run: RunFolder;
   if (options.resume === undefined) run = createRun(config);

@@ -5,6 +5,7 @@ import { memorySource } from "../activation-source.ts";
 import { parseSection, saeSchema, trainSchema } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { syntheticActivations } from "./synthetic.ts";
+import { trainTogether } from "./train-together.ts";
 import { Trainer, type Metrics, type Settings, type TrainerState } from "./train.ts";
 
 const jumprelu = {
@@ -215,4 +216,42 @@ test("batch top-k is replaced by a threshold that keeps about as many latents", 
   expect(metrics.at(-1)!.threshold).toBeGreaterThan(0);
   expect(active / 50).toBeGreaterThan(3);
   expect(active / 50).toBeLessThan(5);
+});
+
+test("trainers that share a stream become what each would alone, also when one joins later", async () => {
+  const device = devices.cpu;
+  const kinds = [{ architecture: "topk", k: 3 }, batchTopk, { architecture: "relu", l1: 1 }];
+  const alone: TrainerState[] = [];
+  const begun: TrainerState[] = [];
+  for (const sae of kinds) {
+    const trainer = await Trainer.create(device, settings(sae, { checkpointEvery: 10 }));
+    const saveCheckpoint = (state: TrainerState) => {
+      if (state.progress.step === 10) begun.push(copied(state));
+      return Promise.resolve();
+    };
+    for await (const _metrics of trainer.fit({ saveCheckpoint }));
+    alone.push(await trainer.state());
+    trainer.close();
+  }
+  const trainers = [
+    await Trainer.create(device, settings(kinds[0], { checkpointEvery: 10 })),
+    Trainer.resume(device, settings(kinds[1], { checkpointEvery: 10 }), begun[1]),
+    await Trainer.create(device, settings(kinds[2], { checkpointEvery: 10 })),
+  ];
+  const seen = new Map<number, number[]>();
+  for await (const { trainer, metrics } of trainTogether(trainers))
+    seen.set(trainer, [...(seen.get(trainer) ?? []), metrics.step]);
+  expect(seen.get(0)).toEqual([5, 10, 13, 15, 20, 25, 26, 30]);
+  expect(seen.get(1)).toEqual([13, 15, 20, 25, 26, 30]);
+  for (const [i, trainer] of trainers.entries()) {
+    expect(await trainer.state()).toEqual(alone[i]);
+    trainer.close();
+  }
+  const other = settings(kinds[0], { batchSize: 16 });
+  const mixed = [
+    await Trainer.create(device, settings(kinds[0])),
+    await Trainer.create(device, other),
+  ];
+  await expect(trainTogether(mixed).next()).rejects.toThrow(/same train.batchSize; got 32 and 16/);
+  for (const trainer of mixed) trainer.close();
 });

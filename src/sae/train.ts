@@ -41,6 +41,7 @@ import {
 } from "./schedules.ts";
 import { isSparse } from "./step-codes.ts";
 import { TrainingStep, type LossTerms, type StepResult, type StepSettings } from "./step.ts";
+import { trainTogether } from "./train-together.ts";
 import type { SaeSpec } from "./weights.ts";
 
 export type { LossTerms } from "./step.ts";
@@ -255,36 +256,19 @@ export class Trainer {
    * @throws UserError when the loss or a parameter stops being finite; no checkpoint of that is made.
    */
   async *fit({ validation, saveCheckpoint }: FitOptions = {}): AsyncGenerator<Metrics, void> {
-    const { source, seed, train } = this.settings;
-    const { batchSize, shuffle, bufferRows, checkpointEvery } = train;
-    const from = { ...this.#progress.cursor };
-    const stream = source.batches({ batchSize, seed, shuffle, bufferRows, from });
-    const batches = stream[Symbol.asyncIterator]();
-    try {
-      let coming = batches.next();
-      while (this.step < this.totalSteps && !this.hasStoppedEarly) {
-        const result = await coming;
-        if (result.done) throw new UserError(`the activations ended after ${this.step} steps`);
-        const next = { ...result.value.next };
-        const from = this.#progress.cursor;
-        const training = this.train(result.value);
-        // The batch is on the device now; the next one is read while the device works.
-        if (this.step + 1 < this.totalSteps) {
-          coming = batches.next();
-          coming.catch(() => undefined); // reported when awaited
-        }
-        await training;
-        const epochEnds = next.epoch > from.epoch;
-        const metrics = await this.report(epochEnds, validation);
-        if (metrics) yield metrics;
-        const isLast = this.step === this.totalSteps || this.hasStoppedEarly;
-        const { step } = this;
-        if (saveCheckpoint && (isLast || (checkpointEvery > 0 && step % checkpointEvery === 0)))
-          await saveCheckpoint(await this.state());
-      }
-    } finally {
-      await batches.return?.();
-    }
+    const save = saveCheckpoint && ((_: number, state: TrainerState) => saveCheckpoint(state));
+    for await (const { metrics } of trainTogether([this], { validation, saveCheckpoint: save }))
+      yield metrics;
+  }
+
+  /** Whether there is nothing left to train. */
+  get isDone(): boolean {
+    return this.step >= this.totalSteps || this.hasStoppedEarly;
+  }
+
+  /** Where the next batch comes from. */
+  get cursor(): Cursor {
+    return this.#progress.cursor;
   }
 
   /** Whether the validation loss has not improved for as long as the configuration allows. */

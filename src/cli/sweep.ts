@@ -1,0 +1,215 @@
+/** `lens train --sweep`: many autoencoders from one pass over the activations, and how they compare. */
+import { existsSync, mkdirSync, readFileSync } from "node:fs";
+import { join, relative, resolve } from "node:path";
+
+import { paretoFigures, paretoFront, type ParetoPoint } from "../analysis/pareto.ts";
+import { renderPng } from "../analysis/plots.ts";
+import { parseConfig, type RunConfig } from "../config.ts";
+import { openDevice, type Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
+import { configHash, RunFolder, writeWhole } from "../runs.ts";
+import { writeCheckpoint } from "../sae/checkpoint.ts";
+import type { Trainer } from "../sae/train.ts";
+import { trainTogether } from "../sae/train-together.ts";
+import { evaluateStage } from "./analyse.ts";
+import { Interrupted } from "./interrupt.ts";
+import { Progress } from "./progress.ts";
+import {
+  createRun,
+  openSources,
+  openTrainer,
+  saveTrained,
+  trainedBefore,
+  watch,
+  type Activations,
+  type Context,
+} from "./stages.ts";
+import { readSweep, type Variant } from "./sweep-config.ts";
+import { duration, lens, short, shortPath, table, Terminal } from "./terminal.ts";
+
+/** sweep.json: the autoencoders of a sweep and the run folders they are in. */
+interface SweepFile {
+  variants: { name: string; run: string; config: RunConfig }[];
+}
+
+interface Member extends Variant {
+  run: RunFolder;
+}
+
+/** @param resume the folder of an interrupted sweep. */
+export async function sweep(
+  file: string | undefined,
+  resume: string | undefined,
+  options: Record<string, unknown>,
+  terminal: Terminal,
+  signal: AbortSignal,
+): Promise<void> {
+  const began = performance.now();
+  const { folder, members } =
+    resume === undefined ? createSweep(readSweep(file!, options)) : openSweep(resume);
+  const [{ config }] = members;
+  terminal.note(`sweep of ${members.length} autoencoders: ${shortPath(folder)}`);
+  const device = await openDevice(config.device, { threads: config.threads });
+  let activations: Activations | undefined;
+  try {
+    const context = { config, terminal, signal };
+    activations = await openSources(context);
+    await trainAll(context, members, device, activations);
+    const points: ParetoPoint[] = [];
+    for (const { name, config, run } of members) {
+      terminal.note(`\n${name}`);
+      const own = { config, terminal, signal };
+      const trained = await trainedBefore({ ...own, terminal: new Terminal({ quiet: true }) }, run);
+      const { scores } = await evaluateStage(own, run, device, activations, trained!);
+      run.finish();
+      const { fvu, l0, ceLossRecovered } = scores;
+      points.push({ name, fvu, l0, ...(ceLossRecovered !== undefined && { ceLossRecovered }) });
+    }
+    await writeComparison(folder, members, points);
+    const front = new Set(paretoFront(points).map(({ name }) => name));
+    const rows = points.map(({ name, l0, fvu, ceLossRecovered }) => [
+      ...[front.has(name) ? "*" : "", name, short(l0), short(fvu)],
+      ceLossRecovered === undefined ? "-" : short(ceLossRecovered),
+    ]);
+    terminal.result(
+      { folder, points, front: [...front], runs: members.map(({ run }) => run.folder) },
+      `${table(["", "autoencoder", "L0", "FVU", "CE recovered"], rows)}\n` +
+        `* no other is both sparser and better. ${members.length} autoencoders in ${duration((performance.now() - began) / 1000)}\n` +
+        `plot: ${shortPath(join(folder, "pareto-fvu.svg"))}`,
+    );
+    const best = members.find(({ name }) => front.has(name)) ?? members[0];
+    terminal.next(
+      `features ${shortPath(best.run.folder)}`,
+      "find what excites the latents of one of them",
+    );
+  } catch (error) {
+    const isInterrupted = error instanceof Interrupted;
+    for (const { run } of members) {
+      if (!isInterrupted) run.fail(error);
+      run.close();
+    }
+    if (!isInterrupted) throw error;
+    throw new Interrupted(
+      `stopped; everything is saved. Go on with: ${lens(`train --sweep --resume ${shortPath(folder)}`)}`,
+    );
+  } finally {
+    await activations?.model?.close();
+    await device.close();
+  }
+}
+
+/** Run folders for all variants, and one that says which belong together. */
+function createSweep(variants: Variant[]): { folder: string; members: Member[] } {
+  const [{ config }, ...rest] = variants;
+  for (const other of rest) {
+    const differs = ["activations", "device", "threads", "runs", "seed"].find(
+      (key) => JSON.stringify(other.config[key as never]) !== JSON.stringify(config[key as never]),
+    );
+    if (differs)
+      throw new UserError(
+        `a sweep trains on one stream of activations, so ${differs} cannot be swept; run such variants one by one`,
+      );
+  }
+  const members = variants.map((variant) => ({ ...variant, run: createRun(variant.config) }));
+  const name = `${config.name}-${configHash({ runs: members.map(({ run }) => run.id) })}`;
+  const folder = join(resolve(config.runs), "sweeps", name);
+  mkdirSync(folder, { recursive: true });
+  const file: SweepFile = {
+    variants: members.map(({ name, config, run }) => ({
+      ...{ name, config },
+      run: relative(folder, run.folder),
+    })),
+  };
+  writeWhole(join(folder, "sweep.json"), JSON.stringify(file, null, 2) + "\n");
+  return { folder, members };
+}
+
+function openSweep(path: string): { folder: string; members: Member[] } {
+  const folder = resolve(path);
+  const file = join(folder, "sweep.json");
+  if (!existsSync(file))
+    throw new UserError(`${path} is not the folder of a sweep: it has no sweep.json`);
+  const { variants } = JSON.parse(readFileSync(file, "utf8")) as SweepFile;
+  return {
+    folder,
+    members: variants.map(({ name, config, run }) => ({
+      ...{ name, config: parseConfig(config) },
+      run: RunFolder.open(join(folder, run)),
+    })),
+  };
+}
+
+/** Trains those that are not finished yet, all on one stream. */
+async function trainAll(
+  context: Context,
+  members: Member[],
+  device: Device,
+  activations: Activations,
+): Promise<void> {
+  const { terminal, signal } = context;
+  const { train, validation } = activations;
+  const open = members.filter(({ run }) => !existsSync(run.path("sae", "cfg.json")));
+  if (open.length === 0) return;
+  const trainers: Trainer[] = [];
+  let progress: Progress | undefined;
+  try {
+    const watched = watch(train, signal, () => undefined);
+    for (const { config, run } of open)
+      trainers.push(await openTrainer({ ...context, config }, run, device, watched));
+    const total = trainers.reduce((sum, { totalSteps }) => sum + totalSteps, 0);
+    const done = () => trainers.reduce((sum, { step }) => sum + step, 0);
+    progress = new Progress({
+      ...{ label: "training", unit: "steps", total, start: done(), quiet: terminal.quiet },
+    });
+    const save = async (i: number, state: Awaited<ReturnType<Trainer["state"]>>) => {
+      const { config, run } = open[i];
+      await writeCheckpoint(run.path("checkpoints"), state, config.train.keepCheckpoints);
+    };
+    for await (const { trainer, metrics } of trainTogether(trainers, {
+      validation,
+      saveCheckpoint: save,
+    })) {
+      open[trainer].run.appendMetrics({ ...metrics });
+      progress.update(done());
+    }
+    progress.end();
+    for (const [i, trainer] of trainers.entries()) {
+      const { config, run } = open[i];
+      await saveTrained({ ...context, config }, run, device, activations, trainer);
+    }
+  } catch (error) {
+    progress?.stop();
+    // The iterator of activations throws this, between two steps: the trainers are whole.
+    if (signal.aborted)
+      for (const [i, trainer] of trainers.entries()) {
+        const { config, run } = open[i];
+        if (trainer.step > 0)
+          await writeCheckpoint(
+            run.path("checkpoints"),
+            await trainer.state(),
+            config.train.keepCheckpoints,
+          );
+      }
+    throw error;
+  } finally {
+    for (const trainer of trainers) trainer.close();
+  }
+}
+
+async function writeComparison(
+  folder: string,
+  members: Member[],
+  points: ParetoPoint[],
+): Promise<void> {
+  const front = new Set(paretoFront(points).map(({ name }) => name));
+  const rows = points.map((point, i) => ({
+    ...point,
+    isOnFront: front.has(point.name),
+    run: members[i].run.id,
+  }));
+  writeWhole(join(folder, "pareto.json"), JSON.stringify(rows, null, 2) + "\n");
+  for (const { id, svg } of await paretoFigures(points)) {
+    writeWhole(join(folder, `${id}.svg`), svg);
+    writeWhole(join(folder, `${id}.png`), await renderPng(svg));
+  }
+}
