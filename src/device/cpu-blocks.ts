@@ -1,5 +1,5 @@
 /** Products of matrices in the shared memory, block by block in the workers' own memories. */
-import { share, type Crew } from "./cpu-crew.ts";
+import type { Crew } from "./cpu-crew.ts";
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
 import type { OwnMemory } from "./cpu-products.ts";
 
@@ -9,20 +9,19 @@ export const BLOCK_ROWS = 256;
 export const BLOCK_INNER = 1024;
 
 /**
- * This worker's blocks [m0, m1, n0, n1] of an [m, n] matrix. Blocks are large, for fast products,
- * yet at least eight where the matrix allows it, for a fair share.
+ * The blocks [m0, m1, n0, n1] of an [m, n] matrix that this worker is dealt. Blocks are large, for
+ * fast products, yet at least eight where the matrix allows it, so that all workers have some.
  */
-export function shareOfBlocks(crew: Crew, m: number, n: number) {
+export function dealBlocks(crew: Crew, m: number, n: number) {
   const down = Math.ceil(m / BLOCK_ROWS);
   const wanted = Math.ceil(n / Math.ceil(8 / Math.max(1, down)));
   const width = Math.min(768, Math.max(64, roundUp(wanted, 16)));
   const across = Math.ceil(n / width);
-  const [first, last] = share(crew, down * across, 1);
   return {
     height: Math.min(BLOCK_ROWS, m),
     width,
     *[Symbol.iterator]() {
-      for (let block = first; block < last; block++) {
+      for (const block of crew.deal(down * across)) {
         const m0 = Math.floor(block / across) * BLOCK_ROWS;
         const n0 = (block % across) * width;
         yield [m0, Math.min(m0 + BLOCK_ROWS, m), n0, Math.min(n0 + width, n)] as const;

@@ -30,7 +30,9 @@ export const FAILED = 2;
 export const DONE = 3;
 /** How many workers are in native code, where they must not be killed: it would abort the process. */
 const NATIVE = 4;
-export const CONTROL_LENGTH = 5;
+/** The next unit of work to be dealt; two places, for turns of even and odd number. */
+const NEXT = 5;
+export const CONTROL_LENGTH = 7;
 
 /** Thrown where a worker would wait for a crew that has failed or was closed. */
 export class Abandoned extends Error {}
@@ -51,6 +53,21 @@ export function barrier(control: Int32Array, threads: number): void {
     }
   }
   assertTogether(control);
+}
+
+/**
+ * Deals out the numbers from 0 up to `count`: every worker of the crew goes through them in the same
+ * turn, and each number comes to one of them, whoever is free. Turns are numbered from 0 and need a
+ * barrier between one and the next.
+ */
+export function* deal(control: Int32Array, turn: number, count: number): Generator<number> {
+  // Nobody looks at the next turn's place before the barrier that ends this one.
+  Atomics.store(control, NEXT + ((turn + 1) % 2), 0);
+  for (;;) {
+    const unit = Atomics.add(control, NEXT + (turn % 2), 1);
+    if (unit >= count) return;
+    yield unit;
+  }
 }
 
 /** Throws Abandoned once the crew has failed or was closed. */

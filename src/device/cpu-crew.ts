@@ -2,7 +2,7 @@
  * What every operation of the cpu device is written with: the crew of workers that run it together,
  * each on its share, and how its arguments look to them. The caller puts a barrier after each operation.
  *
- * Shares are cut at fixed places that depend on sizes alone, every number is computed by one worker
+ * Shares and units are cut at fixed places that depend on sizes alone, every number is computed by one worker
  * from whole rows or columns, and sums over shares are added in the order of the shares: so the
  * number of threads never changes a bit of the result.
  */
@@ -21,6 +21,12 @@ export interface Crew {
   readonly ownKernels: OwnKernels;
   /** Returns when all workers have come here. */
   barrier(): void;
+  /**
+   * Numbers below `count`, each of which comes to one worker, whoever is free: for units of work that
+   * take unequal time and need nothing of each other. All workers must deal alike, and pass a barrier
+   * before they deal again.
+   */
+  deal(count: number): Iterable<number>;
 }
 
 export type OpName = {

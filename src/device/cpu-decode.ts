@@ -1,38 +1,47 @@
 /** Decoding on the cpu device, and the gradients of latents' values. */
-import { layOutProduct, plain, product, shareOfBlocks, transposed } from "./cpu-blocks.ts";
-import { layoutOf, share, type Ops } from "./cpu-crew.ts";
+import { layOutProduct, plain, product, dealBlocks, transposed } from "./cpu-blocks.ts";
+import { layoutOf, type Crew, type Ops } from "./cpu-crew.ts";
 import type { CpuTensor } from "./cpu-memory.ts";
+
+const ROWS = 16;
 
 /** The latents that count: a range if one is given. */
 const rangeOf = (latents: { from: number; to: number } | undefined, w: CpuTensor) =>
   latents ?? { from: 0, to: w.rows };
+
+/** The ranges of rows that this worker is dealt; how many slots they have may differ. */
+function* dealRows(crew: Pick<Crew, "deal">, rows: number) {
+  for (const unit of crew.deal(Math.ceil(rows / ROWS))) {
+    yield [unit * ROWS, Math.min((unit + 1) * ROWS, rows)] as const;
+  }
+}
 
 export const decodeOps: Ops<"decodeSparse" | "valueGradients" | "decodeDense" | "backwardDense"> = {
   decodeSparse(op, { kernels, ...crew }) {
     const { values, wDec, bDec, target, residual, latents, gradient } = op;
     const { from, to } = rangeOf(latents, wDec);
     const dValues = [gradient?.dValues.address ?? 0, -(gradient?.gradScale ?? 0), +!latents];
-    kernels.decodeRows(
+    const args = [
       ...[target.address, bDec?.address ?? 0, wDec.address, wDec.stride * 4],
-      ...[...layoutOf(op), values.address, residual.address, from, to],
-      ...[...dValues, ...share(crew, op.rows, 16)],
-    );
+      ...[...layoutOf(op), values.address, residual.address, from, to, ...dValues],
+    ];
+    for (const rows of dealRows(crew, op.rows)) kernels.decodeRows(...args, ...rows);
   },
 
   valueGradients(op, { kernels, ...crew }) {
     const { values, wDec, residual, gradScale, dValues, latents, inactiveToo } = op;
     const { from, to } = rangeOf(latents, wDec);
-    kernels.valueGradients(
+    const args = [
       ...[residual.address, wDec.address, wDec.stride * 4, ...layoutOf(op), values.address],
       ...[from, to, dValues.address, -gradScale, +!latents, +!!inactiveToo],
-      ...share(crew, op.rows, 16),
-    );
+    ];
+    for (const rows of dealRows(crew, op.rows)) kernels.valueGradients(...args, ...rows);
   },
 
   async decodeDense(op, crew) {
     const { acts, wDec, bDec, target, residual } = op;
     const { from, to } = rangeOf(op.latents, wDec);
-    const blocks = shareOfBlocks(crew, op.rows, wDec.stride);
+    const blocks = dealBlocks(crew, op.rows, wDec.stride);
     const size = { m: blocks.height, n: blocks.width, inner: to - from };
     const at = layOutProduct(crew.own, { ...size, common: "a" }, {});
     for (const [m0, m1, n0, n1] of blocks) {
@@ -48,7 +57,7 @@ export const decodeOps: Ops<"decodeSparse" | "valueGradients" | "decodeDense" | 
   async backwardDense(op, crew) {
     const { acts, residual, gradScale, wDec, weights, l1, dPre } = op;
     const { from, to } = rangeOf(op.latents, wDec);
-    const blocks = shareOfBlocks(crew, op.rows, to - from);
+    const blocks = dealBlocks(crew, op.rows, to - from);
     const size = { m: blocks.height, n: blocks.width, inner: wDec.stride };
     const at = layOutProduct(crew.own, { ...size, common: "a" }, {});
     const terms = [0, wDec.stride] as const;

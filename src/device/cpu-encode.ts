@@ -1,12 +1,5 @@
 /** Encoding on the cpu device: products tile by tile, and what is kept of each while it is in the cache. */
-import {
-  BLOCK_ROWS,
-  layOutProduct,
-  plain,
-  product,
-  shareOfBlocks,
-  transposed,
-} from "./cpu-blocks.ts";
+import { BLOCK_ROWS, layOutProduct, plain, product, dealBlocks, transposed } from "./cpu-blocks.ts";
 import { share, type Crew, type CpuOp, type Ops, type Scratch } from "./cpu-crew.ts";
 import { roundUp } from "./cpu-memory.ts";
 import { countSelected, PairList, smallestOfLargest } from "./cpu-pairs.ts";
@@ -108,7 +101,7 @@ export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"
     async encodeDense(op, crew) {
       const { own, kernels } = crew;
       const { x, bPre, wEnc, bEnc, out } = op;
-      const blocks = shareOfBlocks(crew, op.rows, wEnc.rows);
+      const blocks = dealBlocks(crew, op.rows, wEnc.rows);
       const size = { m: blocks.height, n: blocks.width, inner: wEnc.stride, common: "a" } as const;
       const at = layOutProduct(own, size, { center: wEnc.stride });
       if (bPre) own.load(at.center, bPre, 0, 1);

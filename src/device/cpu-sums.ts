@@ -1,5 +1,5 @@
 /** Sums, statistics and plain arithmetic on the cpu device. */
-import { layOutProduct, product, shareOfBlocks } from "./cpu-blocks.ts";
+import { layOutProduct, product, dealBlocks } from "./cpu-blocks.ts";
 import { layoutOf, share, type Crew, type Ops, type Scratch } from "./cpu-crew.ts";
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
 
@@ -113,7 +113,7 @@ export const sumOps: Ops<
     const [m, n] = [transA ? a.columns : rows, transB ? b.rows : b.columns];
     // Along rows the padding may take part, being zeros on both sides.
     const inner = transA ? rows : transB ? a.stride : a.columns;
-    const blocks = shareOfBlocks(crew, m, n);
+    const blocks = dealBlocks(crew, m, n);
     const { height, width } = blocks;
     const size = { m: height, n: width, inner, turned: transA };
     const at = layOutProduct(own, size, { former: accumulate ? height * width : 0 });

@@ -16,7 +16,7 @@ import {
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
 import { floatsOf } from "./cpu-sums.ts";
 
-/** Latents of a share, whose part of dBPre is added up by itself. */
+/** Latents that a worker is dealt together, whose part of dBPre is added up by itself. */
 const SPAN = 64;
 /** Latents whose gradients one product forms: few enough for the cache. */
 const DENSE_UNIT = 256;
@@ -29,6 +29,10 @@ export const updateOps: Ops<
   updateLatents(op, crew, scratch) {
     const { params, x, bPre } = op;
     const latents = params.wEnc.rows;
+    // The padding after the biases' gradients; it must be 0 before anyone gets there.
+    const { stride } = params.bEnc;
+    if (crew.thread === 0)
+      new Float32Array(crew.shared.buffer, scratch.dBEnc, stride).fill(0, latents);
     const found = listAllPairs(op, crew, scratch);
     const all = { from: 0, to: latents };
     const pairsOf = ({ part, starts, pairs }: FoundPairs) => {
@@ -56,12 +60,7 @@ export const updateOps: Ops<
     writeSources(crew, forDecoder, decoderSources);
     writeSources(crew, forEncoder, encoderSources);
     const gradient = scratch.gradients + crew.thread * widest(op) * 4;
-    const [first, last] = share(crew, latents, SPAN);
-    const { stride } = params.bEnc;
-    if (last === latents)
-      new Float32Array(crew.shared.buffer, scratch.dBEnc, stride).fill(0, latents);
-    for (let f = first; f < last; f += SPAN) {
-      const to = Math.min(f + SPAN, last);
+    for (const [f, to] of dealLatents(crew, latents, SPAN)) {
       const from = { gradient, step: 0, sums: 0 };
       updateDecoder(
         op,
@@ -86,7 +85,6 @@ export const updateOps: Ops<
     const { own, kernels } = crew;
     const { rows, x, bPre, params, acts, dPre, levels, gradScale, normPenalty, dWeights } = op;
     const [d, e] = [params.wEnc.stride, params.wDec.stride];
-    const [first, last] = share(crew, params.wEnc.rows, DENSE_UNIT);
     const width = Math.max(d, e);
     const size = { m: DENSE_UNIT, n: width, inner: rows, turned: true, common: "b" } as const;
     // The inputs have their own room: once there, they serve all latents, as residuals do.
@@ -97,8 +95,7 @@ export const updateOps: Ops<
     const inputs = plain(x, bPre ? decoderAt.center : 0);
     const address = scratch.gradients + crew.thread * DENSE_UNIT * widest(op) * 4;
     const gradient = (stride: number) => ({ address, rows: DENSE_UNIT, columns: stride, stride });
-    for (let f = first; f < last; f += DENSE_UNIT) {
-      const to = Math.min(f + DENSE_UNIT, last);
+    for (const [f, to] of dealLatents(crew, params.wEnc.rows, DENSE_UNIT)) {
       const sum = ({ address: of, stride }: CpuTensor, out: number, scale: number, add: boolean) =>
         kernels.columnSums(of, stride * 4, rows, scale, out, +add, f * 4, roundUp(to, 4) * 4);
       for (const { latents, residual } of levels) {
@@ -175,6 +172,13 @@ export const updateScratch: Scratch<keyof typeof updateOps> = {
     return { ...latentScratch(op), gradients: threads * DENSE_UNIT * widest(op) * 4 };
   },
 };
+
+/** The ranges of latents that this worker is dealt, `unit` at a time. */
+function* dealLatents(crew: Crew, latents: number, unit: number) {
+  for (const u of crew.deal(Math.ceil(latents / unit))) {
+    yield [u * unit, Math.min((u + 1) * unit, latents)] as const;
+  }
+}
 
 type Update = OnCpu<UpdateLatents> | OnCpu<UpdateLatentsDense>;
 type Part = CpuOp<"updateLatents">["parts"][number];

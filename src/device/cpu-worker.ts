@@ -9,6 +9,7 @@ import {
   Abandoned,
   assertTogether,
   barrier,
+  deal,
   DONE,
   type CommandList,
   type WorkerData,
@@ -24,6 +25,8 @@ const { thread, threads, shared, staging, control, sharedModules, ownModules } =
   port.data as WorkerData;
 const report = (message: WorkerReport) => port.post(message);
 
+/** How often work was dealt so far: the same in all workers. */
+let turn = 0;
 const kernels = instantiate<SharedKernels>(sharedModules, shared);
 const own = await OwnMemory.create(shared, staging, kernels, control);
 const crew: Crew = {
@@ -34,6 +37,7 @@ const crew: Crew = {
   own,
   ownKernels: instantiate<OwnKernels>(ownModules, own.memory),
   barrier: () => barrier(control, threads),
+  deal: (count) => deal(control, turn++, count),
 };
 
 async function runList({ list, memoryBytes, commands }: CommandList): Promise<void> {
