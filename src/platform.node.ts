@@ -1,7 +1,7 @@
 /** What the library needs of Node: cores, worker threads, and the files it was built with. */
 import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
-import { availableParallelism } from "node:os";
+import { availableParallelism, totalmem } from "node:os";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parentPort, Worker, workerData } from "node:worker_threads";
 
@@ -13,6 +13,11 @@ const dist = new URL(import.meta.url.endsWith(".ts") ? "../dist/" : "./", import
 /** Cores this process may use. */
 export function cpuCount(): number {
   return availableParallelism();
+}
+
+/** Bytes of memory that this machine has. */
+export function totalMemory(): number {
+  return totalmem();
 }
 
 const BUILD = "run npm run build first";

@@ -25,6 +25,7 @@ import {
   type Selection,
 } from "./architecture.ts";
 import { initialize } from "./initialize.ts";
+import { requireMemory } from "./memory-plan.ts";
 import { evaluateReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
 import type { StepTensor } from "./parameters.ts";
 import { Sae } from "./sae.ts";
@@ -183,6 +184,7 @@ export class Trainer {
     const { sae, train, seed, source } = settings;
     const { dIn, rows } = source;
     const resolved = resolveSae(sae, dIn);
+    requireMemory(device, resolved, { ...stepOptions(train), scale: 1 });
     const { scale, rho, weights } = await initialize(resolved, source, train, seed);
     const progress: Progress = {
       ...{ sae, train, seed, dIn, rows, scale, rho },
@@ -235,8 +237,8 @@ export class Trainer {
     const { tensors } = state;
     const counts = tensors.windowCounts ?? new Int32Array(dSae);
     this.#sums = ReconstructionSums.from(state.progress.window.sums, counts);
-    const { batchSize, deadAfterTokens, clipGradNorm, emaDecay } = train;
-    const options = { batchSize, deadAfterTokens, clipGradNorm, emaDecay, scale: this.scale };
+    const options = { ...stepOptions(train), scale: this.scale };
+    requireMemory(device, this.resolved, options);
     this.#step = new TrainingStep(device, this.resolved, options, tensors);
   }
 
@@ -496,6 +498,10 @@ export class Trainer {
         );
     return weights;
   }
+}
+
+function stepOptions({ batchSize, deadAfterTokens, clipGradNorm, emaDecay }: TrainConfig) {
+  return { batchSize, deadAfterTokens, clipGradNorm, emaDecay };
 }
 
 /** Optimiser steps that a budget comes to; an epoch of `rows` ends with a short batch when they do not divide. */
