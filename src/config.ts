@@ -281,6 +281,12 @@ export const trainSchema = z
       .nonnegative()
       .default(0)
       .describe("Last steps, over which the learning rate falls linearly to 0."),
+    from: z
+      .string()
+      .optional()
+      .describe(
+        "Start from the weights of the autoencoder in this folder (cfg.json and sae_weights.safetensors); absent: from new ones.",
+      ),
     schedule: z
       .enum(["constant", "linear", "cosine"])
       .default("constant")

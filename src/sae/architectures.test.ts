@@ -1,9 +1,13 @@
 /** What every architecture must do, by whatever selection, loss and structure. */
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 
 import { memorySource } from "../activation-source.ts";
 import { parseSection, saeSchema, trainSchema } from "../config.ts";
 import { openDevice } from "../device/device.ts";
+import { saveSae } from "./formats.ts";
 import { syntheticActivations } from "./synthetic.ts";
 import { trainTogether } from "./train-together.ts";
 import { Trainer, type Metrics, type Settings, type TrainerState } from "./train.ts";
@@ -254,4 +258,31 @@ test("trainers that share a stream become what each would alone, also when one j
   ];
   await expect(trainTogether(mixed).next()).rejects.toThrow(/same train.batchSize; got 32 and 16/);
   for (const trainer of mixed) trainer.close();
+});
+
+test("fine-tuning goes on where a saved autoencoder stands, whatever scale the new inputs get", async () => {
+  const device = devices.cpu;
+  const folder = await mkdtemp(join(tmpdir(), "lens-finetune-"));
+  try {
+    for (const sae of [batchTopk, { architecture: "gated", l1: 1 }, jumprelu]) {
+      const first = await Trainer.create(device, settings(sae, { steps: 150 }));
+      await fit(first);
+      const { fvu } = await first.validate(memorySource(made.validation, dIn));
+      await saveSae(folder, await first.sae());
+      first.close();
+      for (const normalizeActivations of ["expectedAverageNorm", "none"]) {
+        const options = settings({ ...sae, normalizeActivations }, { from: folder, steps: 40 });
+        const second = await Trainer.create(device, options);
+        const start = await second.validate(memorySource(made.validation, dIn));
+        expect(start.fvu).toBeCloseTo(fvu, 4);
+        second.close();
+      }
+    }
+    const wrong = settings({ ...jumprelu, dSae: 30 }, { from: folder });
+    await expect(Trainer.create(device, wrong)).rejects.toThrow(
+      /has dSae 40, but the settings say 30/,
+    );
+  } finally {
+    await rm(folder, { recursive: true });
+  }
 });

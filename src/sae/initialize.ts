@@ -4,6 +4,8 @@ import type { TrainConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { inUnits, type ResolvedSae } from "./architecture.ts";
+import { loadSae } from "./formats.ts";
+import type { Sae } from "./sae.ts";
 import type { SaeWeights } from "./weights.ts";
 
 /** Batches that the input scale and the mean are taken from, at most. */
@@ -21,6 +23,56 @@ const MEDIAN_ROWS = 32_768;
  * @throws UserError when there are none, or they are all 0 and were to be scaled.
  */
 export async function initialize(
+  resolved: ResolvedSae,
+  source: ActivationSource,
+  train: TrainConfig,
+  seed: number,
+): Promise<{ scale: number; rho: number; weights: SaeWeights; threshold: number | null }> {
+  const start = train.from === undefined ? undefined : await loadStart(train.from, resolved);
+  const { scale, rho, weights } = await initializeAnew(resolved, source, train, seed);
+  if (!start) return { scale, rho, weights, threshold: null };
+  const { selection } = start.spec;
+  return {
+    ...{ scale, rho, weights: unfolded(start, scale) },
+    threshold: selection.architecture === "batchTopk" ? selection.threshold : null,
+  };
+}
+
+/**
+ * The autoencoder that training starts from.
+ * @throws UserError when it cannot be read, or is of another kind or size than the configuration asks for.
+ */
+async function loadStart(folder: string, resolved: ResolvedSae): Promise<Sae> {
+  const { sae } = await loadSae(folder);
+  const { selection, dIn, dSae, applyBDecToInput } = sae.spec;
+  const wanted = {
+    architecture: resolved.objective.selection.architecture,
+    ...{ dIn: resolved.dIn, dSae: resolved.dSae, applyBDecToInput: resolved.applyBDecToInput },
+  };
+  const found = { architecture: selection.architecture, dIn, dSae, applyBDecToInput };
+  for (const key of Object.keys(wanted) as (keyof typeof wanted)[])
+    if (wanted[key] !== found[key])
+      throw new UserError(
+        `train.from ${folder} has ${key} ${String(found[key])}, but the settings say ${String(wanted[key])}; set sae.${key} to what it has`,
+      );
+  return sae;
+}
+
+/** A folded autoencoder's weights for inputs that are multiplied by `scale` first: the inverse of `Sae.fold`. */
+function unfolded(sae: Sae, scale: number): SaeWeights {
+  const { W_enc, b_enc, W_dec, b_dec, threshold, b_mag, r_mag } = sae;
+  return {
+    W_enc: W_enc.map((v) => v / scale),
+    b_enc,
+    W_dec: W_dec.map((v) => v * scale),
+    b_dec: b_dec.map((v) => v * scale),
+    ...(threshold && { threshold }),
+    ...(b_mag && { b_mag }),
+    ...(r_mag && { r_mag }),
+  };
+}
+
+async function initializeAnew(
   resolved: ResolvedSae,
   source: ActivationSource,
   train: TrainConfig,

@@ -185,10 +185,10 @@ export class Trainer {
     const { dIn, rows } = source;
     const resolved = resolveSae(sae, dIn);
     requireMemory(device, resolved, { ...stepOptions(train), scale: 1 });
-    const { scale, rho, weights } = await initialize(resolved, source, train, seed);
+    const { scale, rho, weights, threshold } = await initialize(resolved, source, train, seed);
     const progress: Progress = {
       ...{ sae, train, seed, dIn, rows, scale, rho },
-      ...{ dense: true, threshold: null, anneal: newAnneal(), control: newControl(), best: null },
+      ...{ dense: true, threshold, anneal: newAnneal(), control: newControl(), best: null },
       step: 0,
       tokens: 0,
       cursor: { epoch: 0, row: 0 },
