@@ -182,11 +182,14 @@ export class Parameters {
     for (const moment of [m, v]) this.#device.write(moment, zeros, offset);
   }
 
-  /** The weights as they are, or their moving averages. */
+  /** The weights as they are, or their moving averages, decoder rows brought to norm 1 where training keeps them there. */
   async weights(averaged: boolean): Promise<SaeWeights> {
     const weights: Partial<SaeWeights> = {};
-    for (const [name, { value, ema }] of this.#all)
+    for (const [name, { value, ema }] of this.#all) {
       weights[name] = await this.#device.readF32((averaged && ema) || value);
+      if (averaged && ema && name === "W_dec" && this.#unitNorm)
+        normalizeRows(weights[name], value.shape[1]);
+    }
     return weights as SaeWeights;
   }
 
@@ -201,11 +204,9 @@ export class Parameters {
     return tensors;
   }
 
-  /** The tensors that encoding and decoding take, of the averages when there are any. */
-  tensors(averaged: boolean): Partial<Record<ParameterName, Tensor>> {
-    return Object.fromEntries(
-      [...this.#all].map(([name, { value, ema }]) => [name, (averaged && ema) || value]),
-    );
+  /** The tensors that encoding and decoding take. */
+  tensors(): Partial<Record<ParameterName, Tensor>> {
+    return Object.fromEntries([...this.#all].map(([name, { value }]) => [name, value]));
   }
 
   close(): void {
@@ -213,6 +214,14 @@ export class Parameters {
     for (const { value, m, v, gradient, ema } of [...this.#all.values(), ...spare])
       this.#device.free(value, m, v, ...[gradient, ema].filter((tensor) => tensor !== null));
     this.#device.free(this.#squares, this.#clip);
+  }
+}
+
+function normalizeRows(w: Float32Array, columns: number): void {
+  for (let start = 0; start < w.length; start += columns) {
+    const row = w.subarray(start, start + columns);
+    const norm = Math.sqrt(row.reduce((sum, v) => sum + v * v, 0));
+    if (norm > 0) row.forEach((v, c) => (row[c] = v / norm));
   }
 }
 

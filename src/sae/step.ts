@@ -169,7 +169,7 @@ export class TrainingStep {
 
   #encoding(rows: number) {
     const { applyBDecToInput } = this.#resolved;
-    const { W_enc, b_enc, b_dec, threshold } = this.parameters.tensors(false);
+    const { W_enc, b_enc, b_dec, threshold } = this.parameters.tensors();
     return {
       ...{ rows, x: this.#batch.x, wEnc: W_enc!, bEnc: b_enc! },
       bPre: applyBDecToInput ? b_dec! : null,
@@ -466,9 +466,9 @@ export class TrainingStep {
     return { sinceFired, ...(await this.parameters.moments()) };
   }
 
-  /** An encoder that works on the very weights that are being trained, or on their averages. */
+  /** An encoder that works on the very weights that are being trained. */
   encoder(spec: SaeSpec, maxRows: number): SaeOnDevice {
-    return new SaeOnDevice(this.#device, spec, this.parameters.tensors(true), maxRows, false);
+    return new SaeOnDevice(this.#device, spec, this.parameters.tensors(), maxRows, false);
   }
 
   /** Restarts dead latents from the batch of the last step, whose row statistics are given. */

@@ -173,6 +173,7 @@ export class Trainer {
   /** Row statistics of the last batch. */
   #lastStatistics: Float32Array = new Float32Array();
   readonly #step: TrainingStep;
+  readonly #device: Device;
 
   /**
    * A trainer at step 0. Reads the source's first activations when the configuration derives the
@@ -233,6 +234,7 @@ export class Trainer {
     this.totalSteps = totalSteps(train, source.rows);
     this.settings = settings;
     this.#progress = structuredClone(state.progress);
+    this.#device = device;
 
     const { tensors } = state;
     const counts = tensors.windowCounts ?? new Int32Array(dSae);
@@ -430,7 +432,12 @@ export class Trainer {
   /** Metrics and loss of the weights as they are, over one pass of `source`. */
   async validate(source: ActivationSource): Promise<ValidationMetrics> {
     const { dIn, dSae, objective, unitNormDecoder } = this.resolved;
-    const onDevice = this.#step.encoder(this.#spec(), this.settings.train.batchSize);
+    // Averages are not the weights that the device trains on; they get room of their own.
+    const { batchSize, emaDecay } = this.settings.train;
+    const onDevice =
+      emaDecay > 0
+        ? (await this.sae()).on(this.#device, batchSize)
+        : this.#step.encoder(this.#spec(), batchSize);
     try {
       const evaluation = await evaluateReconstruction(onDevice, source);
       const { density: _density, meanActivation, ...metrics } = evaluation;
