@@ -163,14 +163,15 @@ const checks: { [Op in OpName]: (op: Parameters<Device[Op]>[0], see: Arguments) 
   },
 
   updateVector(op, see) {
-    const letters = op.param.shape.length === 1 ? ["n"] : ["m", "n"];
+    const letters = anyShape(op.param);
     see.f32("grad", op.grad, ...letters).f32("scale", op.scale ?? null, 1);
+    if (op.min !== undefined) see.finite("min", op.min);
     see.out("param", op.param, "f32", ...letters).moments("moments", op.moments, ...letters);
     see.adam(op.adam);
   },
 
   sumOfSquares(op, see) {
-    see.f32("x", op.x, ...(op.x.shape.length === 1 ? ["n"] : ["m", "n"]));
+    see.f32("x", op.x, ...anyShape(op.x));
     see.out("out", op.out, "f32", 1);
   },
 
@@ -180,7 +181,7 @@ const checks: { [Op in OpName]: (op: Parameters<Device[Op]>[0], see: Arguments) 
   },
 
   movingAverage(op, see) {
-    const letters = op.value.shape.length === 1 ? ["n"] : ["m", "n"];
+    const letters = anyShape(op.value);
     see.f32("value", op.value, ...letters).finite("rate", op.rate);
     see.out("into", op.into, "f32", ...letters);
   },
@@ -191,17 +192,14 @@ const checks: { [Op in OpName]: (op: Parameters<Device[Op]>[0], see: Arguments) 
   },
 
   addScaled(op, see) {
-    const letters = op.x.shape.length === 1 ? ["C"] : ["N", "C"];
-    see
-      .rows(op.rows)
-      .f32("x", op.x, ...letters)
-      .finite("scale", op.scale);
+    const letters = see.rowsOf(op.rows, op.x);
+    see.f32("x", op.x, ...letters).finite("scale", op.scale);
     see.out("out", op.out, "f32", ...letters);
   },
 
   multiply(op, see) {
-    see.rows(op.rows).f32("by", op.by, 1);
-    see.out("x", op.x, "f32", ...(op.x.shape.length === 1 ? ["C"] : ["N", "C"]));
+    const letters = see.rowsOf(op.rows, op.x);
+    see.f32("by", op.by, 1).out("x", op.x, "f32", ...letters);
   },
 
   inverseVariance(op, see) {
@@ -347,6 +345,14 @@ class Arguments {
     return this;
   }
 
+  /** The rows of a matrix, or the one row that a vector is; returns the letters of its shape. */
+  rowsOf(rows: number, tensor: Tensor): string[] {
+    this.rows(rows);
+    if (tensor.shape.length !== 1) return ["N", "C"];
+    if (rows > 1) this.#fail(`a vector has one row; rows = ${rows}`);
+    return ["C"];
+  }
+
   f32(name: string, tensor: Tensor | null, ...letters: (string | number)[]): this {
     return this.#input(name, tensor, "f32", letters);
   }
@@ -436,7 +442,10 @@ class Arguments {
       this.out("gradients.wEnc", gradients.wEnc, "f32", "F", "d");
       this.out("gradients.bEnc", gradients.bEnc, "f32", "F");
       this.out("gradients.wDec", gradients.wDec, "f32", "F", "e");
-    } else this.params(params, moments);
+    } else {
+      if (op.accumulate) this.#fail("accumulate adds to gradients, and none are given");
+      this.params(params, moments);
+    }
     if (rankOne) {
       this.f32("rankOne.coefficients", rankOne.coefficients, "F");
       this.f32("rankOne.inputs", rankOne.inputs, "d");
@@ -511,6 +520,8 @@ class Arguments {
   #input(name: string, tensor: Tensor | null, dtype: Dtype, letters: (string | number)[]): this {
     if (tensor === null) return this;
     this.#shape(name, tensor, dtype, letters);
+    const written = this.#outputs.get(tensor);
+    if (written) this.#fail(`${written} is written and cannot be the same tensor as ${name}`);
     this.#inputs.set(tensor, name);
     return this;
   }
@@ -548,4 +559,9 @@ class Arguments {
 /** The shape of the values of latents in any form. */
 function lettersOf(codes: Slots): string[] {
   return codes.ends ? ["P"] : codes.indices ? ["N", "K"] : ["N", "F"];
+}
+
+/** The letters of a tensor that may have any shape. */
+function anyShape({ shape }: Tensor): string[] {
+  return shape.length === 1 ? ["n"] : ["m", "n"];
 }

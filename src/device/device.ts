@@ -78,7 +78,7 @@ export interface LatentRange {
  * outside [0, F), such as -1. No latent stands in two slots of one row.
  * - fixed: `indices` [N, K], by falling value (ties to the lower index).
  * - ragged: `indices` [P] and `ends` [N]; row n has the slots ends[n-1] … ends[n]-1 (0 stands for
- *   ends[-1]), its latents rising.
+ *   ends[-1]), its latents rising. What lies behind the last row's slots is neither read nor written.
  */
 export interface SparseLayout {
   indices: Tensor; // i32 [N, K] or [P]
@@ -102,9 +102,9 @@ export interface SparseGradient extends SparseCodes {
   gradScale: number;
   /** Only slots with these latents count. */
   latents?: LatentRange;
-  /** Of the shape of values: the loss gradient of each slot's decoder norm (see `penalize`). */
+  /** Of the shape of values: the loss gradient of each slot's decoder norm (see `penalize`, `normGroups`). */
   dWeights?: Tensor;
-  /** False: the decoder gets no gradient from this part (a detached decoder). Default true. */
+  /** False: the residual gives the decoder no gradient (a detached decoder); dWeights still do. Default true. */
   decoder?: boolean;
 }
 
@@ -137,7 +137,7 @@ export interface EncodeBatchTopK extends EncodeCommon {
 export interface EncodeThreshold extends EncodeCommon {
   /** [F], or null for 0. */
   threshold: Tensor | null;
-  /** Pairs below the threshold by less than this are listed too, with value 0. */
+  /** Pairs below the threshold by less than this are listed too, with value 0; threshold - margin is rounded to an f32. */
   margin: number;
   indices: Tensor; // out i32 [P]
   values: Tensor; // out [P]
@@ -171,7 +171,7 @@ export interface ValueGradients extends SparseCodes {
   residual: Tensor; // [N, e]
   gradScale: number;
   dValues: Tensor; // out, of the shape of values
-  /** Only slots with these latents are written. */
+  /** Only slots with these latents are written; without a range all are, unused ones with 0. */
   latents?: LatentRange;
   /** True: also for used slots whose value is 0 (which get 0 otherwise). */
   inactiveToo?: boolean;
@@ -189,7 +189,7 @@ export interface DecodeDense {
 
 export interface BackwardDense {
   rows: number;
-  /** Where it is not > 0 the gradient is 0; null: nowhere. */
+  /** Where it is not > 0 the gradient is 0; null: all latents count as active. */
   acts: Tensor | null; // [N, F]
   residual: Tensor; // [N, e]
   gradScale: number;
@@ -222,14 +222,22 @@ interface UpdateCommon {
   /** Out [d], when given: the loss gradient of bPre, -Σ_f (Σ_n dPre[n,f]) W_enc[f] with W_enc before the step. */
   dBPre: Tensor | null;
   /**
-   * When given, no step is taken: the gradients, the decoder's projected if the constraint says so,
-   * are written there (added, with `accumulate`, as is dBPre), for `applyLatents`.
+   * When given, no step is taken, and nothing but they and dBPre is written: the gradients of these
+   * rows, the decoder's projected if the constraint says so, for `applyLatents`. With `accumulate`
+   * they and dBPre are added to what is there.
    */
   gradients?: LatentGradients;
   accumulate?: boolean;
-  /** Equal groups of decoder columns whose norms count one by one in a norm penalty (crosscoders); default 1. */
+  /**
+   * Into how many equal groups of columns the decoder's rows fall whose norms add up (a crosscoder's
+   * heads; default 1). With c_f the loss gradient of latent f's norm (dWeights, normPenalty), group g
+   * of its gradient gets c_f W_dec[f,g]/‖W_dec[f,g]‖; a group of norm 0 gets nothing.
+   */
   normGroups?: number;
-  /** Adds coefficients[f]·inputs to the gradient of W_enc[f], and coefficients[f]·rows to that of b_enc[f]. */
+  /**
+   * Adds coefficients[f]·inputs to the gradient of W_enc[f], and coefficients[f]·rows to that of
+   * b_enc[f], and so to dBPre.
+   */
   rankOne?: { coefficients: Tensor; inputs: Tensor }; // [F], [d]
 }
 
@@ -244,9 +252,9 @@ export interface UpdateLatentsDense extends UpdateCommon {
   /** Each range of latents with the residual that its decoder rows learn from; together all latents, rising. */
   levels: { latents: LatentRange; residual: Tensor }[];
   gradScale: number;
-  /** λ of a penalty λ Σ_n Σ_f acts[n,f]·‖W_dec[f]‖: adds λ (Σ_n acts[n,f]) W_dec[f]/‖W_dec[f]‖ to the decoder's gradient. */
+  /** λ of a penalty λ Σ_n Σ_f acts[n,f]·‖W_dec[f]‖: adds λ Σ_n acts[n,f] to the loss gradient of latent f's norm. */
   normPenalty: number;
-  /** [N, F]: adds (Σ_n dWeights[n,f]) W_dec[f]/‖W_dec[f]‖ as well. */
+  /** [N, F]: adds Σ_n dWeights[n,f] to it as well. */
   dWeights?: Tensor;
 }
 
@@ -281,7 +289,7 @@ export interface ThresholdGradient {
   threshold: Tensor; // [F]
   /** ε > 0 */
   bandwidth: number;
-  /** Of the shape of values. In: ∂L/∂a of every used slot. Out: ∂L/∂z = ∂L/∂a where a > 0, else 0. */
+  /** Of the shape of values. In: ∂L/∂a of every used slot, active or not. Out: ∂L/∂z = ∂L/∂a where a > 0, else 0. */
   dValues: Tensor;
   /**
    * The loss coefficient · Σ_n L0_n, or with a target coefficient · rows · (L0/target - 1)², L0 the
@@ -300,24 +308,29 @@ export interface Gate {
   rMag: Tensor; // [F]
   bGate: Tensor; // [F]
   bMag: Tensor; // [F]
-  magnitudes: Tensor; // out, of the shape of values
+  magnitudes: Tensor; // out, of the shape of values; 0 where π is not > 0, and in unused slots
 }
 
 export interface GateGradient extends Gate {
   magnitudes: Tensor; // in
-  /** Loss gradient of the magnitudes, where they are > 0. */
+  /** Loss gradient of the magnitudes; read where they are > 0. */
   dMagnitudes: Tensor;
-  /** In: loss gradient of relu(π) where π > 0. Out: that of u = π - b_gate through both paths, e^r dMagnitude·[magnitude > 0] + dGate. */
+  /** In: loss gradient of relu(π) where π > 0. Out: that of u = π - b_gate through both paths, e^r dMagnitude·[magnitude > 0] + dGate, and 0 in used slots where π is not > 0. */
   dGate: Tensor;
-  dBGate: Tensor; // out [F], Σ_n of dGate as it came
+  dBGate: Tensor; // out [F], Σ_n of dGate as it came, where π > 0, as in all three sums
   dBMag: Tensor; // out [F], Σ_n dMagnitude·[magnitude > 0]
   dRMag: Tensor; // out [F], Σ_n dMagnitude·[magnitude > 0]·e^r (π - b_gate)
 }
 
 /**
  * The pre-activation loss coefficient · Σ_n Σ_f relu(θ_f - z_nf) w_f over eligible latents, w counted as
- * a constant. Its gradient is the same for all rows in which a latent is inactive, so it is stated
- * as a rank-one part (`rankOne` of the update) plus a correction in the active slots.
+ * a constant, for thresholds ≥ 0. As relu(θ - z) is θ - z where a latent is inactive and 0 where it
+ * is active, the sum over rows is closed-form, without any z of inactive latents:
+ *
+ *     rows·θ_f - (⟨inputs, W_enc[f]⟩ + rows·b_f) - Σ_{n: f active} (θ_f - z_nf)
+ *
+ * Its gradient by z is -coefficient·w_f in every row but for the active ones: a rank-one part
+ * (`rankOne` of the update) and a correction in the active slots.
  */
 export interface PreActPenalty {
   rows: number;
@@ -382,7 +395,7 @@ export interface Device {
 
   // ---- decoding and the gradients of latents ----
 
-  /** residual = target - (Σ_j values[n,j] W_dec[indices[n,j]] + b_dec). */
+  /** residual = target - (Σ_j values[n,j] W_dec[indices[n,j]] + b_dec), over used slots. */
   decodeSparse(op: DecodeSparse): void;
   /** dValues[n,j] = -gradScale ⟨residual[n], W_dec[indices[n,j]]⟩ where values[n,j] > 0, else 0. */
   valueGradients(op: ValueGradients): void;
@@ -392,7 +405,8 @@ export interface Device {
   backwardDense(op: BackwardDense): void;
   /**
    * Adds λ w s'(w a) to dValues in active slots. dWeights, when given, becomes λ a s'(w a) there and
-   * 0 elsewhere; rowPenalty[n] becomes the row's penalty.
+   * 0 in the row's other slots; rowPenalty[n] becomes the row's penalty. Without weights nothing says
+   * how many latents sparse codes are of: an unused slot is one with an index below 0.
    */
   penalize(op: {
     rows: number;
@@ -431,9 +445,9 @@ export interface Device {
 
   /** out[c] = scale · Σ_{n<rows} x[n,c], plus the former out[c] when `accumulate`. */
   columnSum(op: { rows: number; x: Tensor; scale: number; out: Tensor; accumulate: boolean }): void;
-  /** out = scale · x, plus the former out when `accumulate`; both [N, C] (or both [C], with rows 1). */
+  /** out = scale · x, plus the former out when `accumulate`; both [N, C] (or both [C], which is one row). */
   addScaled(op: { rows: number; x: Tensor; scale: number; out: Tensor; accumulate: boolean }): void;
-  /** x[n,c] *= by[0]. */
+  /** x[n,c] *= by[0]; x [N, C] or [C]. */
   multiply(op: { rows: number; x: Tensor; by: Tensor }): void;
   /** out[0] = factor / Σ_n ‖x_n - x̄‖² over the rows, 0 where that sum is 0. */
   inverseVariance(op: { rows: number; x: Tensor; factor: number; out: Tensor }): void;

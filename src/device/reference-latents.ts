@@ -194,27 +194,28 @@ export function preActPenalty(op: PreActPenalty): void {
   const [dValues, dThreshold] = [op.dValues, op.dThreshold].map(data);
   const isEligible = (f: number) => sinceFired[f] >= eligible.atLeast;
   // Σ_n relu(θ - z_n) = Σ_n (θ - z_n) - Σ_{active} (θ - z_n), and Σ_n z_n needs the inputs' sum only.
-  const shortfall = new Float64Array(dSae);
+  const excess = new Float64Array(dSae);
   const inactive = new Float64Array(dSae).fill(rows);
-  for (let f = 0; f < dSae; f++) {
-    let sum = rows * (threshold[f] - bEnc[f]);
-    for (let i = 0; i < dIn; i++) sum -= inputs[i] * wEnc[f * dIn + i];
-    shortfall[f] = sum;
-  }
   for (let n = 0; n < rows; n++) {
     for (const { at, latent: f } of slotsOf(codes, n, dSae)) {
-      if (!(values[at] > 0)) continue;
-      shortfall[f] -= threshold[f] - pre[at];
+      if (!(values[at] > 0) || !isEligible(f)) continue;
+      excess[f] += pre[at] - threshold[f];
       inactive[f] -= 1;
-      if (isEligible(f)) dValues[at] += coefficient * weights[f];
+      dValues[at] += coefficient * weights[f];
     }
   }
   let penalty = 0;
   for (let f = 0; f < dSae; f++) {
-    const c = isEligible(f) ? coefficient * weights[f] : 0;
+    if (!isEligible(f)) {
+      data(op.coefficients)[f] = 0;
+      continue;
+    }
+    const c = coefficient * weights[f];
+    let shortfall = rows * (threshold[f] - bEnc[f]) + excess[f];
+    for (let i = 0; i < dIn; i++) shortfall -= inputs[i] * wEnc[f * dIn + i];
     data(op.coefficients)[f] = -c;
     dThreshold[f] += c * inactive[f];
-    penalty += c * shortfall[f];
+    penalty += c * shortfall;
   }
   data(op.penalty)[0] = penalty;
 }

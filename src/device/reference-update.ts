@@ -22,6 +22,7 @@ export function updateLatents(op: UpdateLatents): void {
     for (let n = 0; n < op.rows; n++) {
       for (const { at, latent: f } of slotsOf(part, n, dSae, part.latents)) {
         const [value, dValue] = [values[at], dValues[at]];
+        if (value === 0 && dValue === 0) continue;
         if (part.dWeights) sums.dNorm[f] += data(part.dWeights)[at];
         sums.bEnc[f] += dValue;
         // What is 0 contributes nothing, not even 0 · NaN.
@@ -134,7 +135,8 @@ function finishUpdate(op: UpdateLatents | UpdateLatentsDense, sums: GradientSums
     const out = data(op.dBPre);
     for (let i = 0; i < dIn; i++) {
       let sum = 0;
-      for (let f = 0; f < dSae; f++) sum += sums.bEnc[f] * wEnc[f * dIn + i];
+      for (let f = 0; f < dSae; f++)
+        if (sums.bEnc[f] !== 0) sum += sums.bEnc[f] * wEnc[f * dIn + i];
       out[i] = (op.accumulate ? out[i] : 0) - sum;
     }
   }
