@@ -56,12 +56,13 @@ export function nextExponent(
   step: number,
   totalSteps: number,
 ): { p: number; changes: boolean } | null {
-  const stretch = Math.max(1, totalSteps - pAnnealStart) / (pUpdates + 1);
-  const change = Math.ceil((step - pAnnealStart) / stretch);
-  if (change < 1 || change > pUpdates) return null;
-  const at = Math.floor(pAnnealStart + change * stretch);
-  if (step > at || step <= at - ANNEAL_WINDOW) return null;
-  return { p: 1 + ((pEnd - 1) * change) / pUpdates, changes: step === at };
+  const course = Math.max(0, totalSteps - pAnnealStart);
+  const at = (change: number) => pAnnealStart + Math.floor((change * course) / (pUpdates + 1));
+  let change = 1;
+  // Changes that fall on one step are one.
+  while (change <= pUpdates && (at(change) < step || at(change + 1) === at(change))) change++;
+  if (change > pUpdates || step <= at(change) - ANNEAL_WINDOW) return null;
+  return { p: 1 + ((pEnd - 1) * change) / pUpdates, changes: step === at(change) };
 }
 
 /** Takes a step's penalties in; at a change the coefficient follows so that the penalty stays what it was. */

@@ -100,12 +100,12 @@ export function sparseCapacity(rows: number, dSae: number): number {
 }
 
 /** Rows of dense latents that fit at once, out of a batch of so many. */
-export function denseRows(resolved: ResolvedSae, rows: number): number {
+export function denseRows(resolved: ResolvedSae, rows: number, bytes = DENSE_BYTES): number {
   const { architecture } = resolved.objective.selection;
   const arrays = architecture === "gated" ? 6 : architecture === "jumprelu" ? 4 : 3;
-  const fitting = Math.floor(DENSE_BYTES / (arrays * 4 * resolved.dSae));
+  const fitting = Math.floor(bytes / (arrays * 4 * resolved.dSae));
   if (fitting >= rows) return rows;
-  return Math.max(64, Math.floor(fitting / 64) * 64);
+  return Math.max(1, fitting > 64 ? Math.floor(fitting / 64) * 64 : fitting);
 }
 
 /** The k largest of each row, or of the batch. */
@@ -169,8 +169,13 @@ export function raggedForm(device: Device, resolved: ResolvedSae, rows: number):
 }
 
 /** All latents, of as many rows as there is room for. */
-export function denseForm(device: Device, resolved: ResolvedSae, batchRows: number): CodeForm {
-  const rows = denseRows(resolved, batchRows);
+export function denseForm(
+  device: Device,
+  resolved: ResolvedSae,
+  batchRows: number,
+  bytes?: number,
+): CodeForm {
+  const rows = denseRows(resolved, batchRows, bytes);
   const codes = { values: device.tensor([rows, resolved.dSae]) };
   const room = roomPerSlot(device, resolved, [rows, resolved.dSae]);
   return {

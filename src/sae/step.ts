@@ -54,6 +54,8 @@ export interface StepOptions extends OptimiserOptions {
   deadAfterTokens: number;
   /** What inputs are multiplied by. */
   scale: number;
+  /** Bytes that dense latents may take at once. */
+  denseBytes?: number;
 }
 
 export class TrainingStep {
@@ -67,6 +69,9 @@ export class TrainingStep {
   readonly #staging: Float32Array;
   #codes: CodeForm | undefined;
   #dense: CodeForm | undefined;
+  /** Rows since each latent fired, as of the last result, and room for it on the device. */
+  #sinceFired: Int32Array;
+  #sinceFiredBefore: Tensor | undefined;
   #dead: number;
 
   /** @param tensors absent ones are all 0. @param resolved in units of ρ. */
@@ -78,7 +83,8 @@ export class TrainingStep {
     this.#options = options;
     this.parameters = new Parameters(device, resolved, options, tensors);
     const sinceFired = device.tensor([dSae], "i32");
-    if (tensors.sinceFired) device.write(sinceFired, tensors.sinceFired);
+    this.#sinceFired = (tensors.sinceFired as Int32Array | undefined) ?? new Int32Array(dSae);
+    device.write(sinceFired, this.#sinceFired);
     this.#firing = {
       sinceFired,
       counts: device.tensor([dSae], "i32"),
@@ -132,7 +138,12 @@ export class TrainingStep {
   /** A dense step, in pieces of as many rows as [rows, dSae] latents may take. */
   async #runDense(x: Float32Array, rows: number, settings: StepSettings): Promise<StepResult> {
     const { dIn } = this.#resolved;
-    const form = (this.#dense ??= denseForm(this.#device, this.#resolved, this.#options.batchSize));
+    const form = (this.#dense ??= denseForm(
+      this.#device,
+      this.#resolved,
+      this.#options.batchSize,
+      this.#options.denseBytes,
+    ));
     const pieces = Math.ceil(rows / form.rows);
     if (pieces === 1) {
       this.#device.write(this.#batch.x, x);
@@ -140,22 +151,52 @@ export class TrainingStep {
       return this.#finish(form, rows, settings);
     }
     this.parameters.materialise();
+    // Every piece asks who was dead before the batch, whatever fired in the pieces before it.
+    this.#sinceFiredBefore ??= this.#device.tensor([this.#resolved.dSae], "i32");
+    this.#device.write(this.#sinceFiredBefore, this.#sinceFired);
+    const l0 =
+      this.#resolved.objective.sparsity?.kind === "quadratic"
+        ? await this.#meanL0(form, x, rows)
+        : null;
     const results: StepResult[] = [];
     for (let piece = 0; piece < pieces; piece++) {
       const from = piece * form.rows;
       const count = Math.min(form.rows, rows - from);
       this.#device.write(this.#batch.x, x.subarray(from * dIn, (from + count) * dIn));
       form.encode(this.#encoding(count), count, 0);
-      this.#queueBackward(form, count, settings, { of: rows, first: piece === 0, last: false });
+      this.#queueBackward(form, count, settings, {
+        ...{ of: rows, first: piece === 0, last: false, l0 },
+      });
       if (piece === pieces - 1) this.parameters.step(settings.adam, false);
-      results.push(await this.#result(form, count, rows, settings));
+      results.push(await this.#result(form, count, { of: rows, l0 }, settings));
     }
     return joined(results);
   }
 
   async #finish(form: CodeForm, rows: number, settings: StepSettings): Promise<StepResult> {
-    this.#queueBackward(form, rows, settings, { of: rows, first: true, last: true });
-    return this.#result(form, rows, rows, settings);
+    this.#queueBackward(form, rows, settings, {
+      ...{ of: rows, first: true, last: true, l0: null },
+    });
+    return this.#result(form, rows, { of: rows, l0: null }, settings);
+  }
+
+  /** Active latents per row of a batch that is worked on in pieces, for a loss that depends on it. */
+  async #meanL0(form: CodeForm, x: Float32Array, rows: number): Promise<number> {
+    const device = this.#device;
+    const { dIn, dSae } = this.#resolved;
+    const counted = {
+      ...{ sinceFired: device.tensor([dSae], "i32"), counts: device.tensor([dSae], "i32") },
+      sums: device.tensor([dSae]),
+    };
+    for (let from = 0; from < rows; from += form.rows) {
+      const count = Math.min(form.rows, rows - from);
+      device.write(this.#batch.x, x.subarray(from * dIn, (from + count) * dIn));
+      form.encode(this.#encoding(count), count, 0);
+      device.recordFiring({ rows: count, codes: form.codes, stats: counted });
+    }
+    const counts = await device.readI32(counted.counts);
+    device.free(counted.sinceFired, counted.counts, counted.sums);
+    return counts.reduce((sum, count) => sum + count, 0) / rows;
   }
 
   /** Codes of the k largest; room for them is made anew when k changes. */
@@ -185,7 +226,7 @@ export class TrainingStep {
     form: CodeForm,
     rows: number,
     settings: StepSettings,
-    piece: { of: number; first: boolean; last: boolean },
+    piece: { of: number; first: boolean; last: boolean; l0: number | null },
   ): void {
     const device = this.#device;
     const { objective, levels, applyBDecToInput, unitNormDecoder, dOut } = this.#resolved;
@@ -294,11 +335,15 @@ export class TrainingStep {
       const threshold = parameters.get("threshold").value;
       const dThreshold = this.#gradient("threshold", piece.first);
       const countsActive = sparsity?.kind === "step" || sparsity?.kind === "quadratic";
+      // L0 of the whole batch is known where the operation sees only a piece of it.
+      const target = sparsity?.kind === "quadratic" ? sparsity.target : null;
+      const slope =
+        target !== null && piece.l0 !== null ? (2 * (piece.l0 / target - 1)) / target : 1;
       device.thresholdGradient({
         ...{ rows, codes, pre: pre!, threshold, bandwidth: selection.bandwidth, dValues },
         l0: {
-          coefficient: countsActive ? coefficient : 0,
-          target: sparsity?.kind === "quadratic" ? sparsity.target : null,
+          coefficient: countsActive ? coefficient * slope : 0,
+          target: piece.l0 === null ? target : null,
         },
         dThreshold,
       });
@@ -311,7 +356,7 @@ export class TrainingStep {
           ...{ rows, codes, pre: pre!, threshold, weights: norms, inputs: inputSum! },
           ...{ wEnc: parameters.get("W_enc").value, bEnc: parameters.get("b_enc").value },
           eligible: {
-            sinceFired: this.#firing.sinceFired,
+            sinceFired: piece.of === rows ? this.#firing.sinceFired : this.#sinceFiredBefore!,
             atLeast: auxiliary.on === "all" ? 0 : this.#options.deadAfterTokens,
           },
           coefficient: auxiliary.coefficient / piece.of,
@@ -386,7 +431,7 @@ export class TrainingStep {
   async #result(
     form: CodeForm,
     rows: number,
-    of: number,
+    { of, l0 }: { of: number; l0: number | null },
     settings: StepSettings,
   ): Promise<StepResult> {
     const device = this.#device;
@@ -426,6 +471,7 @@ export class TrainingStep {
     const levelStats = await Promise.all(
       batch.levelStats.map((tensor) => device.readF32(tensor, rows * 4)),
     );
+    this.#sinceFired = sinceFired;
     this.#dead = countDead(sinceFired, this.#options.deadAfterTokens);
 
     const terms = { reconstruction: 0, sparsity: 0, aux: 0 };
@@ -437,7 +483,7 @@ export class TrainingStep {
     const c = settings.sparsityCoefficient;
     if (sparsity?.kind === "step") terms.sparsity = (c * active) / of;
     else if (sparsity?.kind === "quadratic")
-      terms.sparsity = ((c * rows) / of) * (active / rows / sparsity.target - 1) ** 2;
+      terms.sparsity = ((c * rows) / of) * ((l0 ?? active / rows) / sparsity.target - 1) ** 2;
     else if (isFused) {
       const weighted = sums.reduce((sum, v, f) => sum + v * (norms?.[f] ?? 1), 0);
       terms.sparsity = ((c / of) * weighted) / (sparsity.mean ? this.#resolved.dSae : 1);
@@ -479,6 +525,7 @@ export class TrainingStep {
     const at = { ...options, deadAfterTokens };
     await resample(this.#device, this.parameters, this.#resolved, batch, sinceFired, at);
     this.#device.write(this.#firing.sinceFired, sinceFired);
+    this.#sinceFired = sinceFired;
     this.#dead = countDead(sinceFired, deadAfterTokens);
   }
 
@@ -503,6 +550,7 @@ export class TrainingStep {
     this.#device.free(...tensors, ...rest.filter((tensor) => tensor !== null));
     const { sinceFired, counts, sums } = this.#firing;
     this.#device.free(sinceFired, counts, sums);
+    if (this.#sinceFiredBefore) this.#device.free(this.#sinceFiredBefore);
     if (this.#aux) this.#device.free(...Object.values<Tensor>({ ...this.#aux }));
     this.#codes?.close();
     this.#dense?.close();
