@@ -47,6 +47,8 @@ export interface Trial {
   tensors: Record<string, Entry>;
   run: (device: Device, t: Record<string, Tensor>) => void;
   out: string[];
+  /** How large the terms are, at least, whose sums the outputs are: where sums cancel, differences are measured by it. */
+  terms?: number;
 }
 
 export async function play(device: Device, { tensors, run, out }: Trial) {
@@ -62,9 +64,12 @@ export async function play(device: Device, { tensors, run, out }: Trial) {
   return results;
 }
 
-/** Largest difference, in units of the largest number expected but for marks; what is not finite must be equal. */
-function difference(actual: TensorData, expected: TensorData): number {
-  let [most, largest] = [0, 0];
+/**
+ * Largest difference, in units of the largest number expected (but for marks) or of the terms it is
+ * made of; what is not finite must be equal.
+ */
+function difference(actual: TensorData, expected: TensorData, terms: number): number {
+  let [most, largest] = [0, terms];
   for (let i = 0; i < expected.length; i++) {
     if (!Number.isFinite(expected[i])) {
       if (!Object.is(actual[i], expected[i])) return Infinity;
@@ -82,7 +87,7 @@ export async function expectLikeReference(device: Device, trial: Trial, toleranc
   for (const name of trial.out) {
     if (trial.tensors[name].dtype === "i32") expectSameBits(actual[name], expected[name], name);
     else {
-      const d = difference(actual[name], expected[name]);
+      const d = difference(actual[name], expected[name], trial.terms ?? 0);
       expect(d, `${name}: normalised difference`).toBeLessThanOrEqual(tolerance);
     }
   }
