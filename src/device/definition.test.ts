@@ -4,47 +4,12 @@
  */
 import { afterAll, describe, expect, test } from "vitest";
 
+import { f32, free, i32, numbers, readGradients, training } from "../../test/device-numbers.ts";
+import { closeDevices, devices } from "../../test/device-trials.ts";
 import { Rng } from "../rng.ts";
-import { openDevice, type Adam, type Device, type Moments, type Tensor } from "./device.ts";
 
 // A device that cannot be opened is reported by device.test.ts.
-const opened = await Promise.allSettled([
-  openDevice("reference"),
-  openDevice("cpu", { threads: 2 }),
-]);
-const devices = opened.flatMap((o) => (o.status === "fulfilled" ? [o.value] : []));
-afterAll(() => Promise.all(devices.map((device) => device.close())));
-
-/** A matrix from its rows, or a vector. */
-function f32(device: Device, numbers: number[][] | number[]): Tensor {
-  const shape = Array.isArray(numbers[0]) ? [numbers.length, numbers[0].length] : [numbers.length];
-  const tensor = device.tensor(shape);
-  device.write(tensor, Float32Array.from(numbers.flat()));
-  return tensor;
-}
-
-function i32(device: Device, numbers: number[][] | number[]): Tensor {
-  const shape = Array.isArray(numbers[0]) ? [numbers.length, numbers[0].length] : [numbers.length];
-  const tensor = device.tensor(shape, "i32");
-  device.write(tensor, Int32Array.from(numbers.flat()));
-  return tensor;
-}
-
-async function numbers(device: Device, tensor: Tensor): Promise<number[]> {
-  return Array.from(await device.read(tensor), (v) => Math.round(v * 1e6) / 1e6 + 0);
-}
-
-/** With β = 0 the first moment is the gradient itself, and with a rate of 0 nothing moves. */
-const readGradients: Adam = { learningRate: 0, beta1: 0, beta2: 0, eps: 1, step: 1 };
-const free = { projectGradient: false, unitNorm: false };
-
-function training(device: Device, dSae: number, dIn: number) {
-  const zeros = (...shape: number[]): Moments => ({
-    m: device.tensor(shape),
-    v: device.tensor(shape),
-  });
-  return { wEnc: zeros(dSae, dIn), bEnc: zeros(dSae), wDec: zeros(dSae, dIn) };
-}
+afterAll(closeDevices);
 
 for (const device of devices) {
   describe(device.name, () => {
