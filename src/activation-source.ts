@@ -15,6 +15,8 @@ export interface Cursor {
 export interface Batch {
   /** [rows, dIn], row by row; valid until the next batch is asked for. */
   data: Float32Array;
+  /** [rows, dOut], when the source has targets: what is to be predicted from each row; valid as long. */
+  target?: Float32Array;
   rows: number;
   /** Where the stream goes on after this batch. */
   next: Cursor;
@@ -32,6 +34,10 @@ export interface BatchOptions {
 
 export interface ActivationSource {
   readonly dIn: number;
+  /** Width of the targets of a source that has them. */
+  readonly dOut?: number | undefined;
+  /** Widths of the hook points whose activations stand side by side in a row, when they are several. */
+  readonly heads?: readonly number[] | undefined;
   /** Rows in one epoch. */
   readonly rows: number;
   /** What the activations are, for the run's provenance: JSON with hashes where there are files. */
@@ -44,6 +50,8 @@ export interface ActivationSource {
 export interface RowBlock {
   /** [rows, dIn]; valid until the next block is asked for. */
   data: Float32Array;
+  /** [rows, dOut], when the source has targets; valid as long. */
+  target?: Float32Array;
   rows: number;
   /** Number of the block's first row in the source. */
   first: number;

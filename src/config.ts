@@ -102,13 +102,19 @@ const saeCommon = {
     ),
   applyBDecToInput: z
     .boolean()
-    .default(true)
-    .describe("Subtract the decoder bias from the input before encoding."),
+    .optional()
+    .describe(
+      "Subtract the decoder bias from the input before encoding; absent: true, but false for a transcoder.",
+    ),
+  skip: z
+    .boolean()
+    .default(false)
+    .describe("Of a transcoder: add a linear map of the input to the reconstruction."),
   normalizeActivations: z
-    .enum(["none", "expectedAverageNorm", "rms"])
+    .enum(["none", "expectedAverageNorm", "rms", "layerNorm", "whitening"])
     .default("expectedAverageNorm")
     .describe(
-      "expectedAverageNorm: scale inputs so that their mean norm is √dIn; rms: so that their mean square is 1; both folded into the weights on saving.",
+      "expectedAverageNorm: scale inputs so that their mean norm is √dIn; rms: so that their mean square is 1; whitening: to mean 0 and covariance 1 (these are folded into the weights on saving); layerNorm: each row to mean 0 and variance 1.",
     ),
   unitNormDecoder: z
     .boolean()

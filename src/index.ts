@@ -15,6 +15,7 @@ export { generate, type GeneratedToken, type GenerateOptions } from "./model/gen
 export { collect, type CollectOptions } from "./model/collect.ts";
 export { openActivations, type ActivationStore, type StoreTokens } from "./model/activations.ts";
 export { memorySource, splitSource } from "./activation-source.ts";
+export { joinedSource, pairedSource } from "./zipped-source.ts";
 export type { ActivationSource, Batch, BatchOptions, RowSource } from "./activation-source.ts";
 
 // Autoencoders

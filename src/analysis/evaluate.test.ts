@@ -37,7 +37,6 @@ function signedPairs(gain: number): Sae {
       dIn,
       dSae: 2 * dIn,
       applyBDecToInput: false,
-      scale: 1,
     },
     {
       W_enc: W,
@@ -95,7 +94,7 @@ describe("evaluate", () => {
 
   it("names width and hook point when they do not fit", async () => {
     const narrow = new Sae(
-      { selection: { architecture: "relu" }, dIn: 3, dSae: 1, applyBDecToInput: false, scale: 1 },
+      { selection: { architecture: "relu" }, dIn: 3, dSae: 1, applyBDecToInput: false },
       {
         W_enc: new Float32Array(3),
         b_enc: new Float32Array(1),

@@ -56,7 +56,7 @@ export async function evaluate(
 ): Promise<ModelEvaluation> {
   const { hookPoint, device } = options;
   requireFit(sae, model, hookPoint);
-  const { dIn, dSae, scale } = sae.spec;
+  const { dIn, dSae } = sae.spec;
   const mean = await meanActivation(model, documents(), options);
   const totals = new ReconstructionSums(dIn, dSae);
   const activationSums = new Float64Array(dSae);
@@ -71,9 +71,9 @@ export async function evaluate(
       const rows = batch.kept.length;
       // The first batch is never the smaller one.
       encoder ??= sae.on(device, batch.tokens.length);
-      totals.addInputs(kept, rows);
+      totals.addTargets(kept, rows);
       const { statistics, reconstruction } = await encoder.measure(kept, rows);
-      totals.addOutputs(statistics, scale);
+      totals.addOutputs(statistics);
       for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
 
       const lossWith = async (row: (n: number) => Float32Array) => {

@@ -28,7 +28,7 @@ function randomTopK(k: number): Sae {
   const rng = new Rng(1);
   const W = Float32Array.from({ length: dSae * dIn }, () => rng.normal());
   return new Sae(
-    { selection: { architecture: "topk", k }, dIn, dSae, applyBDecToInput: true, scale: 1 },
+    { selection: { architecture: "topk", k }, dIn, dSae, applyBDecToInput: true },
     { W_enc: W, b_enc: new Float32Array(dSae), W_dec: W, b_dec: new Float32Array(dIn) },
   );
 }

@@ -3,8 +3,14 @@
  * reconstruction over one or more prefixes of them, a sparsity loss, an auxiliary loss. Each is
  * stated here once, in the terms of the device's operations, which supply the gradients.
  *
- * N rows in the batch, d width of the input, e of what is reconstructed, F = dSae, n_f the norm of
- * W_dec[f], or 1 where training keeps it there; sg(·) counts as a constant.
+ * N rows in the batch, d width of the input x, e of the target y, F = dSae, n_f the norm of
+ * W_dec[f], or 1 where training keeps it there; sg(·) counts as a constant. x and y are as the
+ * transforms (transform.ts) leave them.
+ *
+ * Structure: an autoencoder reconstructs y = x; a transcoder the activations of another hook point;
+ * a crosscoder those of several at once, side by side in both x and y, with n_f the sum of the norms
+ * of W_dec[f]'s parts (Lindsey et al. 2024). A skip transcoder (Paulo et al. 2025) adds W_skip x to
+ * the reconstruction, with the x that the encoder sees before b_dec is taken off.
  *
  * Selection of a from z = W_enc (x - b_dec) + b_enc:
  *   relu        max(z, 0)
@@ -15,7 +21,7 @@
  *   gated       max(e^{r_f} (π - b_gate) + b_mag, 0) where π = z > 0, b_gate being b_enc
  *               (Rajamanoharan et al. 2024a)
  * Reconstruction, x̂ = a W_dec + b_dec, r = y - x̂ (y is x but for a transcoder):
- *   sum         (1/N) Σ_n ‖r_n‖²;  mean: over the N·e elements.
+ *   sum         x̂ = a W_dec + b_dec, (1/N) Σ_n ‖r_n‖²;  mean: over the N·e elements.
  *   Over prefixes m_1 < … < m_L = F (Matryoshka, Bussmann et al. 2025): the mean over l of the same
  *   with only the first m_l latents, so that coefficients carry over from L = 1.
  * Sparsity, c the coefficient:
@@ -85,17 +91,29 @@ interface TopK {
   thresholdRate: number;
 }
 
-/** A configuration with every derived value filled in for one width of activations. */
+/** What an SAE is trained on, as far as its shape is concerned: what a source says of itself. */
+export interface Widths {
+  dIn: number;
+  /** Width of the targets of a transcoder; absent otherwise. */
+  dOut?: number | undefined;
+  /** Widths of the hook points side by side in a row of a crosscoder; absent: one of dIn. */
+  heads?: readonly number[] | undefined;
+}
+
+/** A configuration with every derived value filled in for one source of activations. */
 export interface ResolvedSae {
   dIn: number;
   dOut: number;
+  heads: number[];
+  transcoder: boolean;
+  skip: boolean;
   dSae: number;
   /** The nested prefixes as ranges of latents, rising; one, of all latents, without nesting. */
   levels: LatentRange[];
   init: "tied" | "xavier";
   decoderBiasInit: "mean" | "geometricMedian" | "zero";
   applyBDecToInput: boolean;
-  normalizeActivations: "none" | "expectedAverageNorm" | "rms";
+  normalizeActivations: SaeConfig["normalizeActivations"];
   unitNormDecoder: boolean;
   /** Whether coefficients count in units of the inputs' root mean square. */
   inRmsUnits: boolean;
@@ -104,20 +122,20 @@ export interface ResolvedSae {
 }
 
 /** @throws UserError when a setting does not fit dSae or another setting. */
-export function resolveSae(sae: SaeConfig, dIn: number): ResolvedSae {
+export function resolveSae(sae: SaeConfig, source: Widths): ResolvedSae {
+  const { dIn } = source;
   const dSae = sae.dSae ?? Math.round(sae.expansion * dIn);
   if (dSae < 1)
     throw new UserError(
       `expansion × dIn must give at least one latent; got ${sae.expansion} × ${dIn}. Raise sae.expansion or set sae.dSae.`,
     );
   return {
+    ...structureOf(sae, source),
     dIn,
-    dOut: dIn,
     dSae,
     levels: levelsOf(sae.matryoshkaWidths, dSae),
     init: sae.init,
     decoderBiasInit: sae.decoderBiasInit,
-    applyBDecToInput: sae.applyBDecToInput,
     normalizeActivations: sae.normalizeActivations,
     unitNormDecoder: sae.unitNormDecoder ?? sae.architecture !== "relu",
     inRmsUnits:
@@ -126,6 +144,41 @@ export function resolveSae(sae: SaeConfig, dIn: number): ResolvedSae {
       sae.coefficientUnits === "inputRms",
     objective: objectiveOf(sae, dIn, dSae),
   };
+}
+
+/** What the source of the activations decides, and what does not go with it. */
+function structureOf(
+  sae: SaeConfig,
+  { dIn, dOut, heads = [dIn] }: Widths,
+): Pick<ResolvedSae, "dOut" | "heads" | "transcoder" | "skip" | "applyBDecToInput"> {
+  const transcoder = dOut !== undefined;
+  const { skip, applyBDecToInput = !transcoder, normalizeActivations } = sae;
+  if (skip && !transcoder)
+    throw new UserError(
+      "sae.skip is for transcoders, which predict one hook point from another; these activations have no target.",
+    );
+  if (transcoder && applyBDecToInput)
+    throw new UserError(
+      "sae.applyBDecToInput cannot be true for a transcoder: its decoder bias belongs to the target, not to the input.",
+    );
+  if (transcoder && normalizeActivations === "layerNorm")
+    throw new UserError(
+      "sae.normalizeActivations layerNorm cannot be undone on a transcoder's output, whose mean and variance are not known when it is used; use rms or whitening.",
+    );
+  if (
+    heads.length > 1 &&
+    (normalizeActivations === "layerNorm" || normalizeActivations === "whitening")
+  )
+    throw new UserError(
+      `sae.normalizeActivations ${normalizeActivations} is for one hook point, these activations come from ${heads.length}; use expectedAverageNorm or rms, which scale each by itself.`,
+    );
+  if (heads.some((width) => width !== heads[0]))
+    throw new UserError(
+      `the hook points of a crosscoder must have one width; these have ${heads.join(", ")}`,
+    );
+  if (transcoder && heads.length > 1)
+    throw new UserError("a crosscoder reconstructs what it encodes; give no target");
+  return { dOut: dOut ?? dIn, heads: [...heads], transcoder, skip, applyBDecToInput };
 }
 
 /** The ranges that prefixes of these widths add, one by one, up to dSae. */

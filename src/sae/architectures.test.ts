@@ -8,6 +8,7 @@ import { memorySource } from "../activation-source.ts";
 import { parseSection, saeSchema, trainSchema } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { saveSae } from "./formats.ts";
+import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { syntheticActivations } from "./synthetic.ts";
 import { trainTogether } from "./train-together.ts";
 import { Trainer, type Metrics, type Settings, type TrainerState } from "./train.ts";
@@ -22,7 +23,9 @@ const batchTopk = { architecture: "batchTopk", k: 4 };
 const nested = { matryoshkaWidths: [5, 17] };
 
 /** sae settings, and train settings where the case is about them. */
-const cases: Record<string, [Record<string, unknown>, Record<string, unknown>?]> = {
+type Structure = "transcoder" | "crosscoder";
+
+const cases: Record<string, [Record<string, unknown>, Record<string, unknown>?, Structure?]> = {
   "relu, free norms": [{ architecture: "relu", l1: 1 }],
   "relu, unit norms": [{ architecture: "relu", l1: 1, unitNormDecoder: true }],
   "relu, mean loss": [{ architecture: "relu", l1: 1, loss: "mean" }],
@@ -60,6 +63,28 @@ const cases: Record<string, [Record<string, unknown>, Record<string, unknown>?]>
   ],
   resampling: [{ architecture: "relu", l1: 1 }, { resampleEvery: 7 }],
   "resampling jumprelu": [jumprelu, { resampleEvery: 7 }],
+  "rows normalised one by one": [{ architecture: "topk", k: 4, normalizeActivations: "layerNorm" }],
+  "whitened inputs": [{ architecture: "topk", k: 4, normalizeActivations: "whitening" }],
+  transcoder: [{ architecture: "topk", k: 4 }, {}, "transcoder"],
+  "relu transcoder, free norms": [{ architecture: "relu", l1: 1 }, {}, "transcoder"],
+  "whitened skip transcoder": [
+    { architecture: "topk", k: 4, skip: true, normalizeActivations: "whitening" },
+    { clipGradNorm: 10 },
+    "transcoder",
+  ],
+  "nested gated skip transcoder": [
+    { architecture: "gated", l1: 1, skip: true, ...nested },
+    { emaDecay: 0.9 },
+    "transcoder",
+  ],
+  "resampling jumprelu transcoder": [jumprelu, { resampleEvery: 7 }, "transcoder"],
+  "crosscoder over topk": [{ architecture: "topk", k: 4 }, {}, "crosscoder"],
+  "crosscoder over relu": [{ architecture: "relu", l1: 1 }, {}, "crosscoder"],
+  "crosscoder over jumprelu, free norms": [
+    { ...jumprelu, sparsityLoss: "tanh", unitNormDecoder: false },
+    {},
+    "crosscoder",
+  ],
 };
 
 const dIn = 13;
@@ -71,7 +96,31 @@ const made = syntheticActivations(
   3,
 );
 
-function settings(sae: Record<string, unknown>, train: Record<string, unknown> = {}): Settings {
+/** Activations with targets of width 9, a fixed linear image of theirs, or with two hook points side by side. */
+function sourceFor(structure?: Structure) {
+  const inputs = memorySource(made.train, dIn);
+  const rows = made.train.length / dIn;
+  const targets = new Float32Array(rows * 9);
+  for (let i = 0; i < targets.length; i++) {
+    const [n, c] = [Math.floor(i / 9), i % 9];
+    targets[i] = 3 * made.train[n * dIn + c] - made.train[n * dIn + c + 4] + 2;
+  }
+  if (structure === "transcoder") return pairedSource(inputs, memorySource(targets, 9));
+  if (structure !== "crosscoder") return inputs;
+  return joinedSource([
+    inputs,
+    memorySource(
+      made.train.map((v) => 10 * v),
+      dIn,
+    ),
+  ]);
+}
+
+function settings(
+  sae: Record<string, unknown>,
+  train: Record<string, unknown> = {},
+  structure?: Structure,
+): Settings {
   return {
     sae: parseSection(saeSchema, { dSae: 40, ...sae }, "sae"),
     train: parseSection(
@@ -83,7 +132,7 @@ function settings(sae: Record<string, unknown>, train: Record<string, unknown> =
       "train",
     ),
     seed: 11,
-    source: memorySource(made.train, dIn),
+    source: sourceFor(structure),
   };
 }
 
@@ -107,12 +156,15 @@ const devices = {
 };
 afterAll(() => Promise.all(Object.values(devices).map((device) => device.close())));
 
-describe.each(Object.entries(cases))("%s", (_, [sae, train]) => {
+describe.each(Object.entries(cases))("%s", (_, [sae, train, structure]) => {
   test("trains the same on the reference and the cpu device, and reconstructs better", async () => {
     const curves = [];
     for (const device of Object.values(devices)) {
       // A large eps: Adam would make whole steps of gradients that are rounding noise.
-      const trainer = await Trainer.create(device, settings(sae, { eps: 1e-2, ...train }));
+      const trainer = await Trainer.create(
+        device,
+        settings(sae, { eps: 1e-2, ...train }, structure),
+      );
       curves.push(await fit(trainer));
       trainer.close();
     }
@@ -126,7 +178,7 @@ describe.each(Object.entries(cases))("%s", (_, [sae, train]) => {
 
   test("goes on from a checkpoint as if it had never stopped, bit for bit", async () => {
     const device = devices.cpu;
-    const options = settings(sae, { ...train, checkpointEvery: 9 });
+    const options = settings(sae, { ...train, checkpointEvery: 9 }, structure);
     const whole = await Trainer.create(device, options);
     const states: TrainerState[] = [];
     const saveCheckpoint = (state: TrainerState) => {
@@ -145,21 +197,25 @@ describe.each(Object.entries(cases))("%s", (_, [sae, train]) => {
     }
   });
 
-  test("the finished SAE computes on the host what the device evaluates", async () => {
-    const device = devices.cpu;
-    const trainer = await Trainer.create(device, settings(sae, train));
-    await fit(trainer);
-    const folded = (await trainer.sae()).fold();
-    const onDevice = folded.on(device, 50);
-    const reconstruction = await onDevice.reconstruct(made.validation, 50);
-    for (let n = 0; n < 50; n++) {
-      const row = made.validation.subarray(n * dIn, (n + 1) * dIn);
-      const expected = folded.decode(folded.encode(row));
-      for (let c = 0; c < dIn; c++) expect(reconstruction[n * dIn + c]).toBeCloseTo(expected[c], 3);
-    }
-    onDevice.close();
-    trainer.close();
-  });
+  test.skipIf(structure)(
+    "the finished SAE computes on the host what the device evaluates",
+    async () => {
+      const device = devices.cpu;
+      const trainer = await Trainer.create(device, settings(sae, train));
+      await fit(trainer);
+      const folded = (await trainer.sae()).fold();
+      const onDevice = folded.on(device, 50);
+      const reconstruction = await onDevice.reconstruct(made.validation, 50);
+      for (let n = 0; n < 50; n++) {
+        const row = made.validation.subarray(n * dIn, (n + 1) * dIn);
+        const expected = folded.decode(folded.encode(row), row);
+        for (let c = 0; c < dIn; c++)
+          expect(reconstruction[n * dIn + c]).toBeCloseTo(expected[c], 3);
+      }
+      onDevice.close();
+      trainer.close();
+    },
+  );
 });
 
 test("coefficients carry over: activations ten times as large train the same", async () => {

@@ -9,7 +9,7 @@ import { messageOf, UserError } from "../error.ts";
 import { hashFile, Safetensors, writeSafetensors, type TensorToWrite } from "../safetensors.ts";
 import type { Progress, StateTensor, TrainerState } from "./train.ts";
 
-const FORMAT = 1;
+const FORMAT = 2;
 const FOLDER = /^step-(\d{8,})$/;
 
 interface StateFile {
@@ -34,13 +34,9 @@ export async function writeCheckpoint(
   for (const [key, data] of Object.entries(state.tensors)) {
     if (!data) continue;
     const dtype = data instanceof Int32Array ? "I32" : "F32";
-    const { dIn } = state.progress;
-    const isMatrix = /^W_/.test(key);
-    tensors[key] = {
-      dtype,
-      shape: isMatrix ? [data.length / dIn, dIn] : [data.length],
-      data,
-    };
+    const width = rowWidth(key, state.progress);
+    const shape = width ? [data.length / width, width] : [data.length];
+    tensors[key] = { dtype, shape, data };
   }
   try {
     await mkdir(temporary, { recursive: true });
@@ -60,6 +56,12 @@ export async function writeCheckpoint(
     await rm(old, { recursive: true, force: true });
   await removeLeftovers(folder);
   return path;
+}
+
+/** Numbers in a row of a tensor that is a matrix. */
+function rowWidth(name: string, { dIn, dOut }: Progress): number | undefined {
+  if (/^W_dec|^output\.(matrix|inverse)/.test(name)) return dOut;
+  return /^W_|^input\.(matrix|inverse)/.test(name) ? dIn : undefined;
 }
 
 /** @throws UserError when the checkpoint is missing, incomplete or damaged. */

@@ -8,6 +8,7 @@ import { Rng } from "../rng.ts";
 import { Safetensors, writeSafetensors } from "../safetensors.ts";
 import { loadSae, saveSae, torchCheckpoint, type SaeDetails } from "./formats.ts";
 import { Sae } from "./sae.ts";
+import { scaling } from "./transform.ts";
 import type { SaeSpec } from "./weights.ts";
 import { torchFile, TorchTensor, type TorchValue } from "./torch-file.ts";
 
@@ -25,7 +26,7 @@ function randomSae(spec: Partial<SaeSpec> = {}): Sae {
   return new Sae(
     {
       selection: { architecture: "topk", k: 3 },
-      ...{ dIn, dSae, applyBDecToInput: true, scale: 1 },
+      ...{ dIn, dSae, applyBDecToInput: true },
       ...spec,
     },
     { W_enc: draw(dSae * dIn), b_enc: draw(dSae), W_dec: draw(dSae * dIn), b_dec: draw(dIn) },
@@ -42,7 +43,7 @@ test("a saved SAE loads back the same, scale folded, with what was known about i
   for (const selection of [{ architecture: "relu" }, { architecture: "topk", k: 3 }] as const) {
     const sae = randomSae({
       selection,
-      scale: 0.25,
+      input: scaling([0.25], [5]),
       applyBDecToInput: selection.architecture === "topk",
     });
     const path = join(folder, selection.architecture);
@@ -112,8 +113,8 @@ test("each kind of broken folder gives one message that says what was expected a
   await expect(load({ rescale_acts_by_decoder_norm: true })).rejects.toThrow(
     "rescale_acts_by_decoder_norm is true; this version can only read false",
   );
-  await expect(load({ normalize_activations: "layer_norm" })).rejects.toThrow(
-    'normalize_activations is "layer_norm"; this version can only read "none"',
+  await expect(load({ normalize_activations: "constant_norm_rescale" })).rejects.toThrow(
+    'normalize_activations is "constant_norm_rescale"; this version can only read "none" or "layer_norm"',
   );
   await writeFile(file, "{");
   await expect(loadSae(path)).rejects.toThrow(/cfg.json is not JSON/);
@@ -129,7 +130,7 @@ test("each kind of broken folder gives one message that says what was expected a
 
 test("the .pt file holds two linear layers that compute what the SAE computes", () => {
   for (const applyBDecToInput of [true, false]) {
-    const sae = randomSae({ applyBDecToInput, scale: 3 });
+    const sae = randomSae({ applyBDecToInput, input: scaling([3], [5]) });
     const file = readTorchFile(torchCheckpoint(sae, details)) as Record<string, never>;
     expect(Object.keys(file)).toEqual(["model_state_dict", "config", "training_config", "metrics"]);
     expect(file.config).toEqual({

@@ -3,8 +3,9 @@
  *
  * - A folder in SAELens' layout (version 6): cfg.json and sae_weights.safetensors with W_enc
  *   [d_in, d_sae], b_enc, W_dec [d_sae, d_in], b_dec; threshold for jumprelu; b_gate (for b_enc),
- *   b_mag and r_mag for gated. A batchTopk SAE is written as the jumprelu one that it is once trained.
- *   Beside them our own metadata.json, which remembers what it was.
+ *   b_mag and r_mag for gated; W_dec [d_sae, d_out] and W_skip [d_out, d_in] of a (skip) transcoder.
+ *   A batchTopk SAE is written as the jumprelu one that it is once trained, a crosscoder as an SAE of
+ *   its hook points side by side. Beside them our own metadata.json, which remembers what it was.
  * - A PyTorch file, see `torchCheckpoint`.
  */
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
@@ -13,6 +14,7 @@ import { messageOf, UserError } from "../error.ts";
 import { Safetensors, writeSafetensors } from "../safetensors.ts";
 import type { Selection } from "./architecture.ts";
 import { Sae } from "./sae.ts";
+import type { SaeSpec } from "./weights.ts";
 import { torchFile, TorchTensor, type TorchValue } from "./torch-file.ts";
 
 /** What is known about an SAE beside its weights; all of it may be absent. */
@@ -35,7 +37,7 @@ export interface SaeDetails {
   provenance?: unknown;
 }
 
-/** SAELens' names for our architectures. */
+/** SAELens' names for our architectures; "_transcoder" or "_skip_transcoder" is added to them, see `layoutName`. */
 const architectures = {
   relu: "standard",
   topk: "topk",
@@ -44,35 +46,54 @@ const architectures = {
   gated: "gated",
 } as const satisfies Record<Selection["architecture"], string>;
 
+/** SAELens calls a transcoder without any other name one of ReLU latents; those of topk and gated it does not know. */
+function layoutName({ selection, transcoder, skip }: SaeSpec): string {
+  const name = architectures[selection.architecture];
+  if (!transcoder) return name;
+  return [...(name === "standard" ? [] : [name]), ...(skip ? ["skip"] : []), "transcoder"].join(
+    "_",
+  );
+}
+
+/** What `layoutName` made a name from. */
+function readLayoutName(name: unknown): { name: unknown; transcoder: boolean; skip: boolean } {
+  const match = /^(?:(.+)_)??(skip_)?transcoder$/.exec(String(name));
+  if (!match) return { name, transcoder: false, skip: false };
+  return { name: match[1] ?? "standard", transcoder: true, skip: match[2] !== undefined };
+}
+
 /**
- * Writes cfg.json, sae_weights.safetensors and metadata.json into `folder`, with the input scale
+ * Writes cfg.json, sae_weights.safetensors and metadata.json into `folder`, with its transforms
  * folded into the weights. cfg.json comes last: a folder that has one is complete.
  * @throws UserError when the disk is full.
  */
 export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}): Promise<void> {
   const folded = sae.fold();
   const { W_enc, b_enc, W_dec, b_dec, spec } = folded;
-  const { dIn, dSae, selection, applyBDecToInput } = spec;
+  const { dIn, dOut, dSae, heads, matryoshkaWidths, selection, applyBDecToInput } = spec;
   const vector = (data: Float32Array) => ({ dtype: "F32", shape: [data.length], data }) as const;
   const threshold =
     selection.architecture === "batchTopk"
       ? new Float32Array(dSae).fill(selection.threshold)
       : folded.threshold;
-  const { b_mag, r_mag } = folded;
+  const { b_mag, r_mag, W_skip } = folded;
   await mkdir(folder, { recursive: true });
   await writeSafetensors(join(folder, "sae_weights.safetensors"), {
     W_enc: { dtype: "F32", shape: [dIn, dSae], data: transpose(W_enc, dSae, dIn) },
     [selection.architecture === "gated" ? "b_gate" : "b_enc"]: vector(b_enc),
-    W_dec: { dtype: "F32", shape: [dSae, dIn], data: W_dec },
+    W_dec: { dtype: "F32", shape: [dSae, dOut], data: W_dec },
     b_dec: vector(b_dec),
     ...(threshold && { threshold: vector(threshold) }),
     ...(b_mag && { b_mag: vector(b_mag) }),
     ...(r_mag && { r_mag: vector(r_mag) }),
+    ...(W_skip && { W_skip: { dtype: "F32", shape: [dOut, dIn], data: W_skip } }),
   });
   await writeJson(join(folder, "metadata.json"), {
     n_features: dSae,
     activation_dim: dIn,
     selection,
+    ...(heads.length > 1 && { heads }),
+    ...(matryoshkaWidths.length > 1 && { matryoshka_widths: matryoshkaWidths }),
     avg_sparsity: details.averageSparsity,
     active_features: details.activeFeatures,
     training_config: details.trainingConfig,
@@ -80,17 +101,18 @@ export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}
     provenance: details.provenance,
   });
   await writeJson(join(folder, "cfg.json"), {
-    architecture: architectures[selection.architecture],
+    architecture: layoutName(spec),
     ...(selection.architecture === "topk" && {
       k: selection.k,
       rescale_acts_by_decoder_norm: false,
     }),
     d_in: dIn,
     d_sae: dSae,
+    ...(spec.transcoder && { d_out: dOut }),
     dtype: "float32",
     device: "cpu",
     apply_b_dec_to_input: applyBDecToInput,
-    normalize_activations: "none",
+    normalize_activations: spec.input.kind === "layerNorm" ? "layer_norm" : "none",
     reshape_activations: "none",
     metadata: {
       // The layout's version; without one SAELens takes the file for an older layout.
@@ -116,14 +138,16 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
       `${folder} has no cfg.json; give a folder with cfg.json and sae_weights.safetensors.`,
     );
   const at = join(folder, "cfg.json");
-  const selection = readSelection(cfg, at);
+  const { name, transcoder, skip } = readLayoutName(cfg.architecture);
+  const selection = readSelection({ ...cfg, architecture: name }, at);
   const dIn = readCount(cfg, "d_in", at);
+  const dOut = transcoder ? readCount(cfg, "d_out", at) : dIn;
   const dSae = readCount(cfg, "d_sae", at);
-  requireValue(cfg, at, "normalize_activations", ["none"]);
+  requireValue(cfg, at, "normalize_activations", transcoder ? ["none"] : ["none", "layer_norm"]);
   requireValue(cfg, at, "reshape_activations", ["none"]);
   if (selection.architecture === "topk" && selection.k > dSae)
     throw new UserError(`${at}: k must be at most d_sae (${dSae}); got ${selection.k}`);
-  const applyBDecToInput = cfg.apply_b_dec_to_input ?? true;
+  const applyBDecToInput = cfg.apply_b_dec_to_input ?? !transcoder;
   if (typeof applyBDecToInput !== "boolean")
     throw new UserError(
       `${at}: apply_b_dec_to_input must be true or false; got ${JSON.stringify(applyBDecToInput)}`,
@@ -144,12 +168,20 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
     const weights = {
       W_enc: transpose(await read("W_enc", dIn, dSae), dIn, dSae),
       b_enc: await read(isGated ? "b_gate" : "b_enc", dSae),
-      W_dec: await read("W_dec", dSae, dIn),
-      b_dec: await read("b_dec", dIn),
+      W_dec: await read("W_dec", dSae, dOut),
+      b_dec: await read("b_dec", dOut),
+      ...(skip && { W_skip: await read("W_skip", dOut, dIn) }),
       ...(architecture === "jumprelu" && { threshold: await read("threshold", dSae) }),
       ...(isGated && { b_mag: await read("b_mag", dSae), r_mag: await read("r_mag", dSae) }),
     };
-    const spec = { selection, dIn, dSae, applyBDecToInput, scale: 1 };
+    const spec = {
+      ...{ selection, dIn, dOut, dSae, transcoder, skip, applyBDecToInput },
+      ...(await structureOf(folder, dIn, dSae)),
+      // SAELens multiplies outputs by the deviation alone, which is the same but for its epsilon.
+      ...(cfg.normalize_activations === "layer_norm" && {
+        input: { kind: "layerNorm", eps: 1e-5 } as const,
+      }),
+    };
     const was = await batchTopKOf(folder, weights.threshold);
     const sae = was
       ? new Sae({ ...spec, selection: was }, { ...weights, threshold: undefined })
@@ -166,11 +198,13 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
  * A decoder bias that is subtracted from the input goes into the encoder's: b_enc - W_enc b_dec.
  * `config.activation` says what select is: relu, or topk with `config.k` (then relu); batchTopk and
  * jumprelu keep z where z > max(threshold, 0); gated gives max(e^{r_mag} W_enc x + b_mag, 0) where
- * encoder(x) > 0.
+ * encoder(x) > 0. `skip.weight` [dOut, dIn] is added by a skip transcoder. When
+ * `config.normalize_activations` is layer_norm, x is each row less its mean, divided by its standard
+ * deviation, and both are undone on x̂.
  */
 export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array {
-  const { W_enc, b_enc, W_dec, b_dec, spec } = sae.fold();
-  const { dIn, dSae, selection, applyBDecToInput } = spec;
+  const { W_enc, b_enc, W_dec, b_dec, W_skip, spec } = sae.fold();
+  const { dIn, dOut, dSae, selection, applyBDecToInput } = spec;
   const bias = Float64Array.from(b_enc);
   const magnitudeBias = Float64Array.from(sae.b_mag ?? []);
   for (let f = 0; applyBDecToInput && f < dSae; f++) {
@@ -194,8 +228,9 @@ export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array 
     model_state_dict: new Map([
       ["encoder.weight", new TorchTensor([dSae, dIn], W_enc)],
       ["encoder.bias", new TorchTensor([dSae], Float32Array.from(bias))],
-      ["decoder.weight", new TorchTensor([dIn, dSae], transpose(W_dec, dSae, dIn))],
-      ["decoder.bias", new TorchTensor([dIn], b_dec)],
+      ["decoder.weight", new TorchTensor([dOut, dSae], transpose(W_dec, dSae, dOut))],
+      ["decoder.bias", new TorchTensor([dOut], b_dec)],
+      ...(W_skip ? [["skip.weight", new TorchTensor([dOut, dIn], W_skip)] as const] : []),
       ...extra,
     ]),
     config: {
@@ -203,6 +238,8 @@ export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array 
       k: selection.architecture === "topk" ? selection.k : undefined,
       d_in: dIn,
       d_sae: dSae,
+      d_out: spec.transcoder ? dOut : undefined,
+      normalize_activations: spec.input.kind === "layerNorm" ? "layer_norm" : undefined,
       model_name: details.modelName,
       hook_name: details.hookPoint,
     },
@@ -239,6 +276,23 @@ function readSelection(cfg: Record<string, unknown>, at: string): Selection {
       );
     }
   }
+}
+
+/** Heads and nested prefixes that metadata.json tells of, if they go with the weights. */
+async function structureOf(
+  folder: string,
+  dIn: number,
+  dSae: number,
+): Promise<Partial<Pick<SaeSpec, "heads" | "matryoshkaWidths">>> {
+  const meta = (await readJson(join(folder, "metadata.json"))) ?? {};
+  const counts = (value: unknown): number[] =>
+    Array.isArray(value) && value.every(Number.isSafeInteger) ? (value as number[]) : [];
+  const heads = counts(meta.heads);
+  const matryoshkaWidths = counts(meta.matryoshka_widths);
+  return {
+    ...(heads.reduce((a, b) => a + b, 0) === dIn && { heads }),
+    ...(matryoshkaWidths.at(-1) === dSae && { matryoshkaWidths }),
+  };
 }
 
 /** The batch top-k selection that metadata.json says a jumprelu SAE comes from, if its threshold is that one still. */

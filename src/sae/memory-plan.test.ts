@@ -7,17 +7,18 @@ import { UserError } from "../error.ts";
 import { resolveSae } from "./architecture.ts";
 import { planMemory } from "./memory-plan.ts";
 import { Trainer } from "./train.ts";
+import { identity } from "./transform.ts";
 
 const GIB = 2 ** 30;
 
 function planOf(sae: Record<string, unknown>, dIn: number, batchSize: number) {
-  const resolved = resolveSae(parseSection(saeSchema, sae, "sae"), dIn);
+  const resolved = resolveSae(parseSection(saeSchema, sae, "sae"), { dIn });
   const options = {
     batchSize,
     deadAfterTokens: 1e5,
     clipGradNorm: undefined,
     emaDecay: 0,
-    scale: 1,
+    transforms: { input: identity(dIn), output: identity(dIn) },
   };
   return planMemory(resolved, options);
 }

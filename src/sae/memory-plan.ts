@@ -4,7 +4,7 @@ import { UserError } from "../error.ts";
 import { totalMemory } from "../platform.node.ts";
 import { kAt, type ResolvedSae } from "./architecture.ts";
 import { Parameters } from "./parameters.ts";
-import { denseForm, denseRows, fixedForm, raggedForm } from "./step-codes.ts";
+import { denseForm, denseRowsOf, fixedForm, raggedForm } from "./step-codes.ts";
 import { TrainingStep, type StepOptions } from "./step.ts";
 
 /** Bytes of device memory, by what they are for. */
@@ -25,7 +25,7 @@ export function planMemory(resolved: ResolvedSae, options: StepOptions): MemoryP
   const { dIn, dOut, dSae, objective } = resolved;
   const { selection } = objective;
   const { batchSize } = options;
-  const weights = 4 * (dSae * (dIn + dOut + 1) + dOut);
+  const weights = 4 * (dSae * (dIn + dOut + 1) + dOut + (resolved.skip ? dOut * dIn : 0));
   const parameters = counting((device) => new Parameters(device, resolved, options, {}));
   const all = counting((device) => new TrainingStep(device, resolved, options, {}));
   const isTopK = selection.architecture === "topk" || selection.architecture === "batchTopk";
@@ -38,7 +38,7 @@ export function planMemory(resolved: ResolvedSae, options: StepOptions): MemoryP
     latents =
       counting((device) => denseForm(device, resolved, batchSize)) +
       counting((device) => raggedForm(device, resolved, batchSize));
-    const inPieces = denseRows(resolved, batchSize) < batchSize;
+    const inPieces = denseRowsOf(selection.architecture, dSae, batchSize) < batchSize;
     if (inPieces && options.clipGradNorm === undefined) optimiser += weights;
   }
   const batch = all - parameters;

@@ -2,14 +2,14 @@
  * Every metric of a reconstruction, each formula once. All are sums over rows until the end, kept
  * in float64, so that the result does not depend on how the rows were cut into batches.
  *
- * Units: x, x̂ and whatever is made of them are in the units of the raw activations, whatever scale
- * training applied; latents keep the units of training (see sae.ts).
+ * Units: x, x̂ and whatever is made of them are in the units of the raw activations, whatever
+ * transform training applied; latents keep the units of training (see sae.ts).
  */
 import type { ActivationSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
 import type { BatchStatistics, SaeOnDevice } from "./sae-on-device.ts";
 
-/** Quality of a reconstruction over a set of rows. N rows, d = dIn, F = dSae, x̄ = the set's mean row. */
+/** Quality of a reconstruction over a set of rows. N rows, x what is reconstructed (of a transcoder its target), d its width, x̄ the set's mean row. */
 export interface ReconstructionMetrics {
   /** N */
   rows: number;
@@ -37,7 +37,7 @@ export class ReconstructionSums {
   sse = 0;
   /** Σ ‖x‖², raw units. */
   xSquared = 0;
-  /** Σ x, raw units; [dIn]. */
+  /** Σ x, raw units; [d]. */
   xSum: Float64Array;
   cosine = 0;
   active = 0;
@@ -45,18 +45,18 @@ export class ReconstructionSums {
   /** Rows in which each latent fired; [dSae]. */
   counts: Float64Array;
 
-  constructor(dIn: number, dSae: number) {
-    this.xSum = new Float64Array(dIn);
+  constructor(width: number, dSae: number) {
+    this.xSum = new Float64Array(width);
     this.counts = new Float64Array(dSae);
   }
 
-  /** Adds the inputs of a batch: x [rows, dIn], raw units. */
-  addInputs(x: Float32Array, rows: number): void {
+  /** Adds what a batch's reconstructions aim at: x [rows, d], raw units. */
+  addTargets(x: Float32Array, rows: number): void {
     const { xSum } = this;
-    const dIn = xSum.length;
+    const width = xSum.length;
     let squared = 0;
     for (let n = 0, i = 0; n < rows; n++)
-      for (let c = 0; c < dIn; c++, i++) {
+      for (let c = 0; c < width; c++, i++) {
         const v = x[i];
         xSum[c] += v;
         squared += v * v;
@@ -65,10 +65,10 @@ export class ReconstructionSums {
     this.rows += rows;
   }
 
-  /** Adds what came of that batch, computed on inputs that had been multiplied by `scale`. */
-  addOutputs(batch: BatchStatistics, scale: number): void {
+  /** Adds what came of that batch. */
+  addOutputs(batch: BatchStatistics): void {
     const { rowStats, counts, sums } = batch;
-    this.sse += sumOfSquares(rowStats) / (scale * scale);
+    this.sse += sumOfSquares(rowStats);
     for (let i = 0; i < rowStats.length; i += 4) {
       const norms = Math.sqrt(rowStats[i]) * Math.sqrt(rowStats[i + 1]);
       if (norms > 0) this.cosine += rowStats[i + 2] / norms;
@@ -114,7 +114,7 @@ export class ReconstructionSums {
 }
 
 /** Σ_n ‖x_n - x̂_n‖² from a batch's row statistics. */
-export function sumOfSquares(rowStats: Float32Array): number {
+export function sumOfSquares(rowStats: Float32Array | Float64Array): number {
   let sum = 0;
   for (let i = 3; i < rowStats.length; i += 4) sum += rowStats[i];
   return sum;
@@ -132,16 +132,31 @@ export interface Evaluation extends ReconstructionMetrics {
 
 /**
  * Encodes and decodes one whole pass over `source`.
- * @throws UserError when the source's width is not the SAE's, or it has no rows.
+ * @throws UserError when the source is not of the SAE's kind or width, or has no rows.
  */
 export async function evaluateReconstruction(
   sae: SaeOnDevice,
   source: ActivationSource,
 ): Promise<Evaluation> {
-  const { dIn, dSae, scale } = sae.spec;
+  return (await measureReconstruction(sae, source)).evaluation;
+}
+
+/** The same with the mean over the rows of ‖x - x̂‖² in the units of training. */
+export async function measureReconstruction(
+  sae: SaeOnDevice,
+  source: ActivationSource,
+): Promise<{ evaluation: Evaluation; meanError: number }> {
+  const { dIn, dOut, dSae, transcoder } = sae.spec;
   if (source.dIn !== dIn)
     throw new UserError(`the SAE takes activations of width ${dIn}; got ${source.dIn}`);
-  const totals = new ReconstructionSums(dIn, dSae);
+  if (transcoder !== (source.dOut !== undefined) || (source.dOut ?? dOut) !== dOut)
+    throw new UserError(
+      transcoder
+        ? `the transcoder predicts activations of width ${dOut}; the source has ${source.dOut ? `targets of width ${source.dOut}` : "no targets"}`
+        : "the source has targets beside its activations, but the SAE is no transcoder",
+    );
+  const totals = new ReconstructionSums(dOut, dSae);
+  let errors = 0;
   const activationSums = new Float64Array(dSae);
   const pass = source.batches({
     batchSize: sae.maxRows,
@@ -150,19 +165,21 @@ export async function evaluateReconstruction(
     bufferRows: sae.maxRows,
   });
   for await (const batch of pass) {
-    totals.addInputs(batch.data, batch.rows);
-    const statistics = await sae.statistics(batch.data, batch.rows);
-    totals.addOutputs(statistics, scale);
+    totals.addTargets(batch.target ?? batch.data, batch.rows);
+    const statistics = await sae.statistics(batch.data, batch.rows, batch.target);
+    totals.addOutputs(statistics);
+    errors += statistics.error;
     for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
     if (batch.next.epoch > 0 || totals.rows >= source.rows) break;
   }
   if (totals.rows === 0) throw new UserError("there are no activations to evaluate on");
-  return {
+  const evaluation = {
     ...totals.metrics(),
     deadFraction: totals.counts.filter((n) => n === 0).length / dSae,
     density: totals.counts.map((n) => n / totals.rows),
     meanActivation: activationSums.map((sum) => sum / totals.rows),
   };
+  return { evaluation, meanError: errors / totals.rows };
 }
 
 /** What the latents of an SAE do on average. */

@@ -8,7 +8,7 @@ import type {
   Tensor,
 } from "../device/device.ts";
 import type { ResolvedSae } from "./architecture.ts";
-import type { SaeWeights } from "./weights.ts";
+import { weightShapes, type SaeWeights } from "./weights.ts";
 
 export type ParameterName = keyof SaeWeights;
 
@@ -21,26 +21,6 @@ export interface Parameter extends Moments {
   /** The loss gradient, unless the latents' update makes it on the fly. */
   gradient: Tensor | null;
   ema: Tensor | null;
-}
-
-/** The parameters of an architecture with their shapes, in the order of a checkpoint. */
-export function parameterShapes({
-  dIn,
-  dOut,
-  dSae,
-  objective,
-}: Pick<ResolvedSae, "dIn" | "dOut" | "dSae" | "objective">): Partial<
-  Record<ParameterName, number[]>
-> {
-  const { architecture } = objective.selection;
-  return {
-    W_enc: [dSae, dIn],
-    b_enc: [dSae],
-    W_dec: [dSae, dOut],
-    b_dec: [dOut],
-    ...(architecture === "jumprelu" && { threshold: [dSae] }),
-    ...(architecture === "gated" && { b_mag: [dSae], r_mag: [dSae] }),
-  };
 }
 
 export interface OptimiserOptions {
@@ -77,7 +57,9 @@ export class Parameters {
       if (data) device.write(tensor, data);
       return tensor;
     };
-    for (const [key, shape] of Object.entries(parameterShapes(resolved))) {
+    for (const [key, shape] of Object.entries(
+      weightShapes({ ...resolved, selection: resolved.objective.selection }),
+    )) {
       const name = key as ParameterName;
       const needsGradient = !byLatents.has(name) || options.clipGradNorm !== undefined;
       this.#all.set(name, {

@@ -12,11 +12,11 @@ import type { Parameters } from "./parameters.ts";
 const ENCODER_SHARE = 0.2;
 
 /**
- * Restarts every dead latent. Inputs are drawn with probability proportional to their squared error;
- * W_dec[f] becomes the input's direction from b_dec, W_enc[f] the same direction at a fifth of the
- * mean norm of the living latents' rows, biases 0, a threshold what it was at the start; Adam's
- * moments of all of them 0.
- * @param x [rows, dIn], scaled units. @param rowStats [rows, 4] of the same rows.
+ * Restarts every dead latent. Rows are drawn with probability proportional to their squared error;
+ * W_dec[f] becomes the target's direction from b_dec, W_enc[f] that of the input (the same but for a
+ * transcoder, whose input is taken as it is) at a fifth of the mean norm of the living latents' rows,
+ * biases 0, a threshold what it was at the start; Adam's moments of all of them 0.
+ * @param batch the rows of the last batch by number, in the units of training, and their row statistics.
  * @param sinceFired [dSae]; becomes 0 for those that are restarted.
  * @returns how many were.
  */
@@ -24,11 +24,15 @@ export async function resample(
   device: Device,
   parameters: Parameters,
   resolved: ResolvedSae,
-  batch: { x: Float32Array; rowStats: Float32Array },
+  batch: {
+    input: (row: number) => Float64Array;
+    target: (row: number) => Float64Array;
+    rowStats: Float64Array;
+  },
   sinceFired: Int32Array,
   options: { deadAfterTokens: number; seed: number; step: number },
 ): Promise<number> {
-  const { dIn, dSae, unitNormDecoder, objective } = resolved;
+  const { dSae, transcoder, unitNormDecoder, objective } = resolved;
   const { selection } = objective;
   const dead: number[] = [];
   for (let f = 0; f < dSae; f++) if (sinceFired[f] >= options.deadAfterTokens) dead.push(f);
@@ -56,19 +60,12 @@ export async function resample(
     let left = rng.uniform() * sum;
     let n = 0;
     while (n < errors.length - 1 && (left -= errors[n]) > 0) n++;
-    const direction = batch.x.slice(n * dIn, (n + 1) * dIn).map((v, c) => v - bDec[c]);
-    const norm = Math.hypot(...direction);
-    if (norm === 0) continue;
-    parameters.restart(
-      "W_dec",
-      f,
-      direction.map((v) => (v * decoderNorm) / norm),
-    );
-    parameters.restart(
-      "W_enc",
-      f,
-      direction.map((v) => (v * ENCODER_SHARE * meanNorm) / norm),
-    );
+    const written = batch.target(n).map((v, c) => v - bDec[c]);
+    const read = transcoder ? batch.input(n) : written;
+    const [writtenNorm, readNorm] = [lengthOf(written), lengthOf(read)];
+    if (writtenNorm === 0 || readNorm === 0) continue;
+    parameters.restart("W_dec", f, scaled(written, decoderNorm / writtenNorm));
+    parameters.restart("W_enc", f, scaled(read, (ENCODER_SHARE * meanNorm) / readNorm));
     parameters.restart("b_enc", f, zero);
     if (selection.architecture === "jumprelu")
       parameters.restart("threshold", f, new Float32Array([selection.initialThreshold]));
@@ -79,4 +76,12 @@ export async function resample(
     sinceFired[f] = 0;
   }
   return dead.length;
+}
+
+function lengthOf(vector: Float64Array): number {
+  return Math.sqrt(vector.reduce((sum, v) => sum + v * v, 0));
+}
+
+function scaled(vector: Float64Array, factor: number): Float32Array {
+  return Float32Array.from(vector, (v) => v * factor);
 }

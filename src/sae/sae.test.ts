@@ -3,14 +3,15 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { openDevice, type Device, type DeviceName } from "../device/device.ts";
 import { Rng } from "../rng.ts";
 import { Sae } from "./sae.ts";
-import type { SaeSpec } from "./weights.ts";
+import { scaling, uniformFactor } from "./transform.ts";
+import type { SaeSpec, SaeSpecOptions } from "./weights.ts";
 
 const deviceNames: DeviceName[] = ["reference", "cpu"];
 
 function randomSae(spec: Partial<SaeSpec> = {}): Sae {
-  const full: SaeSpec = {
+  const full: SaeSpecOptions = {
     selection: { architecture: "topk", k: 4 },
-    ...{ dIn: 7, dSae: 13, applyBDecToInput: true, scale: 1 },
+    ...{ dIn: 7, dSae: 13, applyBDecToInput: true },
     ...spec,
   };
   const rng = new Rng(1, "sae test");
@@ -29,7 +30,7 @@ function smallSae(spec: Partial<SaeSpec>): Sae {
   return new Sae(
     {
       selection: { architecture: "relu" },
-      ...{ dIn: 2, dSae: 3, applyBDecToInput: false, scale: 1 },
+      ...{ dIn: 2, dSae: 3, applyBDecToInput: false },
       ...spec,
     },
     {
@@ -52,7 +53,7 @@ test("encodes and decodes as the formula says, on numbers done by hand", () => {
   expect([...topk.encode([3, 4])]).toEqual([0, 7, 0]);
 
   // s·x - b_dec = [2·8-10, 2·12-20]; x̂ = ([10, 20] + 1·[1, 2]) / 2
-  const scaled = smallSae({ scale: 2, applyBDecToInput: true });
+  const scaled = smallSae({ input: scaling([2], [2]), applyBDecToInput: true });
   expect([...scaled.encode([8, 12])]).toEqual([6, 7, 0]);
   expect([...scaled.decode([1, 0, 0])]).toEqual([5.5, 11]);
 });
@@ -61,7 +62,7 @@ test("gives equal pre-activations to the latents of lower index first", () => {
   const sae = new Sae(
     {
       selection: { architecture: "topk", k: 2 },
-      ...{ dIn: 1, dSae: 4, applyBDecToInput: false, scale: 1 },
+      ...{ dIn: 1, dSae: 4, applyBDecToInput: false },
     },
     {
       W_enc: Float32Array.of(1, 2, 2, 2),
@@ -78,9 +79,10 @@ test.each([true, false])(
   (applyBDecToInput) => {
     for (const scale of [0.013, 37.5]) {
       for (const selection of [{ architecture: "relu" }, { architecture: "topk", k: 4 }] as const) {
-        const sae = randomSae({ scale, applyBDecToInput, selection });
+        const input = scaling([scale], [7]);
+        const sae = randomSae({ input, applyBDecToInput, selection });
         const folded = sae.fold();
-        expect(folded.spec.scale).toBe(1);
+        expect(uniformFactor(folded.spec.input)).toBe(1);
         const rng = new Rng(2, "rows");
         for (let n = 0; n < 20; n++) {
           const x = Float32Array.from({ length: 7 }, () => rng.normal() / scale);
@@ -119,7 +121,7 @@ describe.each(deviceNames)("on the %s device", (name) => {
     { architecture: "topk", k: 13 } as const,
   ])("encodes and reconstructs batches as the host does row by row (%o)", async (selection) => {
     for (const applyBDecToInput of [true, false]) {
-      const sae = randomSae({ selection, applyBDecToInput, scale: 0.3 });
+      const sae = randomSae({ selection, applyBDecToInput, input: scaling([0.3], [7]) });
       const onDevice = sae.on(device, 6);
       const rng = new Rng(3, "rows");
       const x = Float32Array.from({ length: 6 * 7 }, () => rng.normal());
@@ -152,7 +154,7 @@ describe.each(deviceNames)("on the %s device", (name) => {
             fired[f] += acts[f] > 0 ? 1 : 0;
             added[f] += acts[f];
           }
-          expect(rowStats[n * 4 + 3] / 0.3 ** 2).toBeCloseTo(error, 2);
+          expect(rowStats[n * 4 + 3]).toBeCloseTo(error, 2);
         }
         expect([...counts]).toEqual(fired);
         for (const f of added.keys()) expect(sums[f]).toBeCloseTo(added[f], 4);

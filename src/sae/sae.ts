@@ -2,15 +2,30 @@
  * A sparse autoencoder on the host: its weights, and encode and decode in plain loops, for pages and
  * single rows and as the definition in tests. sae-on-device.ts does the same for streams of batches.
  *
- * x [d] → z = W_enc (s·x - b_dec) + b_enc → a = select(z) → x̂ = (W_decᵀ a + b_dec) / s
+ * x [dIn] → t = T(x) → z = W_enc (t - b_dec) + b_enc → a = select(z) → x̂ = P⁻¹(W_decᵀ a + b_dec + W_skip t)
  *
- * s is the scale that training applied to its inputs; b_dec is subtracted only when
- * `applyBDecToInput`. Latents keep the units of training whether s is folded or not.
+ * T and P are the transforms of input and output that training applied (transform.ts), one and the
+ * same unless it is a transcoder; b_dec is subtracted only when `applyBDecToInput`. Latents keep the
+ * units of training whether the transforms are folded or not.
  */
 import type { Device, Tensor } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { SaeOnDevice } from "./sae-on-device.ts";
-import { weightNames, type SaeSpec, type SaeWeights } from "./weights.ts";
+import {
+  foldTransforms,
+  forwardRow,
+  identity,
+  inverseRow,
+  isFoldable,
+  isIdentity,
+} from "./transform.ts";
+import {
+  completeSpec,
+  weightShapes,
+  type SaeSpec,
+  type SaeSpecOptions,
+  type SaeWeights,
+} from "./weights.ts";
 
 export class Sae implements SaeWeights {
   readonly spec: SaeSpec;
@@ -21,15 +36,12 @@ export class Sae implements SaeWeights {
   readonly threshold?: Float32Array | undefined;
   readonly b_mag?: Float32Array;
   readonly r_mag?: Float32Array;
+  readonly W_skip?: Float32Array;
 
-  /** @throws UserError when an array's length does not fit dIn and dSae, or k exceeds dSae. */
-  constructor(spec: SaeSpec, weights: SaeWeights) {
-    const { dIn, dSae, selection } = spec;
-    const sizes: Partial<Record<keyof SaeWeights, number>> = {
-      W_enc: dSae * dIn,
-      W_dec: dSae * dIn,
-      b_dec: dIn,
-    };
+  /** @throws UserError when an array's length does not fit the spec, or k exceeds dSae. */
+  constructor(options: SaeSpecOptions, weights: SaeWeights) {
+    const spec = completeSpec(options);
+    const { dIn, dOut, dSae, selection } = spec;
     this.spec = spec;
     this.W_enc = weights.W_enc;
     this.b_enc = weights.b_enc;
@@ -38,13 +50,16 @@ export class Sae implements SaeWeights {
     if (weights.threshold) this.threshold = weights.threshold;
     if (weights.b_mag) this.b_mag = weights.b_mag;
     if (weights.r_mag) this.r_mag = weights.r_mag;
-    for (const name of weightNames(selection)) {
-      const expected = sizes[name] ?? dSae;
-      const data = weights[name];
-      if (data?.length !== expected)
+    if (weights.W_skip) this.W_skip = weights.W_skip;
+    for (const [name, shape] of Object.entries(weightShapes(spec))) {
+      const expected = shape.reduce((a, b) => a * b);
+      const data = weights[name as keyof SaeWeights];
+      if (data?.length !== expected) {
+        const width = dOut === dIn ? `dIn ${dIn}` : `dIn ${dIn}, dOut ${dOut}`;
         throw new UserError(
-          `${name} must hold ${expected} numbers for dIn ${dIn} and dSae ${dSae}; got ${data?.length ?? "none"}`,
+          `${name} must hold ${expected} numbers for ${width} and dSae ${dSae}; got ${data?.length ?? "none"}`,
         );
+      }
     }
     if (selection.architecture === "topk" && selection.k > dSae)
       throw new UserError(`k must be at most dSae (${dSae}); got ${selection.k}`);
@@ -52,11 +67,9 @@ export class Sae implements SaeWeights {
 
   /** z of one row x [dIn] → [dSae], before the selection; sums in float64. */
   preActivations(x: ArrayLike<number>): Float32Array {
-    const { dIn, dSae, scale, applyBDecToInput } = this.spec;
-    const input = Float64Array.from(
-      { length: dIn },
-      (_, c) => scale * x[c] - (applyBDecToInput ? this.b_dec[c] : 0),
-    );
+    const { dIn, dSae, applyBDecToInput } = this.spec;
+    const input = forwardRow(this.spec.input, take(x, dIn));
+    if (applyBDecToInput) for (let c = 0; c < dIn; c++) input[c] -= this.b_dec[c];
     const z = new Float32Array(dSae);
     for (let f = 0; f < dSae; f++) {
       let sum = this.b_enc[f];
@@ -94,53 +107,62 @@ export class Sae implements SaeWeights {
     }
   }
 
-  /** Reconstruction of one row in raw units from its latents [dSae] → [dIn]; sums in float64. */
-  decode(acts: ArrayLike<number>): Float32Array {
-    const { dIn, dSae, scale } = this.spec;
+  /**
+   * Reconstruction of one row in raw units from its latents [dSae] → [dOut]; sums in float64.
+   * @param x the row that was encoded [dIn]: needed by a skip transcoder, and where rows are
+   * normalised one by one. @throws UserError when it is needed and absent.
+   */
+  decode(acts: ArrayLike<number>, x?: ArrayLike<number>): Float32Array {
+    const { dIn, dOut, dSae, input, output } = this.spec;
     const sum = Float64Array.from(this.b_dec);
     for (let f = 0; f < dSae; f++) {
       const a = acts[f];
       if (a === 0) continue;
-      for (let c = 0, w = f * dIn; c < dIn; c++, w++) sum[c] += a * this.W_dec[w];
+      for (let c = 0, w = f * dOut; c < dOut; c++, w++) sum[c] += a * this.W_dec[w];
     }
-    return Float32Array.from(sum, (v) => v / scale);
+    if (this.W_skip) {
+      if (!x)
+        throw new UserError(
+          "a skip transcoder decodes with the row that was encoded as the second argument",
+        );
+      const t = forwardRow(input, take(x, dIn));
+      for (let c = 0, w = 0; c < dOut; c++)
+        for (let i = 0; i < dIn; i++, w++) sum[c] += this.W_skip[w] * t[i];
+    }
+    return Float32Array.from(inverseRow(output, sum, x && take(x, dIn)));
   }
 
-  /** W_dec[f], a view [dIn]. */
+  /** W_dec[f], a view [dOut]. */
   decoderRow(latent: number): Float32Array {
-    const { dIn } = this.spec;
-    return this.W_dec.subarray(latent * dIn, (latent + 1) * dIn);
+    const { dOut } = this.spec;
+    return this.W_dec.subarray(latent * dOut, (latent + 1) * dOut);
   }
 
-  /** The same function with scale 1: W_enc·s, W_dec/s, b_dec/s; b_enc and the latents stay. */
+  /** The same function with its transforms in the weights; normalisation of single rows cannot go there and stays. */
   fold(): Sae {
-    const { scale } = this.spec;
-    if (scale === 1) return this;
-    const { threshold, b_mag, r_mag } = this;
+    const { spec } = this;
+    const { input, output, dIn, dOut } = spec;
+    if (!isFoldable(input) || !isFoldable(output)) return this;
+    if (isIdentity(input) && isIdentity(output)) return this;
     return new Sae(
-      { ...this.spec, scale: 1 },
-      {
-        W_enc: this.W_enc.map((v) => v * scale),
-        b_enc: this.b_enc,
-        W_dec: this.W_dec.map((v) => v / scale),
-        b_dec: this.b_dec.map((v) => v / scale),
-        ...(threshold && { threshold }),
-        ...(b_mag && { b_mag }),
-        ...(r_mag && { r_mag }),
-      },
+      { ...spec, input: identity(dIn), output: identity(dOut) },
+      foldTransforms(this, { input, output }, spec),
     );
   }
 
   /** A copy of the weights on a device, ready for batches of up to `maxRows` rows. Free it by `close`. */
   on(device: Device, maxRows: number): SaeOnDevice {
-    const { dIn, dSae, selection } = this.spec;
     const tensors: Partial<Record<keyof SaeWeights, Tensor>> = {};
-    for (const name of weightNames(selection)) {
-      const isMatrix = name === "W_enc" || name === "W_dec";
-      const tensor = device.tensor(isMatrix ? [dSae, dIn] : [this[name]!.length]);
+    for (const [key, shape] of Object.entries(weightShapes(this.spec))) {
+      const name = key as keyof SaeWeights;
+      const tensor = device.tensor(shape);
       device.write(tensor, this[name]!);
       tensors[name] = tensor;
     }
     return new SaeOnDevice(device, this.spec, tensors, maxRows, true);
   }
+}
+
+function take(x: ArrayLike<number>, length: number): Float64Array {
+  return Float64Array.from({ length }, (_, c) => x[c]);
 }

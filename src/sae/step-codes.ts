@@ -12,7 +12,7 @@ import type {
   Tensor,
   UpdateLatents,
 } from "../device/device.ts";
-import type { ResolvedSae } from "./architecture.ts";
+import type { ResolvedSae, Selection } from "./architecture.ts";
 
 type Encoding = Omit<EncodeDense, "activation" | "out"> & { threshold: Tensor | null };
 
@@ -100,10 +100,14 @@ export function sparseCapacity(rows: number, dSae: number): number {
 }
 
 /** Rows of dense latents that fit at once, out of a batch of so many. */
-export function denseRows(resolved: ResolvedSae, rows: number, bytes = DENSE_BYTES): number {
-  const { architecture } = resolved.objective.selection;
+export function denseRowsOf(
+  architecture: Selection["architecture"],
+  dSae: number,
+  rows: number,
+  bytes = DENSE_BYTES,
+): number {
   const arrays = architecture === "gated" ? 6 : architecture === "jumprelu" ? 4 : 3;
-  const fitting = Math.floor(bytes / (arrays * 4 * resolved.dSae));
+  const fitting = Math.floor(bytes / (arrays * 4 * dSae));
   if (fitting >= rows) return rows;
   return Math.max(1, fitting > 64 ? Math.floor(fitting / 64) * 64 : fitting);
 }
@@ -175,7 +179,8 @@ export function denseForm(
   batchRows: number,
   bytes?: number,
 ): CodeForm {
-  const rows = denseRows(resolved, batchRows, bytes);
+  const { architecture } = resolved.objective.selection;
+  const rows = denseRowsOf(architecture, resolved.dSae, batchRows, bytes);
   const codes = { values: device.tensor([rows, resolved.dSae]) };
   const room = roomPerSlot(device, resolved, [rows, resolved.dSae]);
   return {

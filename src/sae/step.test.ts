@@ -5,6 +5,7 @@ import { openDevice } from "../device/device.ts";
 import { Rng } from "../rng.ts";
 import { resolveSae } from "./architecture.ts";
 import { initialWeights } from "./initialize.ts";
+import { identity } from "./transform.ts";
 import { TrainingStep } from "./step.ts";
 import { nextExponent } from "./schedules.ts";
 
@@ -22,15 +23,16 @@ test.each([
 ])("a batch worked on in pieces gives the step that it gives as a whole (%j)", async (settings) => {
   const [dIn, dSae, rows] = [9, 30, 50];
   const sae = parseSection(saeSchema, { dSae, ...settings }, "sae");
-  const resolved = resolveSae(sae, dIn);
+  const resolved = resolveSae(sae, { dIn });
   const rng = new Rng(4, "pieces");
   const inputs = Array.from({ length: 4 }, () =>
     Float32Array.from({ length: rows * dIn }, () => rng.normal()),
   );
   const outcomes = [];
   for (const denseBytes of [2 ** 20, 16 * dSae * 30]) {
+    const transforms = { input: identity(dIn), output: identity(dIn) };
     const options = {
-      ...{ batchSize: rows, deadAfterTokens: 60, clipGradNorm: undefined, emaDecay: 0, scale: 1 },
+      ...{ batchSize: rows, deadAfterTokens: 60, clipGradNorm: undefined, emaDecay: 0, transforms },
       denseBytes,
     };
     const weights = initialWeights(resolved, 3);

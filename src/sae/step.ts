@@ -13,7 +13,10 @@ import { sumOfSquares } from "./metrics.ts";
 import { Parameters, type OptimiserOptions, type StepTensors } from "./parameters.ts";
 import { resample } from "./resample.ts";
 import { SaeOnDevice, type BatchStatistics } from "./sae-on-device.ts";
+import { Side } from "./side.ts";
 import { denseForm, fixedForm, raggedForm, type CodeForm } from "./step-codes.ts";
+import { freeRoom, stepRoom, type StepRoom } from "./step-room.ts";
+import type { Transforms } from "./transform.ts";
 import type { SaeSpec, SaeWeights } from "./weights.ts";
 
 /** The loss is their sum; each includes its coefficient. */
@@ -52,10 +55,21 @@ export interface StepResult {
 export interface StepOptions extends OptimiserOptions {
   batchSize: number;
   deadAfterTokens: number;
-  /** What inputs are multiplied by. */
-  scale: number;
   /** Bytes that dense latents may take at once. */
   denseBytes?: number;
+  transforms: Transforms;
+}
+
+/** Rows of a batch that are worked on at once. */
+interface Piece {
+  /** The first of them. */
+  from: number;
+  /** How many rows the batch has. */
+  of: number;
+  first: boolean;
+  last: boolean;
+  /** Active latents per row of the batch, when a piece needs to know. */
+  l0: number | null;
 }
 
 export class TrainingStep {
@@ -64,9 +78,11 @@ export class TrainingStep {
   readonly #resolved: ResolvedSae;
   readonly #options: StepOptions;
   readonly #firing: { sinceFired: Tensor; counts: Tensor; sums: Tensor };
-  readonly #batch: ReturnType<typeof batchTensors>;
+  readonly #input: Side;
+  /** The input again, unless it is a transcoder. */
+  readonly #target: Side;
+  readonly #batch: StepRoom;
   readonly #aux: AuxKTensors | undefined;
-  readonly #staging: Float32Array;
   #codes: CodeForm | undefined;
   #dense: CodeForm | undefined;
   /** Rows since each latent fired, as of the last result, and room for it on the device. */
@@ -76,8 +92,9 @@ export class TrainingStep {
 
   /** @param tensors absent ones are all 0. @param resolved in units of ρ. */
   constructor(device: Device, resolved: ResolvedSae, options: StepOptions, tensors: StepTensors) {
-    const { dIn, dSae, objective } = resolved;
+    const { dIn, dOut, dSae, transcoder, objective } = resolved;
     const { batchSize, deadAfterTokens } = options;
+    const { input, output } = options.transforms;
     this.#device = device;
     this.#resolved = resolved;
     this.#options = options;
@@ -91,8 +108,9 @@ export class TrainingStep {
       sums: device.tensor([dSae]),
     };
     this.#dead = countDead(tensors.sinceFired ?? new Int32Array(dSae), deadAfterTokens);
-    this.#batch = batchTensors(device, resolved, batchSize);
-    this.#staging = new Float32Array(batchSize * dIn);
+    this.#input = new Side(device, input, dIn, batchSize, !transcoder);
+    this.#target = transcoder ? new Side(device, output, dOut, batchSize, true) : this.#input;
+    this.#batch = stepRoom(device, resolved, batchSize);
     const { auxiliary } = objective;
     if (auxiliary?.kind === "auxK")
       this.#aux = auxKTensors(device, auxiliary.auxK, resolved, batchSize);
@@ -106,23 +124,25 @@ export class TrainingStep {
   /**
    * One optimiser step: encode → decode → backward → update. What can be queued at once is, before
    * the first wait.
-   * @param input [rows, dIn], raw units; may be reused at once.
+   * @param input [rows, dIn], raw units; may be reused at once. @param target [rows, dOut], of a transcoder; likewise.
    */
-  async run(input: Float32Array, rows: number, settings: StepSettings): Promise<StepResult> {
-    const { objective } = this.#resolved;
-    const { selection } = objective;
-    // A copy: the caller may reuse the input before this step has seen all of it.
-    const x = this.#staging.subarray(0, input.length);
-    const { scale } = this.#options;
-    for (let i = 0; i < x.length; i++) x[i] = input[i] * scale;
+  async run(
+    input: Float32Array,
+    rows: number,
+    settings: StepSettings,
+    target?: Float32Array,
+  ): Promise<StepResult> {
+    const { selection } = this.#resolved.objective;
+    this.#input.stage(input, rows);
+    if (target) this.#target.stage(target, rows);
     if (selection.architecture === "topk" || selection.architecture === "batchTopk") {
-      this.#device.write(this.#batch.x, x);
+      this.#upload(0, rows);
       const form = this.#selected(settings.k);
       form.encode(this.#encoding(rows), rows, settings.k);
       return this.#finish(form, rows, settings);
     }
     if (!settings.dense) {
-      this.#device.write(this.#batch.x, x);
+      this.#upload(0, rows);
       const form = (this.#codes ??= raggedForm(
         this.#device,
         this.#resolved,
@@ -132,12 +152,17 @@ export class TrainingStep {
       // More pairs than there is room for: this step has to be dense after all.
       if (await form.fits()) return this.#finish(form, rows, settings);
     }
-    return this.#runDense(x, rows, settings);
+    return this.#runDense(rows, settings);
+  }
+
+  /** Rows from … from+rows-1 of the batch become rows 0 … rows-1 on the device. */
+  #upload(from: number, rows: number): void {
+    this.#input.upload(from, rows);
+    if (this.#target !== this.#input) this.#target.upload(from, rows);
   }
 
   /** A dense step, in pieces of as many rows as [rows, dSae] latents may take. */
-  async #runDense(x: Float32Array, rows: number, settings: StepSettings): Promise<StepResult> {
-    const { dIn } = this.#resolved;
+  async #runDense(rows: number, settings: StepSettings): Promise<StepResult> {
     const form = (this.#dense ??= denseForm(
       this.#device,
       this.#resolved,
@@ -145,52 +170,45 @@ export class TrainingStep {
       this.#options.denseBytes,
     ));
     const pieces = Math.ceil(rows / form.rows);
-    if (pieces === 1) {
-      this.#device.write(this.#batch.x, x);
-      form.encode(this.#encoding(rows), rows, 0);
-      return this.#finish(form, rows, settings);
+    let l0: number | null = null;
+    if (pieces > 1) {
+      this.parameters.materialise();
+      // Every piece asks who was dead before the batch, whatever fired in the pieces before it.
+      this.#sinceFiredBefore ??= this.#device.tensor([this.#resolved.dSae], "i32");
+      this.#device.write(this.#sinceFiredBefore, this.#sinceFired);
+      if (this.#resolved.objective.sparsity?.kind === "quadratic")
+        l0 = await this.#meanL0(form, rows);
     }
-    this.parameters.materialise();
-    // Every piece asks who was dead before the batch, whatever fired in the pieces before it.
-    this.#sinceFiredBefore ??= this.#device.tensor([this.#resolved.dSae], "i32");
-    this.#device.write(this.#sinceFiredBefore, this.#sinceFired);
-    const l0 =
-      this.#resolved.objective.sparsity?.kind === "quadratic"
-        ? await this.#meanL0(form, x, rows)
-        : null;
     const results: StepResult[] = [];
     for (let piece = 0; piece < pieces; piece++) {
       const from = piece * form.rows;
       const count = Math.min(form.rows, rows - from);
-      this.#device.write(this.#batch.x, x.subarray(from * dIn, (from + count) * dIn));
+      const place = { from, of: rows, first: piece === 0, last: piece === pieces - 1, l0 };
+      this.#upload(from, count);
       form.encode(this.#encoding(count), count, 0);
-      this.#queueBackward(form, count, settings, {
-        ...{ of: rows, first: piece === 0, last: false, l0 },
-      });
-      if (piece === pieces - 1) this.parameters.step(settings.adam, false);
-      results.push(await this.#result(form, count, { of: rows, l0 }, settings));
+      this.#queueBackward(form, count, settings, place);
+      results.push(await this.#result(form, count, place, settings));
     }
     return joined(results);
   }
 
   async #finish(form: CodeForm, rows: number, settings: StepSettings): Promise<StepResult> {
-    this.#queueBackward(form, rows, settings, {
-      ...{ of: rows, first: true, last: true, l0: null },
-    });
-    return this.#result(form, rows, { of: rows, l0: null }, settings);
+    const whole = { from: 0, of: rows, first: true, last: true, l0: null };
+    this.#queueBackward(form, rows, settings, whole);
+    return this.#result(form, rows, whole, settings);
   }
 
   /** Active latents per row of a batch that is worked on in pieces, for a loss that depends on it. */
-  async #meanL0(form: CodeForm, x: Float32Array, rows: number): Promise<number> {
+  async #meanL0(form: CodeForm, rows: number): Promise<number> {
     const device = this.#device;
-    const { dIn, dSae } = this.#resolved;
+    const { dSae } = this.#resolved;
     const counted = {
       ...{ sinceFired: device.tensor([dSae], "i32"), counts: device.tensor([dSae], "i32") },
       sums: device.tensor([dSae]),
     };
     for (let from = 0; from < rows; from += form.rows) {
       const count = Math.min(form.rows, rows - from);
-      device.write(this.#batch.x, x.subarray(from * dIn, (from + count) * dIn));
+      this.#upload(from, count);
       form.encode(this.#encoding(count), count, 0);
       device.recordFiring({ rows: count, codes: form.codes, stats: counted });
     }
@@ -212,27 +230,24 @@ export class TrainingStep {
     const { applyBDecToInput } = this.#resolved;
     const { W_enc, b_enc, b_dec, threshold } = this.parameters.tensors();
     return {
-      ...{ rows, x: this.#batch.x, wEnc: W_enc!, bEnc: b_enc! },
+      ...{ rows, x: this.#input.rows, wEnc: W_enc!, bEnc: b_enc! },
       bPre: applyBDecToInput ? b_dec! : null,
       threshold: threshold ?? null,
     };
   }
 
   /**
-   * From codes to the step. `of` is how many rows the batch has; gradients of its pieces add up,
-   * and the optimiser steps with the last, unless the caller does it.
+   * From codes to the step. Gradients of a batch's pieces add up, and the optimiser steps with the
+   * last.
    */
-  #queueBackward(
-    form: CodeForm,
-    rows: number,
-    settings: StepSettings,
-    piece: { of: number; first: boolean; last: boolean; l0: number | null },
-  ): void {
+  #queueBackward(form: CodeForm, rows: number, settings: StepSettings, piece: Piece): void {
     const device = this.#device;
     const { objective, levels, applyBDecToInput, unitNormDecoder, dOut } = this.#resolved;
+    const groups = this.#resolved.heads.length;
     const { sparsity, auxiliary, selection } = objective;
     const { adam } = settings;
-    const { x, target, levelResiduals, levelGradients, norms, rowPenalty, rowStats } = this.#batch;
+    const { levelResiduals, levelGradients, norms, rowPenalty, rowStats } = this.#batch;
+    const [x, target] = [this.#input.rows, this.#target.rows];
     const { parameters } = this;
     const [wDec, bDec] = [parameters.get("W_dec").value, parameters.get("b_dec").value];
     const gradScale = gradScaleOf(objective, piece.of, dOut);
@@ -242,7 +257,7 @@ export class TrainingStep {
       sparsity !== null && sparsity.kind !== "step" && sparsity.kind !== "quadratic";
     const byNorm = !unitNormDecoder && isPenalty && objective.reconstruction === "sum";
     const weights = byNorm ? norms : null;
-    if (byNorm || auxiliary?.kind === "preAct") device.rowNorms({ w: wDec, out: norms });
+    if (byNorm || auxiliary?.kind === "preAct") device.rowNorms({ w: wDec, out: norms, groups });
 
     // The values that are decoded: of a gated SAE the magnitudes, else what was encoded.
     const isGated = selection.architecture === "gated";
@@ -257,9 +272,20 @@ export class TrainingStep {
     const decoded: Slots = gates ? { ...codes, values: magnitudes! } : codes;
     const dDecoded = gates ? dMagnitudes! : dValues;
 
+    // What latents are to explain: of a skip transcoder only what its linear map does not.
+    const { rest } = this.#batch;
+    if (rest) {
+      const W_skip = parameters.get("W_skip").value;
+      device.matmul({
+        ...{ a: x, b: W_skip, transA: false, transB: true, out: rest, rows, scale: -1 },
+      });
+      device.addScaled({ rows, x: target, scale: 1, out: rest, accumulate: true });
+    }
+
     // Reconstruction, prefix by prefix; level l's residual is what the latents up to its end leave.
+    const aim = rest ?? target;
     for (const [l, latents] of levels.entries()) {
-      const from = l === 0 ? target : levelResiduals[l - 1];
+      const from = l === 0 ? aim : levelResiduals[l - 1];
       form.decode({
         ...{ rows, codes: decoded, wDec, bDec: l === 0 ? bDec : null },
         ...{ target: from, residual: levelResiduals[l], latents },
@@ -290,7 +316,7 @@ export class TrainingStep {
     if (auxiliary?.kind === "gated") {
       const { auxResidual, auxStats } = this.#batch;
       const scale = (2 * auxiliary.coefficient) / piece.of;
-      form.decode({ rows, codes, wDec, bDec, target, residual: auxResidual! });
+      form.decode({ rows, codes, wDec, bDec, target: aim, residual: auxResidual! });
       form.valueGradients({
         ...{ rows, codes, wDec, residual: auxResidual!, gradScale: scale, dValues },
         ...{ inactiveToo: false, l1: 0, weights: null },
@@ -389,11 +415,18 @@ export class TrainingStep {
       dBPre: applyBDecToInput ? bDecGradient : null,
       ...(gradients && { gradients, accumulate: !piece.first }),
       ...(rankOne && { rankOne }),
+      ...(groups > 1 && { normGroups: groups }),
       ...{ codes: decoded, dPre: dValues, gradScale, extraParts },
       levels: levels.map((latents, l) => ({ latents, residual: levelGradients[l] })),
       normPenalty: fusedL1 && byNorm ? coefficient : 0,
       dWeights: byNorm && !fusedL1 ? dWeights! : null,
     });
+
+    if (rest)
+      device.matmul({
+        ...{ a: levelGradients[0], b: x, transA: true, transB: false, rows, scale: -gradScale },
+        ...{ out: parameters.get("W_skip").gradient!, accumulate: !piece.first },
+      });
 
     // The decoder bias: through the reconstructions, and through the input when it is subtracted there.
     device.columnSum({
@@ -403,6 +436,7 @@ export class TrainingStep {
     if (piece.last) parameters.step(adam, gradients === undefined);
 
     device.rowStats({ rows, target, residual, out: rowStats });
+    this.#target.measure(residual, rows);
     for (const [l, out] of this.#batch.levelStats.entries())
       device.rowStats({ rows, target, residual: levelResiduals[l], out });
     device.write(this.#firing.counts, new Int32Array(this.#resolved.dSae));
@@ -431,7 +465,7 @@ export class TrainingStep {
   async #result(
     form: CodeForm,
     rows: number,
-    { of, l0 }: { of: number; l0: number | null },
+    { from, of, l0 }: Piece,
     settings: StepSettings,
   ): Promise<StepResult> {
     const device = this.#device;
@@ -493,7 +527,10 @@ export class TrainingStep {
       terms.aux = (auxiliary.coefficient * (auxScale?.[0] ?? 1) * sumOfSquares(aux)) / of;
     return {
       terms,
-      statistics: { rowStats, counts, sums },
+      statistics: {
+        ...{ rowStats: await this.#target.rawStats(rowStats, from, rows), counts, sums },
+        error: sumOfSquares(rowStats),
+      },
       listed: form.isDense ? active : await form.listed(rows),
       cutoff: cutoff?.[0] ?? 0,
       penalties:
@@ -518,10 +555,12 @@ export class TrainingStep {
   }
 
   /** Restarts dead latents from the batch of the last step, whose row statistics are given. */
-  async resample(rowStats: Float32Array, options: { seed: number; step: number }): Promise<void> {
+  async resample(rowStats: Float64Array, options: { seed: number; step: number }): Promise<void> {
     const { deadAfterTokens } = this.#options;
     const sinceFired = await this.#device.readI32(this.#firing.sinceFired);
-    const batch = { x: this.#staging, rowStats };
+    const input = (n: number) => this.#input.row(n);
+    const target = (n: number) => this.#target.row(n);
+    const batch = { input, target, rowStats };
     const at = { ...options, deadAfterTokens };
     await resample(this.#device, this.parameters, this.#resolved, batch, sinceFired, at);
     this.#device.write(this.#firing.sinceFired, sinceFired);
@@ -530,25 +569,10 @@ export class TrainingStep {
   }
 
   close(): void {
-    const {
-      levelResiduals,
-      levelGradients,
-      levelStats,
-      pieces,
-      target: _target,
-      ...single
-    } = this.#batch;
-    const tensors = [
-      ...new Set([
-        ...levelResiduals,
-        ...levelGradients,
-        ...levelStats,
-        ...Object.values<Tensor | undefined>(pieces).filter((tensor) => tensor !== undefined),
-      ]),
-    ];
-    const rest: (Tensor | null)[] = Object.values(single);
-    this.#device.free(...tensors, ...rest.filter((tensor) => tensor !== null));
     const { sinceFired, counts, sums } = this.#firing;
+    this.#input.close();
+    if (this.#target !== this.#input) this.#target.close();
+    freeRoom(this.#device, this.#batch);
     this.#device.free(sinceFired, counts, sums);
     if (this.#sinceFiredBefore) this.#device.free(this.#sinceFiredBefore);
     if (this.#aux) this.#device.free(...Object.values<Tensor>({ ...this.#aux }));
@@ -558,37 +582,11 @@ export class TrainingStep {
   }
 }
 
-/** Room for one batch: inputs, residuals and what is read back. */
-function batchTensors(device: Device, resolved: ResolvedSae, rows: number) {
-  const { dIn, dOut, dSae, levels, objective } = resolved;
-  const { auxiliary } = objective;
-  const L = levels.length;
-  const x = device.tensor([rows, dIn]);
-  const perLevel = (count: number, width: number) =>
-    Array.from({ length: count }, () => device.tensor([rows, width]));
-  const levelResiduals = perLevel(L, dOut);
-  return {
-    ...{ x, target: x, levelResiduals },
-    /** R of each level; with one level the residual itself. */
-    levelGradients: L > 1 ? perLevel(L, dOut) : levelResiduals,
-    levelStats: L > 1 ? perLevel(L, 4) : [],
-    rowStats: device.tensor([rows, 4]),
-    norms: device.tensor([dSae]),
-    rowPenalty: device.tensor([rows]),
-    nextPenalty: device.tensor([rows]),
-    auxResidual: auxiliary?.kind === "gated" ? device.tensor([rows, dOut]) : null,
-    auxStats: auxiliary?.kind === "gated" ? device.tensor([rows, 4]) : null,
-    inputSum: auxiliary?.kind === "preAct" ? device.tensor([dIn]) : null,
-    preActCoefficients: auxiliary?.kind === "preAct" ? device.tensor([dSae]) : null,
-    preActPenalty: auxiliary?.kind === "preAct" ? device.tensor([1]) : null,
-    pieces: {} as Partial<Record<string, Tensor>>,
-  };
-}
-
 /** The result of a batch from those of its pieces, which divide by the whole batch already. */
 function joined(results: StepResult[]): StepResult {
   const [first, ...rest] = results;
-  const rowStats = new Float32Array(
+  if (rest.length === 0) return first;
+  const rowStats = new Float64Array(
     results.reduce((sum, { statistics }) => sum + statistics.rowStats.length, 0),
   );
   let at = 0;
@@ -611,14 +609,16 @@ function joined(results: StepResult[]): StepResult {
   const counts = first.statistics.counts.slice();
   const sums = first.statistics.sums.slice();
   let { listed } = first;
+  let { error } = first.statistics;
   for (const { statistics, listed: more } of rest) {
+    error += statistics.error;
     for (let f = 0; f < counts.length; f++) {
       counts[f] += statistics.counts[f];
       sums[f] += statistics.sums[f];
     }
     listed += more;
   }
-  return { terms, penalties, listed, cutoff: 0, statistics: { rowStats, counts, sums } };
+  return { terms, penalties, listed, cutoff: 0, statistics: { rowStats, error, counts, sums } };
 }
 
 function total(values: Float32Array): number {

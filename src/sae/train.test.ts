@@ -19,6 +19,7 @@ import {
   type Settings,
   type TrainerState,
 } from "./train.ts";
+import { uniformFactor } from "./transform.ts";
 
 const deviceNames: DeviceName[] = ["reference", "cpu"];
 
@@ -344,7 +345,7 @@ describe("the trainer", () => {
       norms += Math.hypot(...data.subarray(n * 4, n * 4 + 4)) / 50;
       for (let c = 0; c < 4; c++) mean[c] += data[n * 4 + c] / 50;
     }
-    expect(trainer.scale).toBeCloseTo(2 / norms, 10);
+    expect(uniformFactor(trainer.transforms.input)).toBeCloseTo(2 / norms, 10);
     const { b_dec } = (await trainer.sae()).fold();
     for (let c = 0; c < 4; c++) expect(b_dec[c]).toBeCloseTo(mean[c], 3);
   });
@@ -360,7 +361,7 @@ describe("the trainer", () => {
       sae.decode(sae.encode(x)).forEach((v, c) => (sse += (v - x[c]) ** 2));
     }
     expect(mse).toBeCloseTo(sse / 200, 5);
-    expect(trainer.scale).not.toBeCloseTo(1, 2);
+    expect(uniformFactor(trainer.transforms.input)).not.toBeCloseTo(1, 2);
   });
 
   test("refuses what does not fit, saying what and why", async () => {

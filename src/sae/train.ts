@@ -26,7 +26,7 @@ import {
 } from "./architecture.ts";
 import { initialize } from "./initialize.ts";
 import { requireMemory } from "./memory-plan.ts";
-import { evaluateReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
+import { measureReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
 import type { StepTensor } from "./parameters.ts";
 import { Sae } from "./sae.ts";
 import {
@@ -43,6 +43,14 @@ import {
 import { isSparse } from "./step-codes.ts";
 import { TrainingStep, type LossTerms, type StepResult, type StepSettings } from "./step.ts";
 import { trainTogether } from "./train-together.ts";
+import {
+  identity,
+  recordOf,
+  whiteningTensors,
+  type Transform,
+  type TransformRecord,
+  type Transforms,
+} from "./transform.ts";
 import type { SaeSpec } from "./weights.ts";
 
 export type { LossTerms } from "./step.ts";
@@ -132,10 +140,14 @@ export interface Progress {
   train: TrainConfig;
   seed: number;
   dIn: number;
+  dOut: number;
+  heads: number[];
+  transcoder: boolean;
   /** Rows in an epoch of the source. */
   rows: number;
-  /** What inputs are multiplied by. */
-  scale: number;
+  /** What is done to inputs and targets; of an autoencoder twice the same. */
+  input: TransformRecord;
+  output: TransformRecord;
   /** The unit of coefficients, see architecture.ts. */
   rho: number;
   /** Whether a selection by threshold works on dense latents. */
@@ -154,7 +166,8 @@ export interface Progress {
   epoch: { rows: number; terms: LossTerms };
 }
 
-export type StateTensor = StepTensor | "windowCounts";
+export type StateTensor =
+  StepTensor | `${"input" | "output"}.${(typeof whiteningTensors)[number]}` | "windowCounts";
 
 /** Settings that may differ between a checkpoint and the run that goes on from it: none of them touches the weights. */
 const freeSettings = new Set(["logEvery", "validateEvery", "checkpointEvery", "keepCheckpoints"]);
@@ -168,10 +181,12 @@ export class Trainer {
 
   /** The configuration with every default filled in. */
   readonly settings: Settings;
+  /** What is done to inputs and targets before they are trained on. */
+  readonly transforms: Transforms;
   readonly #progress: Progress;
   #sums: ReconstructionSums;
   /** Row statistics of the last batch. */
-  #lastStatistics: Float32Array = new Float32Array();
+  #lastStatistics: Float64Array = new Float64Array();
   readonly #step: TrainingStep;
   readonly #device: Device;
 
@@ -183,20 +198,29 @@ export class Trainer {
   static async create(device: Device, options: TrainerOptions): Promise<Trainer> {
     const settings = settingsOf(options);
     const { sae, train, seed, source } = settings;
-    const { dIn, rows } = source;
-    const resolved = resolveSae(sae, dIn);
-    requireMemory(device, resolved, { ...stepOptions(train), scale: 1 });
-    const { scale, rho, weights, threshold } = await initialize(resolved, source, train, seed);
+    const { rows } = source;
+    const resolved = resolveSae(sae, source);
+    const { dIn, dOut, heads, transcoder, dSae } = resolved;
+    const transforms = { input: identity(dIn), output: identity(dOut) };
+    requireMemory(device, resolved, { ...stepOptions(train), transforms });
+    const start = await initialize(device, resolved, source, train, seed);
+    const { input, output, rho, weights, threshold } = start;
     const progress: Progress = {
-      ...{ sae, train, seed, dIn, rows, scale, rho },
+      ...{ sae, train, seed, dIn, dOut, heads, transcoder, rows, rho },
+      ...{ input: recordOf(input), output: recordOf(output) },
       ...{ dense: true, threshold, anneal: newAnneal(), control: newControl(), best: null },
       step: 0,
       tokens: 0,
       cursor: { epoch: 0, row: 0 },
-      window: { sums: new ReconstructionSums(dIn, resolved.dSae).toJSON(), terms: noTerms() },
+      window: { sums: new ReconstructionSums(dOut, dSae).toJSON(), terms: noTerms() },
       epoch: { rows: 0, terms: noTerms() },
     };
-    return new Trainer(device, settings, { progress, tensors: { ...weights } });
+    const tensors = {
+      ...weights,
+      ...transformTensors("input", input),
+      ...(transcoder && transformTensors("output", output)),
+    };
+    return new Trainer(device, settings, { progress, tensors });
   }
 
   /**
@@ -218,13 +242,15 @@ export class Trainer {
     };
     compare("sae.", progress.sae, sae);
     compare("train.", progress.train, train);
-    compare("", pick(progress), { seed, dIn: source.dIn, rows: source.rows });
+    const { dIn, rows, dOut = dIn, heads = [dIn] } = source;
+    const transcoder = source.dOut !== undefined;
+    compare("", pick(progress), { seed, dIn, dOut, heads, transcoder, rows });
     return new Trainer(device, settings, state);
   }
 
   private constructor(device: Device, settings: Settings, state: TrainerState) {
     const { sae, train, source } = settings;
-    const resolved = resolveSae(sae, source.dIn);
+    const resolved = resolveSae(sae, source);
     this.resolved = {
       ...resolved,
       objective: inUnits(resolved.objective, state.progress.rho),
@@ -239,7 +265,12 @@ export class Trainer {
     const { tensors } = state;
     const counts = tensors.windowCounts ?? new Int32Array(dSae);
     this.#sums = ReconstructionSums.from(state.progress.window.sums, counts);
-    const options = { ...stepOptions(train), scale: this.scale };
+    const input = transformFrom(state.progress.input, "input", tensors);
+    const output = resolved.transcoder
+      ? transformFrom(state.progress.output, "output", tensors)
+      : input;
+    this.transforms = { input, output };
+    const options = { ...stepOptions(train), transforms: this.transforms };
     requireMemory(device, this.resolved, options);
     this.#step = new TrainingStep(device, this.resolved, options, tensors);
   }
@@ -247,11 +278,6 @@ export class Trainer {
   /** Optimiser steps done. */
   get step(): number {
     return this.#progress.step;
-  }
-
-  /** What inputs are multiplied by before encoding; 1 without normalisation. */
-  get scale(): number {
-    return this.#progress.scale;
   }
 
   /**
@@ -287,12 +313,13 @@ export class Trainer {
    */
   async train(batch: Batch): Promise<void> {
     const { source } = this.settings;
-    const { rows } = batch;
+    const { rows, data, target } = batch;
+    if (source.dOut !== undefined && !target)
+      throw new UserError("the activations have no targets, which a transcoder trains on");
     const next = { ...batch.next };
-    const input = batch.data.subarray(0, rows * source.dIn);
     const settings = this.#stepSettings();
-    const running = this.#step.run(input, rows, settings);
-    this.#sums.addInputs(input, rows);
+    const running = this.#step.run(data, rows, settings, target);
+    this.#sums.addTargets(target ?? data, rows);
     this.#record(await running, rows, settings);
     this.#progress.cursor = next;
     await this.#resample();
@@ -362,7 +389,7 @@ export class Trainer {
     addTerms(window.terms, terms, rows);
     addTerms(epoch.terms, terms, rows);
     epoch.rows += rows;
-    this.#sums.addOutputs(statistics, this.scale);
+    this.#sums.addOutputs(statistics);
     progress.step = step;
     progress.tokens += rows;
     this.#lastStatistics = statistics.rowStats;
@@ -397,7 +424,7 @@ export class Trainer {
   #takeMetrics(epochEnds: boolean): Metrics {
     const progress = this.#progress;
     const { step, tokens, window, epoch } = progress;
-    const { dIn, dSae } = this.resolved;
+    const { dOut, dSae } = this.resolved;
     const { mse, fvu, l0, l1, cosine, denseFraction } = this.#sums.metrics();
     const terms = meanTerms(window.terms, this.#sums.rows);
     const metrics: Metrics = {
@@ -419,7 +446,7 @@ export class Trainer {
       }),
       ...(progress.threshold !== null && { threshold: progress.threshold }),
     };
-    this.#sums = new ReconstructionSums(dIn, dSae);
+    this.#sums = new ReconstructionSums(dOut, dSae);
     window.terms = noTerms();
     if (epochEnds) {
       const means = meanTerms(epoch.terms, epoch.rows);
@@ -431,7 +458,7 @@ export class Trainer {
 
   /** Metrics and loss of the weights as they are, over one pass of `source`. */
   async validate(source: ActivationSource): Promise<ValidationMetrics> {
-    const { dIn, dSae, objective, unitNormDecoder } = this.resolved;
+    const { dOut, dSae, objective, unitNormDecoder } = this.resolved;
     // Averages are not the weights that the device trains on; they get room of their own.
     const { batchSize, emaDecay } = this.settings.train;
     const onDevice =
@@ -439,12 +466,11 @@ export class Trainer {
         ? (await this.sae()).on(this.#device, batchSize)
         : this.#step.encoder(this.#spec(), batchSize);
     try {
-      const evaluation = await evaluateReconstruction(onDevice, source);
+      const { evaluation, meanError } = await measureReconstruction(onDevice, source);
       const { density: _density, meanActivation, ...metrics } = evaluation;
-      const { rows, mse } = metrics;
-      const sse = mse * rows * dIn * this.scale ** 2;
+      const { rows } = metrics;
       const terms = noTerms();
-      terms.reconstruction = reconstructionTerm(objective, sse, rows, dIn);
+      terms.reconstruction = reconstructionTerm(objective, meanError * rows, rows, dOut);
       const { sparsity, selection } = objective;
       const c = this.#sparsityCoefficient(Math.max(1, this.step));
       if (sparsity?.kind === "l1" && selection.architecture === "relu") {
@@ -461,7 +487,7 @@ export class Trainer {
     }
   }
 
-  /** The SAE as it is now, with the input scale not yet folded in. @throws UserError when a weight is not finite. */
+  /** The SAE as it is now, with its transforms not yet folded in. @throws UserError when a weight is not finite. */
   async sae(): Promise<Sae> {
     return new Sae(this.#spec(), await this.#finiteWeights(true));
   }
@@ -472,7 +498,13 @@ export class Trainer {
     const windowCounts = Int32Array.from(this.#sums.counts);
     const progress = structuredClone(this.#progress);
     progress.window.sums = this.#sums.toJSON();
-    return { progress, tensors: { ...weights, ...(await this.#step.moments()), windowCounts } };
+    const { input, output } = this.transforms;
+    const tensors = {
+      ...{ ...weights, ...(await this.#step.moments()), windowCounts },
+      ...transformTensors("input", input),
+      ...(this.resolved.transcoder && transformTensors("output", output)),
+    };
+    return { progress, tensors };
   }
 
   /** Frees the device memory; the trainer cannot be used afterwards. */
@@ -481,7 +513,8 @@ export class Trainer {
   }
 
   #spec(): SaeSpec {
-    const { objective, dIn, dSae, applyBDecToInput } = this.resolved;
+    const { objective, levels, dIn, dOut, dSae, heads } = this.resolved;
+    const { transcoder, skip, applyBDecToInput } = this.resolved;
     const { architecture } = objective.selection;
     const selection: Selection =
       architecture === "topk"
@@ -492,7 +525,11 @@ export class Trainer {
               threshold: this.#progress.threshold ?? 0,
             }
           : { architecture };
-    return { selection, dIn, dSae, applyBDecToInput, scale: this.scale };
+    return {
+      ...{ selection, dIn, dOut, dSae, heads, transcoder, skip, applyBDecToInput },
+      matryoshkaWidths: levels.map(({ to }) => to),
+      ...this.transforms,
+    };
   }
 
   async #finiteWeights(averaged: boolean) {
@@ -521,8 +558,28 @@ function totalSteps(train: TrainConfig, rows: number): number {
   return Math.max(1, Math.floor(tokens / rows) * perEpoch + rest);
 }
 
-function pick({ seed, dIn, rows }: Progress): object {
-  return { seed, dIn, rows };
+function pick({ seed, dIn, dOut, heads, transcoder, rows }: Progress): object {
+  return { seed, dIn, dOut, heads, transcoder, rows };
+}
+
+function transformTensors(
+  side: "input" | "output",
+  transform: Transform,
+): Partial<Record<StateTensor, Float32Array>> {
+  if (transform.kind !== "whiten") return {};
+  return Object.fromEntries(whiteningTensors.map((name) => [`${side}.${name}`, transform[name]]));
+}
+
+function transformFrom(
+  record: TransformRecord,
+  side: "input" | "output",
+  tensors: TrainerState["tensors"],
+): Transform {
+  if (record.kind !== "whiten") return record;
+  const [mean, matrix, inverse] = whiteningTensors.map(
+    (name) => tensors[`${side}.${name}`] as Float32Array,
+  );
+  return { kind: "whiten", mean, matrix, inverse };
 }
 
 function noTerms(): LossTerms {
