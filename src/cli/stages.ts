@@ -278,9 +278,7 @@ export function watch(
   onBatch: () => void,
 ): ActivationSource {
   return {
-    dIn: source.dIn,
-    rows: source.rows,
-    provenance: source.provenance,
+    ...source,
     async *batches(options) {
       for await (const batch of source.batches(options)) {
         signal.throwIfAborted();
