@@ -28,6 +28,9 @@ export class Worker {
     this.#child.on("error", (error) => {
       this.#ended = error.message;
     });
+    this.#child.on("exit", (code, signal) => {
+      this.#ended ||= `it ended with ${signal ?? `code ${code}`}`;
+    });
     this.#child.stdin.on("error", () => undefined); // it has ended; the answer's absence says so
     this.#lines = createInterface({ input: this.#child.stdout })[Symbol.asyncIterator]();
   }
@@ -40,7 +43,7 @@ export class Worker {
     const line = await Promise.race([this.#lines.next(), late]);
     clearTimeout(timer);
     if (line.late) throw new Error(`no answer within ${ANSWER_MS / 1000} s`);
-    if (line.done) throw new Error(this.#ended || lastLine(this.#errors) || "it ended");
+    if (line.done) throw new Error(lastLine(this.#errors) || this.#ended || "it ended");
     return JSON.parse(line.value);
   }
 

@@ -25,20 +25,26 @@ const { values } = parseArgs({
     tokens: { type: "string" },
     architectures: { type: "string", default: Object.keys(recipes).join(",") },
     libraries: { type: "string", default: Object.keys(LIBRARIES).join(",") },
+    l0: { type: "string" },
+    rates: { type: "string" },
+    seeds: { type: "string" },
     jobs: { type: "string", default: "2" },
     quick: { type: "boolean", default: false },
     markdown: { type: "string" },
   },
 });
+const numbers = (given, full, quick) =>
+  given ? given.split(",").map(Number) : values.quick ? quick : full;
 const plan = {
   dIn: 256,
   dSae: 2048,
   batch: values.quick ? 512 : 1024,
   tokens: Number(values.tokens ?? (values.quick ? 150_000 : 600_000)),
   evaluationTokens: values.quick ? 5_000 : 20_000,
-  targets: values.quick ? [32] : [32, 16, 64],
-  learningRates: values.quick ? [2.5e-3] : [2.5e-3, 1e-3, 6.25e-3],
-  seeds: values.quick ? [0] : [0, 1, 2],
+  // The learning rate is chosen at the first.
+  targets: numbers(values.l0, [32, 16, 64], [32]),
+  learningRates: numbers(values.rates, [2.5e-3, 1e-3, 6.25e-3], [2.5e-3]),
+  seeds: numbers(values.seeds, [0, 1, 2], [0]),
 };
 const steps = Math.floor(plan.tokens / plan.batch);
 // A tenth of the run without firing is dead, for every library.
