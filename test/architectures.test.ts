@@ -6,11 +6,12 @@ import { readdirSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
-import { memorySource } from "../src/activation-source.ts";
+import { memorySource, type RowSource } from "../src/activation-source.ts";
 import { parseSection, saeSchema, trainSchema } from "../src/config.ts";
 import { openDevice, type Device } from "../src/device/device.ts";
 import { Safetensors } from "../src/safetensors.ts";
 import { Trainer, type Metrics, type Settings, type StateTensor } from "../src/sae/train.ts";
+import { joinedSource, pairedSource } from "../src/zipped-source.ts";
 
 interface Case {
   sae: Record<string, unknown>;
@@ -18,6 +19,10 @@ interface Case {
   /** Where each parameter's first values are. */
   start: Record<string, string>;
   input: string;
+  /** What a transcoder predicts. */
+  target?: string;
+  /** Into which columns the input falls, of a crosscoder. */
+  heads?: number[];
   /** Few latents are active, so that training leaves the dense form. */
   sparse?: true;
   /** A number for each step. */
@@ -38,14 +43,31 @@ beforeAll(async () => {
 });
 afterAll(() => store.close());
 
+/** The rows that the case trains on. */
+async function sourceOf({ input, target, heads }: Case): Promise<RowSource> {
+  const [data, dIn] = [await store.floats(input), store.info(input).shape[1]];
+  const inputs = memorySource(data, dIn);
+  if (target)
+    return pairedSource(
+      inputs,
+      memorySource(await store.floats(target), store.info(target).shape[1]),
+    );
+  if (!heads) return inputs;
+  const starts = heads.map((_, head) => heads.slice(0, head).reduce((a, b) => a + b, 0));
+  const columns = heads.map((width, head) =>
+    data.filter((_, i) => i % dIn >= starts[head] && i % dIn < starts[head] + width),
+  );
+  return joinedSource(columns.map((column, head) => memorySource(column, heads[head])));
+}
+
 /** A trainer at step 0 with the case's weights. */
-async function startOf(device: Device, { sae, train, start, input }: Case): Promise<Trainer> {
-  const dIn = store.info(input).shape[1];
+async function startOf(device: Device, spec: Case): Promise<Trainer> {
+  const { sae, train, start } = spec;
   const settings: Settings = {
     sae: parseSection(saeSchema, sae, "sae"),
     train: parseSection(trainSchema, train, "train"),
     seed: 0,
-    source: memorySource(await store.floats(input), dIn),
+    source: await sourceOf(spec),
   };
   const fresh = await Trainer.create(device, settings);
   const { progress, tensors } = await fresh.state();

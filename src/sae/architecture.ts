@@ -38,10 +38,10 @@
  *               appendix A.2). scale, by variant: summed 1; openai 1/V(r); eleuther share/V(y);
  *               saelens share, with V(·) the variance per row around the batch's mean and share =
  *               min(dead latents / (d/2), 1). 0 while no latent is dead.
- *   gated       c/N Σ_n ‖y - (relu(π) sg(W_dec) + sg(b_dec))‖²
+ *   gated       c/N Σ_n ‖y - (relu(π) sg(W_dec) + sg(b_dec))‖², with sg(W_skip x) where there is one
  *   preAct      c/N Σ_n Σ_f relu(θ_f - z) sg(n_f) over the dead latents, or all.
  *
- * Coefficients count in units of ρ, the root mean square of the inputs' elements (1 when inputs are
+ * Coefficients count in units of ρ, the root mean square of the elements of y (1 when inputs are
  * normalised, or by request): a loss in which inputs, latents and thresholds are all multiplied by ρ
  * is multiplied by ρ² as a whole. So l1 and preAct carry a factor ρ, the others ρ² with lengths in ρ.
  */

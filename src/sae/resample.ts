@@ -12,7 +12,8 @@ import type { Parameters } from "./parameters.ts";
 const ENCODER_SHARE = 0.2;
 
 /**
- * Restarts every dead latent. Rows are drawn with probability proportional to their squared error;
+ * Restarts dead latents, each from a row of its own, drawn with probability proportional to its
+ * squared error; those that get none, because there are more of them than rows, wait for the next time.
  * W_dec[f] becomes the target's direction from b_dec, W_enc[f] that of the input (the same but for a
  * transcoder, whose input is taken as it is) at a fifth of the mean norm of the living latents' rows,
  * biases 0, a threshold what it was at the start; Adam's moments of all of them 0.
@@ -40,8 +41,9 @@ export async function resample(
     { length: batch.rowStats.length / 4 },
     (_, n) => batch.rowStats[n * 4 + 3],
   );
-  const sum = errors.reduce((a, b) => a + b, 0);
-  if (dead.length === 0 || !(sum > 0)) return 0;
+  const rng = new Rng(options.seed, "resample", options.step);
+  const drawn = draw(errors, rng);
+  if (dead.length === 0 || drawn.length === 0) return 0;
 
   const norms = device.tensor([dSae]);
   device.rowNorms({ w: parameters.get("W_enc").value, out: norms });
@@ -53,13 +55,11 @@ export async function resample(
   const living = encoderNorms.filter((_, f) => sinceFired[f] < options.deadAfterTokens);
   const meanNorm = living.length > 0 ? living.reduce((a, b) => a + b, 0) / living.length : 1;
 
-  const rng = new Rng(options.seed, "resample", options.step);
   const decoderNorm = unitNormDecoder ? 1 : FREE_DECODER_NORM;
   const zero = new Float32Array(1);
-  for (const f of dead) {
-    let left = rng.uniform() * sum;
-    let n = 0;
-    while (n < errors.length - 1 && (left -= errors[n]) > 0) n++;
+  let restarted = 0;
+  for (const [i, f] of dead.slice(0, drawn.length).entries()) {
+    const n = drawn[i];
     const written = batch.target(n).map((v, c) => v - bDec[c]);
     const read = transcoder ? batch.input(n) : written;
     const [writtenNorm, readNorm] = [lengthOf(written), lengthOf(read)];
@@ -74,8 +74,20 @@ export async function resample(
       parameters.restart("r_mag", f, zero);
     }
     sinceFired[f] = 0;
+    restarted += 1;
   }
-  return dead.length;
+  return restarted;
+}
+
+/**
+ * All rows that have an error, in the order in which they are drawn without replacement (Efraimidis
+ * and Spirakis 2006): two latents that begin at the same row would stay the same for ever.
+ */
+function draw(errors: Float64Array, rng: Rng): number[] {
+  const keys = errors.map((error) => -Math.log(1 - rng.uniform()) / error);
+  return Array.from(keys.keys())
+    .filter((n) => errors[n] > 0)
+    .sort((a, b) => keys[a] - keys[b] || a - b);
 }
 
 function lengthOf(vector: Float64Array): number {

@@ -12,7 +12,8 @@ L1 with decoder norms: Anthropic, "Circuits Updates", April 2024. p-annealing: K
 Gated: Rajamanoharan et al. 2024a. TopK and AuxK: Gao et al. 2024. BatchTopK: Bussmann et al. 2024.
 JumpReLU: Rajamanoharan et al. 2024b (eq. 9-12 are the only gradients that autograd does not make);
 its tanh and pre-activation losses: Anthropic, "Circuits Updates", January 2025. Matryoshka: Bussmann
-et al. 2025. Transcoder: Dunefsky et al. 2024. Crosscoder: Lindsey et al. 2024.
+et al. 2025. Transcoder: Dunefsky et al. 2024; with a skip connection: Paulo et al. 2025. Crosscoder:
+Lindsey et al. 2024. Resampling: Bricken et al. 2023, with the random numbers of src/rng.ts.
 
 Every case runs in float32 as well; one whose two curves part is badly chosen (a near-tie decided by
 rounding, say) and is refused.
@@ -30,7 +31,6 @@ torch.manual_seed(20)
 torch.set_num_threads(1)
 STEPS, BATCH, ROWS = 50, 24, 245  # the last batch of an epoch has 5 rows
 D, D_OUT, F, F_WIDE = 14, 11, 40, 256
-HEADS = [5, 3, 6]
 FOLDER = pathlib.Path(__file__).parent.parent / "fixtures" / "architectures"
 
 
@@ -111,10 +111,77 @@ def make_data() -> dict[str, torch.Tensor]:
     t["W_dec.outUnit"] = unit(t["W_dec.out"])
     t["b_dec.out"] = torch.randn(D_OUT).double() * 0.1
     t["W_skip.out"] = torch.randn(D_OUT, D).double() * 0.1
+    t["W_dec.wideOut"] = torch.randn(F_WIDE, D_OUT).double() * 0.2
     return {name: f32(v) for name, v in t.items()}
 
 
 DATA = make_data()
+
+
+class Rng:
+    """sfc32 seeded through splitmix32 and words, as in src/rng.ts: who is resampled from which row is drawn by it."""
+
+    def __init__(self, seed: int, *words: str | int):
+        h = self.mix(seed) ^ self.mix(0x9E3779B9)
+        for word in words:
+            for ch in str(word):
+                h = self.mix(h ^ ord(ch))
+            h = self.mix(h ^ 0x51ED270B)
+        self.state = []
+        for _ in range(3):
+            h = (h + 0x9E3779B9) & 0xFFFFFFFF
+            self.state.append(self.mix(h))
+        self.state.append(1)
+        for _ in range(12):
+            self.uint32()
+
+    @staticmethod
+    def mix(x: int) -> int:
+        for factor in (0x21F0AAAD, 0x735A2D97):
+            x = ((x ^ (x >> (16 if factor == 0x21F0AAAD else 15))) * factor) & 0xFFFFFFFF
+        return x ^ (x >> 15)
+
+    def uint32(self) -> int:
+        a, b, c, counter = self.state
+        out = (a + b + counter) & 0xFFFFFFFF
+        turned = ((c << 21) | (c >> 11)) & 0xFFFFFFFF
+        self.state = [b ^ (b >> 9), (c + (c << 3)) & 0xFFFFFFFF, (turned + out) & 0xFFFFFFFF, (counter + 1) & 0xFFFFFFFF]
+        return out
+
+    def uniform(self) -> float:
+        return ((self.uint32() >> 5) * 67108864 + (self.uint32() >> 6)) / 9007199254740992
+
+
+class Side:
+    """All inputs or all targets in the units of training, and the way back for errors."""
+
+    def __init__(self, kind: str, t: torch.Tensor, heads: list[int], dtype: torch.dtype):
+        n, d = t.shape
+        self.lower = None
+        match kind:
+            case "none":
+                self.divisors = torch.ones(1, d)
+            case "rms":  # each hook point by itself
+                self.divisors = torch.cat([h.square().mean().sqrt().expand(1, h.shape[1]) for h in t.split(heads, dim=1)], 1)
+            case "expectedAverageNorm":
+                self.divisors = torch.cat([(h.norm(dim=1).mean() / h.shape[1] ** 0.5).expand(1, h.shape[1]) for h in t.split(heads, dim=1)], 1)
+            case "layerNorm":
+                self.divisors = t.std(1, keepdim=True) + 1e-5
+                t = t - t.mean(1, keepdim=True)
+            case "whitening":
+                centred = t - t.mean(0)
+                covariance = centred.T @ centred / n
+                covariance += 1e-4 * covariance.trace() / d * torch.eye(d)
+                self.lower = torch.linalg.cholesky(covariance)
+                t = torch.linalg.solve_triangular(self.lower, centred.T, upper=False).T
+                self.divisors = torch.ones(1, d)
+        self.rows = (t / self.divisors).to(dtype)
+
+    def raw(self, errors: torch.Tensor, rows: slice) -> torch.Tensor:
+        errors = errors.double()
+        if self.lower is not None:
+            return errors @ self.lower.T
+        return errors * (self.divisors if len(self.divisors) == 1 else self.divisors[rows])
 
 
 def warmup(step: int, steps: int) -> float:
@@ -146,11 +213,11 @@ class Run:
         self.unit_norm = sae.get("unitNormDecoder", self.architecture != "relu")
         self.centre = sae.get("applyBDecToInput", not self.is_transcoder)
         x_all, y_all = DATA["x"], DATA[target]
-        rms = x_all.square().mean().sqrt().item()
-        scaling = sae.get("normalizeActivations", "none")
-        self.scale = {"none": 1.0, "rms": 1 / rms, "expectedAverageNorm": math.sqrt(D) / x_all.norm(dim=1).mean().item()}[scaling]
-        self.rho = rms if scaling == "none" and sae.get("coefficientUnits") == "inputRms" else 1.0
-        self.x_all, self.y_all = ((t * self.scale).to(dtype) for t in (x_all, y_all))
+        kind = sae.get("normalizeActivations", "none")
+        self.input = Side(kind, x_all, heads or [D], dtype)
+        self.target = Side(kind, y_all, heads or [y_all.shape[1]], dtype)
+        in_rms = kind == "none" and sae.get("coefficientUnits") == "inputRms"
+        self.rho = y_all.square().mean().sqrt().item() if in_rms else 1.0
         self.p = {name: DATA[source].to(dtype).clone().requires_grad_() for name, source in start.items()}
         self.width = self.p["W_enc"].shape[0]
         self.since = torch.zeros(self.width, dtype=torch.int64)
@@ -162,10 +229,12 @@ class Run:
     # ---- the model ----
 
     def norms(self) -> torch.Tensor:
-        """‖W_dec[f]‖ summed over heads, or 1 where training keeps it there."""
+        """What a penalty weighs latents by: 1 where training keeps the norm of the whole row there."""
+        return torch.ones(self.width, dtype=self.dtype) if self.unit_norm else self.summed_norms()
+
+    def summed_norms(self) -> torch.Tensor:
+        """‖W_dec[f]‖, of a crosscoder summed over its heads."""
         w = self.p["W_dec"]
-        if self.unit_norm:
-            return torch.ones(self.width, dtype=self.dtype)
         return torch.stack([piece.norm(dim=1) for piece in w.split(self.heads or [w.shape[1]], dim=1)]).sum(0)
 
     def k(self, step: int) -> int:
@@ -242,17 +311,19 @@ class Run:
                 return c * l0 if sae["sparsityLoss"] == "step" else c * (l0 / sae["targetL0"] - 1) ** 2
         return torch.zeros((), dtype=self.dtype)
 
-    def auxiliary(self, y: torch.Tensor) -> torch.Tensor:
+    def auxiliary(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         sae, p, n = self.sae, self.p, len(self.z)
         dead = self.since >= self.train.get("deadAfterTokens", 100_000)
         zero = torch.zeros((), dtype=self.dtype)
         match self.architecture:
             case "gated":
                 y_gate = torch.relu(self.z) @ p["W_dec"].detach() + p["b_dec"].detach()
+                if "W_skip" in p:
+                    y_gate = y_gate + x @ p["W_skip"].detach().T
                 return sae.get("auxCoefficient", 1) * (y - y_gate).square().sum(1).mean()
             case "jumprelu" if sae.get("preActCoefficient", 0) > 0:
                 on = torch.ones_like(dead) if sae["preActOn"] == "all" else dead
-                short = torch.relu(p["threshold"] - self.z) * p["W_dec"].norm(dim=1).detach()
+                short = torch.relu(p["threshold"] - self.z) * self.summed_norms().detach()
                 return sae["preActCoefficient"] * self.rho * (short * on).sum(1).mean()
             case "topk" | "batchTopk" if sae["auxKCoefficient"] > 0 and dead.any():
                 k = min(sae.get("auxK", D // 2), int(dead.sum()))
@@ -301,8 +372,38 @@ class Run:
             self.l0_memory = l0 if self.l0_memory is None else 0.9 * self.l0_memory + 0.1 * l0
             error = min(1.0, max(-1.0, math.log(max(self.l0_memory, 1e-3) / sae["targetL0"])))
             self.control_factor = min(1e4, max(1e-4, self.control_factor * math.exp(0.02 * error)))
+        # A latent that fires in the batch's last row has not fired for 0 rows.
         last = torch.where(fired.any(0), n - 1 - fired.flip(0).int().argmax(0), -1)
         self.since = torch.where(last >= 0, n - 1 - last, self.since + n)
+
+    def resample(self, adam: torch.optim.Adam, ema: dict[str, torch.Tensor], rows: slice, step: int) -> None:
+        """Restarts dead latents in directions of rows drawn by their squared errors, in raw units, of the step just done."""
+        train, p = self.train, self.p
+        every, until = train.get("resampleEvery", 0), train.get("resampleUntil", 0)
+        if every == 0 or step % every != 0 or (0 < until < step):
+            return
+        dead = self.since >= train["deadAfterTokens"]
+        errors = self.target.raw(self.r.detach(), rows).square().sum(1).tolist()
+        mean_norm = p["W_enc"][~dead].norm(dim=1).mean()
+        rng = Rng(0, "resample", step)
+        # Drawn one by one, without replacement, by the smallest of exponential times.
+        drawn = sorted((-math.log(1 - rng.uniform()) / error, n) for n, error in enumerate(errors))
+        for f, (_, n) in zip(dead.nonzero().flatten().tolist(), drawn):
+            written = self.target.rows[rows][n] - p["b_dec"]
+            read = self.input.rows[rows][n] if self.is_transcoder else written
+            restart = {
+                "W_dec": written / written.norm() * (1 if self.unit_norm else 0.1),
+                "W_enc": read / read.norm() * mean_norm * 0.2,
+                "b_enc": 0.0,
+                "b_mag": 0.0,
+                "r_mag": 0.0,
+                "threshold": self.sae.get("initialThreshold", 0.1) * self.rho,
+            }
+            for name in restart.keys() & p.keys():
+                p[name][f] = ema[name][f] = torch.as_tensor(restart[name], dtype=self.dtype)
+                adam.state[p[name]]["exp_avg"][f] = adam.state[p[name]]["exp_avg_sq"][f] = 0
+            self.since[f] = 0
+            self.resampled += 1
 
     def fit(self) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
         p, train = self.p, self.train
@@ -312,12 +413,14 @@ class Run:
         if self.architecture == "batchTopk":
             curve["threshold"] = []
         ema = {name: t.detach().clone() for name, t in p.items()}
+        self.resampled = 0
         row = 0
         for step in range(1, STEPS + 1):
-            x, y = (t[row : row + BATCH] for t in (self.x_all, self.y_all))
+            rows = slice(row, row + BATCH)
+            x, y = self.input.rows[rows], self.target.rows[rows]
             row = 0 if row + BATCH >= ROWS else row + BATCH
             self.forward(x, step)
-            terms = [self.reconstruction(x, y), self.sparsity(step), self.auxiliary(y)]
+            terms = [self.reconstruction(x, y), self.sparsity(step), self.auxiliary(x, y)]
             adam.zero_grad()
             sum(terms).backward()
             for t in p.values():
@@ -340,6 +443,7 @@ class Run:
                 for name, t in p.items():
                     decay = train.get("emaDecay", 0)
                     ema[name] = decay * ema[name] + (1 - decay) * t
+                self.resample(adam, ema, rows, step)
             l0 = (self.a > 0).sum().item() / len(x)
             for name, v in zip(curve, [*(t.item() for t in terms), l0, rate, self.theta]):
                 curve[name].append(v)
@@ -371,7 +475,9 @@ def case(name: str, sae: dict, train: dict | None = None, *, start: dict | None 
         if unit_norm:
             first["W_dec"] = "W_dec.wideUnit"
     if target == "y":
-        first |= {"W_dec": "W_dec.outUnit" if unit_norm else "W_dec.out", "b_dec": "b_dec.out"}
+        first |= {"W_dec": "W_dec.wideOut" if sparse else "W_dec.outUnit" if unit_norm else "W_dec.out", "b_dec": "b_dec.out"}
+    if sae.get("skip"):
+        first["W_skip"] = "W_skip.out"
     first |= start or {}
     defaults = {"normalizeActivations": "none", "decoderBiasInit": "zero", "dSae": DATA[first["W_enc"]].shape[0]}
     if architecture in ("relu", "gated", "jumprelu"):
@@ -467,7 +573,44 @@ case("clipped-jumprelu-sparse", jump | narrow | pre_act, {"clipGradNorm": 0.3, *
 case("cosine", topk, {"schedule": "cosine", "warmupSteps": 7, "finalLearningRate": 0.1, "learningRate": 0.01})
 case("linear-and-decay", relu, {"schedule": "linear", "warmupSteps": 3, "finalLearningRate": 0.3, "decaySteps": 9, "beta1": 0.0, "beta2": 0.99})
 case("averaged-topk", topk | {"unitNormDecoder": False}, {"emaDecay": 0.9})
+case("averaged-topk-unit-norm", topk, {"emaDecay": 0.95, "learningRate": 0.01})
 case("averaged-relu", relu, {"emaDecay": 0.95})
+case("averaged-jumprelu", jump, {"emaDecay": 0.9, "learningRate": 0.01})
+
+case("relu-rms", relu | {"normalizeActivations": "rms", "l1": 0.3})
+case("topk-layer-norm", topk | {"normalizeActivations": "layerNorm", "auxKVariant": "eleuther", **aux}, SOON, start=DEAD)
+case("relu-layer-norm", relu | {"normalizeActivations": "layerNorm", "applyBDecToInput": False})
+case("topk-whitening", topk | {"normalizeActivations": "whitening", "auxKVariant": "openai", **aux}, SOON, start=DEAD)
+case("jumprelu-whitening", jump | {"normalizeActivations": "whitening", "unitNormDecoder": False})
+
+case("transcoder-topk", topk | {"auxKVariant": "eleuther", **aux}, SOON, start=DEAD, target="y")
+case("transcoder-batch-topk", batch_topk | {"normalizeActivations": "expectedAverageNorm"}, target="y")
+case("transcoder-relu", relu, target="y")
+case("transcoder-relu-rms", relu | {"normalizeActivations": "rms", "pEnd": 0.5, "pUpdates": 4}, target="y")
+case("transcoder-jumprelu", tanh | pre_act | {"unitNormDecoder": False, "coefficientUnits": "inputRms"}, SOON, start=DEAD, target="y")
+case("transcoder-jumprelu-sparse", jump | narrow | {"unitNormDecoder": False}, target="y", sparse=True)
+case("transcoder-gated", gated | {"unitNormDecoder": False}, target="y")
+skip = {"skip": True}
+case("skip-transcoder-topk", topk | skip | {"auxKVariant": "openai", **aux}, SOON, start=DEAD, target="y")
+case("skip-transcoder-relu-whitening", relu | skip | {"normalizeActivations": "whitening"}, {"clipGradNorm": 2.0}, target="y")
+case("skip-transcoder-gated", gated | skip | nested, {"emaDecay": 0.9}, target="y")
+
+case("crosscoder-topk", topk | {"normalizeActivations": "rms", "auxKVariant": "saelens", **aux}, SOON, start=DEAD, heads=[7, 7])
+case("crosscoder-batch-topk", batch_topk | {"normalizeActivations": "expectedAverageNorm", "unitNormDecoder": False}, heads=[7, 7])
+case("crosscoder-relu", relu, heads=[7, 7])
+case("crosscoder-relu-annealed", relu | {"pEnd": 0.4, "pAnnealStart": 6, "pUpdates": 3}, heads=[2] * 7)
+case("crosscoder-relu-sparse", relu, heads=[2] * 7, sparse=True)
+case("crosscoder-gated", gated | nested | {"unitNormDecoder": False}, heads=[7, 7])
+case("crosscoder-jumprelu", tanh | pre_act | {"unitNormDecoder": False}, SOON, start=DEAD, heads=[7, 7])
+case("crosscoder-jumprelu-sparse", jump | narrow | pre_act, SOON, heads=[7, 7], sparse=True)
+
+again = {**SOON, "resampleEvery": 7}
+case("resampled-relu", relu, {"deadAfterTokens": 180, "resampleEvery": 12, "resampleUntil": 24}, sparse=True)
+case("resampled-topk", topk, {**SOON, "resampleEvery": 5, "resampleUntil": 30}, start=DEAD)
+case("resampled-jumprelu", jump | {"coefficientUnits": "inputRms", "initialThreshold": 0.4}, again, start=DEAD)
+case("resampled-gated", gated | {"unitNormDecoder": False}, {**again, "emaDecay": 0.9}, start=DEAD)
+case("resampled-layer-norm", topk | {"normalizeActivations": "layerNorm"}, again, start=DEAD)
+case("resampled-transcoder", topk | {"normalizeActivations": "whitening"}, again, start=DEAD, target="y")
 
 
 def main() -> None:
@@ -477,12 +620,15 @@ def main() -> None:
     for name, spec in CASES.items():
         if wanted not in name:
             continue
-        make = lambda dtype: Run(spec["sae"], spec["train"], spec["start"], spec.get("target", "x"), spec.get("heads", []), dtype).fit()
-        (curve, final), (coarse, _) = make(torch.float64), make(torch.float32)
+        fine, rough = (
+            Run(spec["sae"], spec["train"], spec["start"], spec.get("target", "x"), spec.get("heads", []), dtype)
+            for dtype in (torch.float64, torch.float32)
+        )
+        (curve, final), (coarse, _) = fine.fit(), rough.fit()
         apart = max(abs(a / b - 1) for a, b in zip(coarse["loss"], curve["loss"]))
         aux_steps = sum(v > 0 for v in curve["aux"])
         print(f"{name:34} loss {curve['loss'][0]:.4f} → {curve['loss'][-1]:.4f}  L0 {curve['l0'][0]:.1f} → {curve['l0'][-1]:.1f}  "
-              f"sparsity {curve['sparsity'][-1]:.4f}  aux > 0 in {aux_steps}  f32 apart by {apart:.1e}")
+              f"sparsity {curve['sparsity'][-1]:.4f}  aux > 0 in {aux_steps}  resampled {fine.resampled}  f32 apart by {apart:.1e}")
         if apart > 2e-5:
             sys.exit(f"{name}: float32 and float64 part; choose other numbers")
         tensors |= {f"{name}/{parameter}": t for parameter, t in final.items()}
