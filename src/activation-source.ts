@@ -32,6 +32,13 @@ export interface BatchOptions {
   from?: Cursor;
 }
 
+/** Which tokens rows belong to: those of a store's shards, from row `first` of the whole store on. */
+export interface TokenRows {
+  /** xxh64 of what a store holds about each shard's tokens. */
+  shards: readonly { rows: number; xxh64: string }[];
+  first: number;
+}
+
 export interface ActivationSource {
   readonly dIn: number;
   /** Width of the targets of a source that has them. */
@@ -40,6 +47,8 @@ export interface ActivationSource {
   readonly heads?: readonly number[] | undefined;
   /** Rows in one epoch. */
   readonly rows: number;
+  /** The tokens of the rows, where they are known. */
+  readonly tokenRows?: TokenRows | undefined;
   /** What the activations are, for the run's provenance: JSON with hashes where there are files. */
   readonly provenance: Record<string, unknown>;
   /** Endless: epoch after epoch; the last batch of an epoch may be short. */
@@ -81,6 +90,7 @@ export interface HeldRows {
 export interface RowReader {
   readonly dIn: number;
   readonly rows: number;
+  readonly tokenRows?: TokenRows | undefined;
   /** Brings `ranges` (ascending, not overlapping) into memory. */
   load(ranges: readonly RowRange[]): Promise<HeldRows>;
 }
@@ -173,7 +183,7 @@ const SEQUENTIAL_ROWS = 32_768;
 
 /** A source over `reader`; rows that fit into a caller's buffer as a whole are loaded once and kept. */
 export function rowSource(reader: RowReader, provenance: Record<string, unknown>): RowSource {
-  const { dIn, rows } = reader;
+  const { dIn, rows, tokenRows } = reader;
   let whole: Promise<HeldRows> | undefined;
   function load(ranges: readonly RowRange[]): Promise<HeldRows> {
     const isWhole = ranges.length === 1 && ranges[0].end - ranges[0].start === rows;
@@ -246,6 +256,7 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
     const part: RowReader = {
       dIn,
       rows: end - start,
+      tokenRows: tokenRows && { ...tokenRows, first: tokenRows.first + start },
       load: (ranges) =>
         reader.load(
           ranges.map((range) => ({ start: range.start + start, end: range.end + start })),
@@ -254,7 +265,7 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
     return rowSource(part, { ...provenance, rowRange: [start, end] });
   }
 
-  return { dIn, rows, provenance, batches, rowsInOrder, slice };
+  return { dIn, rows, tokenRows, provenance, batches, rowsInOrder, slice };
 }
 
 /**

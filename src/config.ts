@@ -6,12 +6,26 @@ import { z } from "zod";
 import { UserError, nearestName } from "./error.ts";
 
 const count = (description: string) => z.int().positive().describe(description);
-const hookPoint = z
-  .string()
-  .min(1)
-  .describe("Hook point in TransformerLens notation, such as blocks.2.hook_resid_post.");
+const text = (description: string) => z.string().min(1).describe(description);
+const texts = (description: string) => z.array(z.string().min(1)).default([]).describe(description);
 
-const fromModel = z.strictObject({
+/** Where activations are taken when nothing else is said. */
+export const DEFAULT_HOOK_POINT = "blocks.2.hook_resid_post";
+
+const targetHookPoint = text(
+  "Train a transcoder: predict the activations at this hook point from those at hookPoint. Absent: an autoencoder.",
+).optional();
+const hookPoints = texts(
+  "Train a crosscoder: one dictionary for the activations at all of these hook points, of one width; patterns such as blocks.*.hook_resid_post too.",
+);
+
+/** What both sources of a language model's activations refuse. */
+const HOOK_POINT_TWICE =
+  "cannot be combined with hookPoints: give one hook point for an autoencoder or transcoder, or several for a crosscoder";
+const TARGET_AND_SEVERAL =
+  "cannot be combined with several hook points: a transcoder predicts one hook point from one other, a crosscoder reconstructs what it reads";
+
+const fromModelFields = z.strictObject({
   from: z.literal("model").describe("Run a language model over text and take its activations."),
   model: z
     .string()
@@ -22,7 +36,11 @@ const fromModel = z.strictObject({
     .default("builtin:stories")
     .describe("builtin:stories, a .txt or .jsonl file, or a folder of them."),
   field: z.string().default("text").describe("The field of a JSONL record that holds the text."),
-  hookPoint: hookPoint.default("blocks.2.hook_resid_post"),
+  hookPoint: text(
+    `Hook point in TransformerLens notation; absent: ${DEFAULT_HOOK_POINT}, unless there are hookPoints.`,
+  ).optional(),
+  targetHookPoint,
+  hookPoints,
   tokens: count("How many training activations to collect.").default(1_000_000),
   validationTokens: count("How many activations of held-out documents to collect.").default(50_000),
   contextLength: count("Tokens per row; absent: the model's own limit, at most 256.").optional(),
@@ -38,6 +56,15 @@ const fromModel = z.strictObject({
     .describe("Type of the activations on disk; f16 stops with an error on overflow."),
   shardRows: count("Activations per shard file.").default(131_072),
 });
+const fromModel = fromModelFields
+  .refine((a) => a.hookPoint === undefined || a.hookPoints.length === 0, {
+    path: ["hookPoint"],
+    message: HOOK_POINT_TWICE,
+  })
+  .refine((a) => a.targetHookPoint === undefined || a.hookPoints.length === 0, {
+    path: ["targetHookPoint"],
+    message: TARGET_AND_SEVERAL,
+  });
 
 const fromSynthetic = z.strictObject({
   from: z.literal("synthetic").describe("Make activations from a known dictionary of directions."),
@@ -54,17 +81,28 @@ const fromSynthetic = z.strictObject({
   noise: z.number().nonnegative().default(0.1).describe("Standard deviation of the added noise."),
 });
 
-const fromFolder = z.strictObject({
+const fromFolderFields = z.strictObject({
   from: z.literal("folder").describe("Read activations made elsewhere."),
   path: z
     .string()
     .describe("A folder of .safetensors or .npy files, each [rows, dIn], or a Lens store."),
-  hookPoint: z.string().optional().describe("Which hook point of a Lens store that holds several."),
+  hookPoint: text("Which hook point of a Lens store that holds several.").optional(),
   tensor: z.string().optional().describe("Which tensor of .safetensors files that hold several."),
+  targetPath: text(
+    "Train a transcoder: predict the activations in this folder from those in path, row by row. Absent: path, when there is a targetHookPoint or targetTensor.",
+  ).optional(),
+  targetHookPoint,
+  targetTensor: text("Which tensor of .safetensors files a transcoder predicts.").optional(),
+  hookPoints,
+  joinPaths: texts(
+    "Train a crosscoder: folders whose activations stand beside those in path, row by row; of another hook point, or of another model on the same tokens.",
+  ),
   validationPath: z
     .string()
     .optional()
     .describe("Validation activations; absent: validationFraction of the rows is held out."),
+  validationTargetPath: text("The targets that go with validationPath, as targetPath.").optional(),
+  validationJoinPaths: texts("What goes with validationPath, as joinPaths."),
   validationFraction: z
     .number()
     .min(0)
@@ -72,6 +110,40 @@ const fromFolder = z.strictObject({
     .default(0.05)
     .describe("Share of the rows, the last ones, kept out of training."),
 });
+const TARGET_FIELDS = ["targetPath", "targetHookPoint", "targetTensor"] as const;
+const fromFolder = fromFolderFields
+  .refine((a) => a.hookPoint === undefined || a.hookPoints.length === 0, {
+    path: ["hookPoint"],
+    message: HOOK_POINT_TWICE,
+  })
+  .refine((a) => a.joinPaths.length === 0 || a.hookPoints.length === 0, {
+    path: ["joinPaths"],
+    message:
+      "cannot be combined with hookPoints: a crosscoder reads several hook points of one store, or one of each folder (hookPoint, when they hold several)",
+  })
+  .superRefine((a, context) => {
+    const given = TARGET_FIELDS.find((name) => a[name] !== undefined);
+    if (given !== undefined && a.hookPoints.length + a.joinPaths.length > 0)
+      context.addIssue({ code: "custom", path: [given], message: TARGET_AND_SEVERAL });
+  })
+  .refine(
+    (a) =>
+      (a.validationTargetPath !== undefined) ===
+      (a.validationPath !== undefined && a.targetPath !== undefined),
+    {
+      path: ["validationTargetPath"],
+      message: "goes with validationPath and targetPath: give it when both are given, only then",
+    },
+  )
+  .refine(
+    (a) =>
+      a.validationJoinPaths.length === (a.validationPath === undefined ? 0 : a.joinPaths.length),
+    {
+      path: ["validationJoinPaths"],
+      message:
+        "goes with validationPath and joinPaths: one folder for each of joinPaths when both are given, only then",
+    },
+  );
 
 export const activationsSchema = z
   .discriminatedUnion("from", [fromModel, fromSynthetic, fromFolder])
@@ -392,6 +464,11 @@ export type ActivationsConfig = z.infer<typeof activationsSchema>;
 export type ModelActivationsConfig = z.infer<typeof fromModel>;
 export type SyntheticConfig = z.infer<typeof fromSynthetic>;
 export type FolderConfig = z.infer<typeof fromFolder>;
+
+/** Whether activations in folders are to be predicted from others. */
+export function hasTarget(activations: FolderConfig): boolean {
+  return TARGET_FIELDS.some((name) => activations[name] !== undefined);
+}
 export type SaeConfig = z.infer<typeof saeSchema>;
 export type TrainConfig = z.infer<typeof trainSchema>;
 export type FeaturesConfig = z.infer<typeof featuresSchema>;
@@ -437,6 +514,7 @@ export interface JsonSchema {
   const?: string;
   enum?: string[];
   properties?: Record<string, JsonSchema>;
+  items?: JsonSchema;
   required?: string[];
   oneOf?: JsonSchema[];
   [keyword: string]: unknown;

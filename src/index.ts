@@ -31,6 +31,7 @@ export { recovery, syntheticActivations, type Recovery } from "./sae/synthetic.t
 
 // Model and autoencoder together
 export { evaluate, type EvaluateOptions, type ModelEvaluation } from "./analysis/evaluate.ts";
+export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
 export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";

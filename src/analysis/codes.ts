@@ -9,6 +9,7 @@ import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
 import type { Document, Span } from "../model/text.ts";
 import type { BatchCodes } from "../sae/sae-on-device.ts";
 import type { Sae } from "../sae/sae.ts";
+import { sideBySide } from "../zipped-source.ts";
 
 /** A document as the analysis needs it. */
 export interface TextDocument {
@@ -240,28 +241,65 @@ function batchOf(rows: PackedRow[], open: ReadonlyMap<number, TextDocument>): Ro
   return { rows, length, tokens, kept: Int32Array.from(kept), documents };
 }
 
-/** @throws UserError, naming both, when the SAE's width is not that of the hook point. */
-export function requireFit(sae: Pick<Sae, "spec">, model: Model, hookPoint: string): void {
-  const width = model.hookWidth(hookPoint);
-  if (width !== sae.spec.dIn)
+/** Where an SAE reads: a hook point, of a crosscoder one for each of its heads, in their order. */
+export type HookPoints = string | readonly string[];
+
+/**
+ * The hook points that the SAE reads.
+ * @throws UserError, naming what does not fit, when they are not as many or as wide as the SAE's heads.
+ */
+export function requireFit(
+  { spec }: Pick<Sae, "spec">,
+  model: Model,
+  hookPoints: HookPoints,
+): readonly string[] {
+  const names = typeof hookPoints === "string" ? [hookPoints] : hookPoints;
+  const { heads } = spec;
+  if (names.length !== heads.length)
     throw new UserError(
-      `the SAE takes activations of width ${sae.spec.dIn}, but ${hookPoint} of ${model.info.source} has width ${width}: use the model and hook point that the SAE was trained on`,
+      `the SAE is ${heads.length > 1 ? `a crosscoder of ${heads.length} hook points` : "of one hook point"}, but ${names.length} are given (${names.join(", ")}): use those that it was trained on`,
+    );
+  for (const [head, name] of names.entries()) requireWidth("takes", heads[head], model, name);
+  return names;
+}
+
+/** @throws UserError, naming both, when the width that the SAE takes or predicts is not that of the hook point. */
+export function requireWidth(
+  verb: "takes" | "predicts",
+  wanted: number,
+  model: Model,
+  hookPoint: string,
+): void {
+  const width = model.hookWidth(hookPoint);
+  if (width !== wanted)
+    throw new UserError(
+      `the SAE ${verb} activations of width ${wanted}, but ${hookPoint} of ${model.info.source} has width ${width}: use the model and hook point that the SAE was trained on`,
     );
 }
 
+/** Activations as an SAE of these hook points takes them: side by side, [rows, Σ widths]. */
+export function joinHeads(
+  { heads, dIn }: Pick<Sae["spec"], "heads" | "dIn">,
+  parts: readonly Float32Array[],
+): Float32Array {
+  if (parts.length === 1) return parts[0];
+  const rows = parts[0].length / heads[0];
+  return sideBySide(parts, heads, new Float32Array(rows * dIn));
+}
+
 /**
- * Text through the model up to the hook point and through the SAE's encoder.
- * @throws UserError when SAE and hook point do not fit, or the text has no tokens.
+ * Text through the model up to the hook points and through the SAE's encoder.
+ * @throws UserError when SAE and hook points do not fit, or the text has no tokens.
  */
 export async function* encodeText(
   sae: Sae,
   device: Device,
   model: Model,
-  hookPoint: string,
+  hookPoints: HookPoints,
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: TextOptions,
 ): AsyncGenerator<{ chunk: TextChunk; codes: CodesByLatent }> {
-  requireFit(sae, model, hookPoint);
+  const capture = requireFit(sae, model, hookPoints);
   const { dSae } = sae.spec;
   let encoder: ReturnType<Sae["on"]> | undefined;
   let first = 0;
@@ -269,15 +307,16 @@ export async function* encodeText(
   try {
     for await (const batch of rowBatches(model, documents, options)) {
       const { activations } = await model.forward({
-        tokens: batch.tokens,
-        batch: batch.rows.length,
-        length: batch.length,
-        capture: [hookPoint],
+        ...{ tokens: batch.tokens, batch: batch.rows.length, length: batch.length, capture },
       });
       const chunk = chunkOf(batch, first, firstRow);
+      const x = joinHeads(
+        sae.spec,
+        capture.map((name) => activations[name]),
+      );
       // The first batch is never the smaller one.
       encoder ??= sae.on(device, batch.tokens.length);
-      const codes = await encoder.encode(activations[hookPoint], batch.tokens.length);
+      const codes = await encoder.encode(x, batch.tokens.length);
       const place = new Int32Array(batch.tokens.length).fill(-1);
       batch.kept.forEach((at, position) => (place[at] = position));
       first += chunk.length;

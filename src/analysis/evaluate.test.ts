@@ -47,12 +47,25 @@ function signedPairs(gain: number): Sae {
   );
 }
 
+/** Of two hook points: the first comes back as it is, the second as 0. */
+function halfCrosscoder(): Sae {
+  const dSae = 2 * dIn;
+  const { W_enc: W, b_enc } = signedPairs(1);
+  const wide = new Float32Array(dSae * 2 * dIn);
+  for (let f = 0; f < dSae; f++) wide.set(W.subarray(f * dIn, (f + 1) * dIn), f * 2 * dIn);
+  const selection = { architecture: "relu" } as const;
+  return new Sae(
+    { selection, dIn: 2 * dIn, dSae, heads: [dIn, dIn], applyBDecToInput: false },
+    { W_enc: wide, b_enc, W_dec: wide, b_dec: new Float32Array(2 * dIn) },
+  );
+}
+
 describe("evaluate", () => {
   it("finds that an SAE which returns its input loses nothing", async () => {
     const found = await evaluate(signedPairs(1), model, documents, options);
     expect(found.ceLossRecovered).toBeCloseTo(1, 5);
     expect(found.ceLossRecoveredFromMean).toBeCloseTo(1, 4);
-    expect(found.crossEntropy.sae).toBeCloseTo(found.crossEntropy.clean, 6);
+    expect(found.spliced[0].crossEntropy.sae).toBeCloseTo(found.spliced[0].crossEntropy.clean, 6);
     expect(found.fvu).toBeLessThan(1e-10);
     expect(found.cosine).toBeCloseTo(1, 6);
     expect(found.l0).toBeCloseTo(dIn, 0);
@@ -61,16 +74,19 @@ describe("evaluate", () => {
   it("finds that an SAE which returns 0 recovers nothing", async () => {
     const found = await evaluate(signedPairs(0), model, documents, options);
     expect(found.ceLossRecovered).toBeCloseTo(0, 12);
-    expect(found.crossEntropy.sae).toBe(found.crossEntropy.zero);
-    expect(found.crossEntropy.zero).not.toBeCloseTo(found.crossEntropy.clean, 3);
+    expect(found.spliced[0].crossEntropy.sae).toBe(found.spliced[0].crossEntropy.zero);
+    expect(found.spliced[0].crossEntropy.zero).not.toBeCloseTo(
+      found.spliced[0].crossEntropy.clean,
+      3,
+    );
   });
 
   it("counts every prediction of a token of the text once, whatever the batch", async () => {
     const one = await evaluate(signedPairs(0.5), model, documents, { ...options, batchRows: 1 });
     const many = await evaluate(signedPairs(0.5), model, documents, { ...options, batchRows: 8 });
     for (const key of ["clean", "sae", "zero", "mean"] as const)
-      expect(one.crossEntropy[key]).toBeCloseTo(many.crossEntropy[key], 5);
-    expect(one.crossEntropy.predictions).toBe(many.crossEntropy.predictions);
+      expect(one.spliced[0].crossEntropy[key]).toBeCloseTo(many.spliced[0].crossEntropy[key], 5);
+    expect(one.spliced[0].crossEntropy.predictions).toBe(many.spliced[0].crossEntropy.predictions);
     expect(one.fvu).toBeCloseTo(many.fvu, 6);
     expect(one.rows).toBe(texts.reduce((n, t) => n + model.tokenizer.encode(t).ids.length, 0));
   });
@@ -88,8 +104,58 @@ describe("evaluate", () => {
       tokens: 1,
       batchRows: 1,
     });
-    expect(found.crossEntropy.predictions).toBe(tokens.length - 1);
-    expect(found.crossEntropy.clean).toBeCloseTo(expected, 5);
+    expect(found.spliced[0].crossEntropy.predictions).toBe(tokens.length - 1);
+    expect(found.spliced[0].crossEntropy.clean).toBeCloseTo(expected, 5);
+  });
+
+  it("puts a transcoder's output in at its target, and a crosscoder's at one hook point at a time", async () => {
+    // Two names for the same values: what the first block gives is what the second one gets.
+    const places = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_pre"] as const;
+    const [input, target] = places;
+    const transcoder = (gain: number) =>
+      new Sae({ ...signedPairs(1).spec, transcoder: true }, signedPairs(gain));
+    const at = { ...options, hookPoint: input, targetHookPoint: target };
+    const perfect = await evaluate(transcoder(1), model, documents, at);
+    expect(perfect.spliced.map(({ hookPoint }) => hookPoint)).toEqual([target]);
+    expect(perfect.ceLossRecovered).toBeCloseTo(1, 5);
+    expect(perfect.fvu).toBeLessThan(1e-10);
+    expect(perfect.spliced[0].fvu).toBeLessThan(1e-10);
+    const elsewhere = { ...at, targetHookPoint: "blocks.1.hook_mlp_out" };
+    const wrong = await evaluate(transcoder(1), model, documents, elsewhere);
+    expect(wrong.fvu).toBeGreaterThan(1);
+    const other = await evaluate(signedPairs(0), model, documents, {
+      ...{ ...options, hookPoint: "blocks.1.hook_mlp_out" },
+    });
+    expect(wrong.spliced[0].crossEntropy.zero).toBeCloseTo(other.spliced[0].crossEntropy.zero, 6);
+
+    // Reconstructs the first of its hook points and gives 0 at the second.
+    const half = halfCrosscoder();
+    const both = await evaluate(half, model, documents, { ...options, hookPoint: places });
+    const [first, second] = both.spliced;
+    expect(first.ceLossRecovered).toBeCloseTo(1, 5);
+    expect(first.fvu).toBeLessThan(1e-10);
+    expect(second.ceLossRecovered).toBeCloseTo(0, 12);
+    expect(second.fvu).toBeGreaterThanOrEqual(1);
+    expect(both.ceLossRecovered).toBeCloseTo(0.5, 5);
+    // All in all Σ‖x‖²/2 of Σ‖x‖² is missing at hook points with the same values.
+    expect(both.fvu).toBeCloseTo(second.fvu / 2, 6);
+  });
+
+  it("says which hook points an SAE needs when it is given others", async () => {
+    const one = evaluate(halfCrosscoder(), model, documents, options);
+    await expect(one).rejects.toThrow("a crosscoder of 2 hook points, but 1 are given");
+    const two = evaluate(signedPairs(1), model, documents, { ...options, hookPoint: ["a", "b"] });
+    await expect(two).rejects.toThrow("of one hook point, but 2 are given (a, b)");
+    const target = { ...options, targetHookPoint: "blocks.1.hook_mlp_out" };
+    const none = evaluate(signedPairs(1), model, documents, target);
+    await expect(none).rejects.toThrow("no transcoder, so it has no target hook point");
+    const transcoder = new Sae({ ...signedPairs(1).spec, transcoder: true }, signedPairs(1));
+    const missing = evaluate(transcoder, model, documents, options);
+    await expect(missing).rejects.toThrow("name the hook point that it predicts");
+    const wide = { ...options, targetHookPoint: "blocks.1.mlp.hook_post" };
+    await expect(evaluate(transcoder, model, documents, wide)).rejects.toThrow(
+      `predicts activations of width ${dIn}, but blocks.1.mlp.hook_post`,
+    );
   });
 
   it("names width and hook point when they do not fit", async () => {

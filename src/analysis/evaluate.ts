@@ -1,6 +1,8 @@
 /**
  * How good an SAE is on held-out text: its reconstruction (formulas in sae/metrics.ts), and what the
- * language model loses when the reconstruction takes the place of the activation.
+ * language model loses when the reconstruction takes the place of the activation: of a transcoder at
+ * the hook point that it predicts, of a crosscoder at each of its hook points by itself, with the
+ * others left as they come.
  *
  * Rules, the same in every number: beginning-of-sequence positions are never replaced and count in
  * no reconstruction metric. The cross-entropy is the mean, over all predictions of a token of the
@@ -13,10 +15,21 @@ import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import { ReconstructionSums, type Evaluation } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
-import { requireFit, rowBatches, type RowBatch, type TextOptions } from "./codes.ts";
+import {
+  joinHeads,
+  requireFit,
+  requireWidth,
+  rowBatches,
+  type HookPoints,
+  type RowBatch,
+  type TextOptions,
+} from "./codes.ts";
 
 export interface EvaluateOptions extends TextOptions {
-  hookPoint: string;
+  /** What the SAE reads. */
+  hookPoint: HookPoints;
+  /** What a transcoder predicts; of others absent. */
+  targetHookPoint?: string | undefined;
   device: Device;
 }
 
@@ -26,7 +39,7 @@ export interface CrossEntropy {
   predictions: number;
   /** The model as it is. */
   clean: number;
-  /** With x̂ in place of x at the hook point. */
+  /** With the reconstruction in place of the activation at the hook point. */
   sae: number;
   /** With 0 in its place. */
   zero: number;
@@ -34,19 +47,32 @@ export interface CrossEntropy {
   mean: number;
 }
 
-export interface ModelEvaluation extends Evaluation {
-  hookPoint: string;
-  crossEntropy: CrossEntropy;
+/** How much of the loss comes back when the reconstruction takes the place of an ablation. */
+export interface LossRecovered {
   /** (zero − sae) / (zero − clean): 1 when nothing is lost, 0 when no better than ablation to zero. */
   ceLossRecovered: number;
   /** (mean − sae) / (mean − clean): the same against the milder ablation to the mean. */
   ceLossRecoveredFromMean: number;
 }
 
+/** One hook point at which reconstructions were put into the model. */
+export interface SplicedEvaluation extends LossRecovered {
+  hookPoint: string;
+  /** Of the activations at this hook point alone; the formula is that of sae/metrics.ts. */
+  fvu: number;
+  crossEntropy: CrossEntropy;
+}
+
+/** Of a crosscoder `LossRecovered` is the mean over its hook points. */
+export interface ModelEvaluation extends Evaluation, LossRecovered {
+  /** One, of a crosscoder one for each hook point. */
+  spliced: SplicedEvaluation[];
+}
+
 /**
- * Evaluates `sae` at its hook point on the first `tokens` positions of `documents`, which is read
+ * Evaluates `sae` at its hook points on the first `tokens` positions of `documents`, which is read
  * twice: once for the mean activation, once for the rest.
- * @throws UserError when SAE and hook point do not fit, or the text has no tokens.
+ * @throws UserError when SAE and hook points do not fit, or the text has no tokens.
  */
 export async function evaluate(
   sae: Sae,
@@ -54,98 +80,184 @@ export async function evaluate(
   documents: () => AsyncIterable<Document> | Iterable<Document>,
   options: EvaluateOptions,
 ): Promise<ModelEvaluation> {
-  const { hookPoint, device } = options;
-  requireFit(sae, model, hookPoint);
-  const { dIn, dSae } = sae.spec;
-  const mean = await meanActivation(model, documents(), options);
-  const totals = new ReconstructionSums(dIn, dSae);
+  const { device } = options;
+  const { dSae, dOut } = sae.spec;
+  const inputs = requireFit(sae, model, options.hookPoint);
+  const target = requireTarget(sae, model, options.targetHookPoint);
+  const splices = splicesOf(sae, target === undefined ? inputs : [target]);
+  await addMeans(splices, model, documents(), options);
+  const capture = target === undefined ? inputs : [...inputs, target];
+  const totals = new ReconstructionSums(dOut, dSae);
   const activationSums = new Float64Array(dSae);
-  const losses = { predictions: 0, clean: 0, sae: 0, zero: 0, mean: 0 };
+  let predictions = 0;
+  let cleanLoss = 0;
   let encoder: ReturnType<Sae["on"]> | undefined;
   try {
     for await (const batch of rowBatches(model, documents(), options)) {
       const input = { tokens: batch.tokens, batch: batch.rows.length, length: batch.length };
-      const clean = await model.forward({ ...input, capture: [hookPoint], loss: true });
-      const x = clean.activations[hookPoint];
-      const kept = gatherRows(x, batch.kept, dIn);
+      const clean = await model.forward({ ...input, capture, loss: true });
+      const kept = (name: string) =>
+        gatherRows(clean.activations[name], batch.kept, model.hookWidth(name));
+      const x = joinHeads(sae.spec, inputs.map(kept));
+      const y = target === undefined ? undefined : kept(target);
       const rows = batch.kept.length;
       // The first batch is never the smaller one.
       encoder ??= sae.on(device, batch.tokens.length);
-      totals.addTargets(kept, rows);
-      const { statistics, reconstruction } = await encoder.measure(kept, rows);
+      totals.addTargets(y ?? x, rows);
+      const { statistics, reconstruction } = await encoder.measure(x, rows, y);
       totals.addOutputs(statistics);
       for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
 
-      const lossWith = async (row: (n: number) => Float32Array) => {
-        const patch = replaceRows(x, batch.kept, row);
-        return (await model.forward({ ...input, patch: { [hookPoint]: patch }, loss: true })).loss!;
-      };
-      const zero = new Float32Array(dIn);
       const places = counted(batch);
       const sumCounted = (loss: Float32Array) => places.reduce((sum, at) => sum + loss[at], 0);
-      losses.predictions += places.length;
-      losses.clean += sumCounted(clean.loss!);
-      losses.sae += sumCounted(
-        await lossWith((n) => reconstruction.subarray(n * dIn, (n + 1) * dIn)),
-      );
-      losses.zero += sumCounted(await lossWith(() => zero));
-      losses.mean += sumCounted(await lossWith(() => mean));
+      predictions += places.length;
+      cleanLoss += sumCounted(clean.loss!);
+      for (const splice of splices) {
+        const { hookPoint, width, column, losses } = splice;
+        addErrors(splice, y ?? x, reconstruction, dOut);
+        const lossWith = async (row: (n: number) => Float32Array) => {
+          const patch = replaceRows(clean.activations[hookPoint], batch.kept, row);
+          const patched = { ...input, patch: { [hookPoint]: patch }, loss: true };
+          return sumCounted((await model.forward(patched)).loss!);
+        };
+        const zero = new Float32Array(width);
+        losses.sae += await lossWith((n) => {
+          const at = n * dOut + column;
+          return reconstruction.subarray(at, at + width);
+        });
+        losses.zero += await lossWith(() => zero);
+        losses.mean += await lossWith(() => splice.mean);
+      }
     }
   } finally {
     encoder?.close();
   }
-  const { predictions } = losses;
   if (predictions === 0)
     throw new UserError("the text has no row of two tokens, so there is no prediction to evaluate");
-  const crossEntropy: CrossEntropy = {
-    predictions,
-    clean: losses.clean / predictions,
-    sae: losses.sae / predictions,
-    zero: losses.zero / predictions,
-    mean: losses.mean / predictions,
-  };
+  const spliced = splices.map(({ hookPoint, losses, errors }): SplicedEvaluation => {
+    const crossEntropy = {
+      predictions,
+      clean: cleanLoss / predictions,
+      sae: losses.sae / predictions,
+      zero: losses.zero / predictions,
+      mean: losses.mean / predictions,
+    };
+    return {
+      hookPoint,
+      fvu: errors.metrics().fvu,
+      crossEntropy,
+      ceLossRecovered: recovered(crossEntropy, crossEntropy.zero),
+      ceLossRecoveredFromMean: recovered(crossEntropy, crossEntropy.mean),
+    };
+  });
+  const average = (key: keyof LossRecovered) =>
+    spliced.reduce((sum, one) => sum + one[key], 0) / spliced.length;
   return {
     ...totals.metrics(),
     deadFraction: totals.counts.filter((n) => n === 0).length / dSae,
     density: totals.counts.map((n) => n / totals.rows),
     meanActivation: activationSums.map((sum) => sum / totals.rows),
-    hookPoint,
-    crossEntropy,
-    ceLossRecovered: recovered(crossEntropy, crossEntropy.zero),
-    ceLossRecoveredFromMean: recovered(crossEntropy, crossEntropy.mean),
+    spliced,
+    ceLossRecovered: average("ceLossRecovered"),
+    ceLossRecoveredFromMean: average("ceLossRecoveredFromMean"),
   };
+}
+
+/** The hook point that a transcoder predicts. @throws UserError when it is missing, does not fit, or the SAE is none. */
+function requireTarget(
+  { spec }: Sae,
+  model: Model,
+  target: string | undefined,
+): string | undefined {
+  const { transcoder, dOut } = spec;
+  if (transcoder !== (target !== undefined))
+    throw new UserError(
+      transcoder
+        ? "the SAE is a transcoder: name the hook point that it predicts (targetHookPoint)"
+        : `the SAE is no transcoder, so it has no target hook point; got ${target}`,
+    );
+  if (target !== undefined) requireWidth("predicts", dOut, model, target);
+  return target;
+}
+
+/** A hook point whose activations are replaced, and what comes of it. */
+interface Splice {
+  hookPoint: string;
+  width: number;
+  /** Where its part of a reconstruction begins. */
+  column: number;
+  /** Mean activation over the kept positions; [width]. */
+  mean: Float32Array;
+  /** Summed over the predictions. */
+  losses: { sae: number; zero: number; mean: number };
+  errors: ReconstructionSums;
+}
+
+function splicesOf({ spec }: Sae, hookPoints: readonly string[]): Splice[] {
+  let end = 0;
+  return hookPoints.map((hookPoint, head) => {
+    const width = hookPoints.length > 1 ? spec.heads[head] : spec.dOut;
+    const column = end;
+    end += width;
+    return {
+      ...{ hookPoint, width, column, mean: new Float32Array(width) },
+      losses: { sae: 0, zero: 0, mean: 0 },
+      errors: new ReconstructionSums(width, 0),
+    };
+  });
 }
 
 function recovered({ clean, sae }: CrossEntropy, ablated: number): number {
   return (ablated - sae) / (ablated - clean);
 }
 
-/** Mean activation over the kept positions; [dIn]. */
-async function meanActivation(
+/** Sets the mean activations of `splices`. */
+async function addMeans(
+  splices: readonly Splice[],
   model: Model,
   documents: AsyncIterable<Document> | Iterable<Document>,
-  options: EvaluateOptions,
-): Promise<Float32Array> {
-  const { hookPoint } = options;
-  const width = model.hookWidth(hookPoint);
-  const sum = new Float64Array(width);
+  options: TextOptions,
+): Promise<void> {
+  const sums = splices.map(({ width }) => new Float64Array(width));
+  const capture = splices.map(({ hookPoint }) => hookPoint);
   let rows = 0;
-  for await (const { tokens, rows: packed, length, kept } of rowBatches(
-    model,
-    documents,
-    options,
-  )) {
+  for await (const batch of rowBatches(model, documents, options)) {
+    const { tokens, length, kept } = batch;
     const { activations } = await model.forward({
-      tokens,
-      batch: packed.length,
-      length,
-      capture: [hookPoint],
+      ...{ tokens, batch: batch.rows.length, length, capture },
     });
-    const x = activations[hookPoint];
-    for (const at of kept) for (let c = 0; c < width; c++) sum[c] += x[at * width + c];
+    for (const [i, { hookPoint, width }] of splices.entries()) {
+      const x = activations[hookPoint];
+      for (const at of kept) for (let c = 0; c < width; c++) sums[i][c] += x[at * width + c];
+    }
     rows += kept.length;
   }
-  return Float32Array.from(sum, (v) => v / rows);
+  for (const [i, { mean }] of splices.entries()) sums[i].forEach((v, c) => (mean[c] = v / rows));
+}
+
+/** Adds a batch's errors at one hook point. @param y what was to be reconstructed, as `reconstruction` [rows, dOut]. */
+function addErrors(
+  { width, column, errors }: Splice,
+  y: Float32Array,
+  reconstruction: Float32Array,
+  dOut: number,
+): void {
+  const rows = y.length / dOut;
+  const part = new Float32Array(rows * width);
+  const rowStats = new Float64Array(rows * 4);
+  for (let n = 0; n < rows; n++) {
+    for (let c = 0; c < width; c++) {
+      const at = n * dOut + column + c;
+      const [v, r] = [y[at], reconstruction[at]];
+      part[n * width + c] = v;
+      rowStats[n * 4] += v * v;
+      rowStats[n * 4 + 1] += r * r;
+      rowStats[n * 4 + 2] += v * r;
+      rowStats[n * 4 + 3] += (v - r) ** 2;
+    }
+  }
+  errors.addTargets(part, rows);
+  errors.addOutputs({ rowStats, error: 0, counts: new Int32Array(), sums: new Float32Array() });
 }
 
 function gatherRows(x: Float32Array, kept: Int32Array, width: number): Float32Array {

@@ -7,7 +7,13 @@ import type { Device } from "../device/device.ts";
 import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
-import { encodeText, selectDocuments, tokenText, type TextOptions } from "./codes.ts";
+import {
+  encodeText,
+  selectDocuments,
+  tokenText,
+  type HookPoints,
+  type TextOptions,
+} from "./codes.ts";
 import { bestLabels, LabelledCodes } from "./concepts.ts";
 import { FeatureCounter } from "./feature-counter.ts";
 import type { Features } from "./features.ts";
@@ -18,7 +24,8 @@ export interface IndexOptions
   /** The folder to write; an older index there is replaced. */
   out: string;
   device: Device;
-  hookPoint: string;
+  /** What the SAE reads. */
+  hookPoint: HookPoints;
   /** Of the random examples. */
   seed: number;
   /** What else is known of where the numbers come from: run, data, SAE. */

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 
 import type { RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
-import { evaluate, type CrossEntropy } from "../analysis/evaluate.ts";
+import { evaluate, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
 import { documents } from "../model/text.ts";
@@ -11,14 +11,17 @@ import { readResults, type RunFolder } from "../runs.ts";
 import { saveSae } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/metrics.ts";
 import { recovery } from "../sae/synthetic.ts";
+import { kindOf } from "../sae/weights.ts";
 import { Progress } from "./progress.ts";
-import { scoresText, type Activations, type Context, type Trained } from "./stages.ts";
+import { hookPointsOf, type Activations, type Context } from "./sources.ts";
+import { scoresText, type Trained } from "./stages.ts";
 
 /** evaluation.json: every held-out number of a run. */
 export interface RunEvaluation {
   /** What `lens runs` shows and compares. */
   scores: Record<string, number>;
-  crossEntropy?: CrossEntropy;
+  /** The model with the reconstruction in it, by hook point; absent without a model. */
+  spliced?: SplicedEvaluation[];
   /** Rows that the numbers are computed over. */
   rows: number;
   /** Per latent. */
@@ -57,7 +60,7 @@ export async function evaluateStage(
       task_input: { heldOut: trained.details.dataset ?? config.activations.from },
       output: { sae: "sae" },
       eval_scores: scores,
-      eval_metadata: { rows: evaluation.rows, crossEntropy: evaluation.crossEntropy },
+      eval_metadata: { rows: evaluation.rows, spliced: evaluation.spliced },
       success: true,
       latency: (performance.now() - began) / 1000,
     });
@@ -74,22 +77,23 @@ export async function measure(
 ): Promise<RunEvaluation> {
   let evaluation: Evaluation;
   const scores: Record<string, number> = {};
-  let crossEntropy: CrossEntropy | undefined;
+  let spliced: SplicedEvaluation[] | undefined;
   if (model && config.activations.from === "model") {
-    const { hookPoint, validationTokens: tokens, contextLength, bos } = config.activations;
-    const [point] = model.expandHookPoints([hookPoint]);
+    const { validationTokens: tokens, contextLength, bos } = config.activations;
+    const { inputs, target } = hookPointsOf(model, config.activations);
     const progress = new Progress({
       label: "evaluating",
       unit: "tokens",
       total: tokens,
       quiet: terminal.quiet,
     });
-    // The text is read twice: once through the model, then four times a batch (as it is, with the
-    // reconstruction, with zero and with the mean in place).
+    // The text is read twice: once through the model, then again as it is and, for each hook point
+    // that is replaced, with the reconstruction, with zero and with the mean in place.
+    const passes = 2 + 3 * (target === undefined ? inputs.length : 1);
     let pass = 0;
     let done = 0;
     const text = async function* () {
-      const weight = pass++ === 0 ? 1 / 5 : 4 / 5;
+      const weight = (pass++ === 0 ? 1 : passes - 1) / passes;
       for await (const document of interruptibly(heldOutDocuments(config), signal)) {
         done += weight * model.tokenizer.encode(document.text).ids.length;
         progress.update(Math.min(tokens, Math.round(done)));
@@ -97,14 +101,14 @@ export async function measure(
       }
     };
     const measured = await evaluate(sae, model, text, {
-      ...{ hookPoint: point, device, tokens, contextLength, bos },
+      ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, contextLength, bos },
     }).catch((error: unknown) => {
       progress.stop();
       throw error;
     });
-    progress.end("the model with and without the autoencoder");
+    progress.end(`the model with and without the ${kindOf(sae.spec)}`);
     evaluation = measured;
-    crossEntropy = measured.crossEntropy;
+    spliced = measured.spliced;
     scores.ceLossRecovered = measured.ceLossRecovered;
   } else {
     const onDevice = sae.on(device, config.train.batchSize);
@@ -119,14 +123,14 @@ export async function measure(
   const { activeFeatures } = latentSummary(evaluation);
   return {
     scores: { fvu, l0, deadFraction, ...scores, mse, l1, cosine, denseFraction, activeFeatures },
-    crossEntropy,
+    ...(spliced && { spliced }),
     rows,
     density: [...evaluation.density],
     meanActivation: [...evaluation.meanActivation],
   };
 }
 
-/** Looks the latents up in held-out text and writes features/; undefined without a model: there is no text then. */
+/** Looks the latents up in held-out text and writes features/; without a model there is no text, which it says. */
 export async function featuresStage(
   { config, terminal, signal }: Context,
   run: RunFolder,
@@ -134,11 +138,16 @@ export async function featuresStage(
   { model }: Activations,
   { sae }: Trained,
 ): Promise<Features | undefined> {
-  if (!model || config.activations.from !== "model") return undefined;
+  if (!model || config.activations.from !== "model") {
+    terminal.note(
+      `features: none, since there is no text behind activations.from ${config.activations.from}`,
+    );
+    return undefined;
+  }
   const { openFeatures } = await import("../analysis/features.ts");
   const out = run.path("features");
   if (existsSync(run.path("features", "index.json"))) return openFeatures(out);
-  const { hookPoint, contextLength, bos } = config.activations;
+  const { contextLength, bos } = config.activations;
   const { tokens, topExamples, randomExamples, contextTokens } = config.features;
   const progress = new Progress({
     label: "features",
@@ -147,10 +156,10 @@ export async function featuresStage(
     quiet: terminal.quiet,
   });
   try {
-    const [point] = model.expandHookPoints([hookPoint]);
+    const { inputs } = hookPointsOf(model, config.activations);
     const text = interruptibly(heldOutDocuments(config), signal);
     const features = await indexFeatures(sae, model, text, {
-      ...{ out, device, hookPoint: point, contextLength, bos, seed: config.seed },
+      ...{ out, device, hookPoint: inputs, contextLength, bos, seed: config.seed },
       ...{ tokens, topExamples, randomExamples, contextTokens },
       provenance: { run: run.id },
       onProgress: ({ done }) => progress.update(done),

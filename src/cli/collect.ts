@@ -7,12 +7,12 @@ import { loadModel } from "../model/model.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
+import { hookPointsOf, namesOf, type HookPointRoles } from "./sources.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   out: string;
   split: string;
-  hookPoints?: string[];
   quiet?: boolean;
   json?: boolean;
 }
@@ -30,10 +30,6 @@ export function define(command: Command): void {
       "--split <train|validation|test>",
       "which documents; of files, eight in ten are for training",
       "train",
-    )
-    .option(
-      "--hook-points <names...>",
-      "several hook points in one pass; patterns such as blocks.*.hook_resid_post too",
     )
     .option("--quiet", "print errors and the result only")
     .option("--json", "print the result as JSON");
@@ -54,17 +50,16 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   const { data, field, contextLength, bos, dtype, shardRows } = activations;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
   const model = await loadModel(activations.model, { threads });
-  const progress = new Progress({
-    label: "collecting",
-    unit: "tokens",
-    total: tokens,
-    quiet: terminal.quiet,
-  });
+  let progress: Progress | undefined;
   try {
+    const hookPoints = hookPointsOf(model, activations);
+    progress = new Progress({
+      ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
+    });
     const store = await collect(model, data, {
       ...{ out, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
-      hookPoint: options.hookPoints ?? activations.hookPoint,
-      onProgress: ({ done }) => progress.update(done),
+      hookPoint: namesOf(hookPoints),
+      onProgress: ({ done }) => progress!.update(done),
     });
     progress.end();
     const points = store.manifest!.hookPoints.map((point) => point.name);
@@ -72,9 +67,12 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
       { out, rows: store.rows, dIn: store.dIn, hookPoints: points },
       `${store.rows.toLocaleString("en-US")} activations of ${points.join(", ")} in ${out}`,
     );
-    terminal.next(`train --activations.from folder --activations.path ${out}`, "train on them");
+    terminal.next(
+      `train --activations.from folder --activations.path ${out}${choiceOf(hookPoints)}`,
+      "train on them",
+    );
   } catch (error) {
-    progress.stop();
+    progress?.stop();
     if (!(error instanceof Interrupted)) throw error;
     throw new Interrupted(
       "stopped; whole shards are kept, and the same command goes on from there",
@@ -82,4 +80,11 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   } finally {
     await model.close();
   }
+}
+
+/** The flags that train on a store of these hook points what it was collected for. */
+function choiceOf({ inputs, target }: HookPointRoles): string {
+  if (inputs.length > 1) return ` --activations.hookPoints ${inputs.join(",")}`;
+  if (target === undefined) return "";
+  return ` --activations.hookPoint ${inputs[0]} --activations.targetHookPoint ${target}`;
 }

@@ -11,8 +11,9 @@ import { measure } from "./analyse.ts";
 import { saeFolder } from "./export.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import { openSources } from "./stages.ts";
+import { openSources } from "./sources.ts";
 import { short, table, Terminal } from "./terminal.ts";
+import type { SplicedEvaluation } from "../analysis/evaluate.ts";
 
 interface Options extends Record<string, unknown> {
   quiet?: boolean;
@@ -44,13 +45,23 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   const activations = await openSources(context);
   try {
     const trained = await loadSae(folder);
-    const { scores, crossEntropy, rows } = await measure(context, device, activations, trained);
+    const { scores, spliced, rows } = await measure(context, device, activations, trained);
     const lines = Object.entries({ ...scores, rows }).map(([name, v]) => [name, short(v)]);
-    for (const [name, v] of Object.entries(crossEntropy ?? {}))
-      lines.push([name === "predictions" ? name : `crossEntropy.${name}`, short(v as number)]);
-    terminal.result({ folder, scores, crossEntropy, rows }, table(["held-out", ""], lines));
+    const text = [table(["held-out", ""], lines)];
+    if (spliced) text.push("", splicedTable(spliced));
+    terminal.result({ folder, scores, spliced, rows }, text.join("\n"));
   } finally {
     await activations.model?.close();
     await device.close();
   }
+}
+
+/** Cross-entropies in nats per token, by hook point. */
+function splicedTable(spliced: readonly SplicedEvaluation[]): string {
+  const head = ["spliced in at", "FVU", "CE recovered", "clean", "sae", "zero", "mean"];
+  const rows = spliced.map(({ hookPoint, fvu, ceLossRecovered, crossEntropy }) => {
+    const { clean, sae, zero, mean } = crossEntropy;
+    return [hookPoint, ...[fvu, ceLossRecovered, clean, sae, zero, mean].map(short)];
+  });
+  return `${table(head, rows)}\nover ${short(spliced[0].crossEntropy.predictions)} predictions`;
 }

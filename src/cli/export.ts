@@ -5,7 +5,7 @@ import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
 import { findRun } from "../runs.ts";
-import { loadSae, saveSae, saveTorchCheckpoint } from "../sae/formats.ts";
+import { forSaeLens, loadSae, saveSae, saveTorchCheckpoint } from "../sae/formats.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options {
@@ -39,13 +39,21 @@ async function run(id: string, options: Options): Promise<void> {
   const { sae, details } = await loadSae(folder);
   const out = options.out ?? (format === "pt" ? `${folder}.pt` : `${folder}-export`);
   if (format === "pt") await saveTorchCheckpoint(out, sae, details);
-  else await saveSae(out, sae, details);
+  else await saveSae(out, forSaeLens(sae), details);
   const load =
     format === "pt"
       ? `torch.load("${out}", weights_only=True)`
       : `SAE.load_from_disk("${out}")  # from sae_lens import SAE`;
-  const { dIn, dSae } = sae.spec;
-  new Terminal(options).result({ format, out, dIn, dSae }, `${out}\nin Python: ${load}`);
+  const { dIn, dOut, dSae, heads, transcoder } = sae.spec;
+  const order = (details.hookPoints ?? heads.map((width) => `${width} wide`)).join(", ");
+  const note =
+    heads.length > 1
+      ? `\na crosscoder is one autoencoder of its hook points' activations side by side: ${order}`
+      : "";
+  new Terminal(options).result(
+    { format, out, dIn, dSae, ...(transcoder && { dOut }) },
+    `${out}\nin Python: ${load}${note}`,
+  );
 }
 
 /** The folder of the autoencoder that `id` names: one with cfg.json, or that of a run. */

@@ -14,7 +14,7 @@ import { saeFolder } from "./export.ts";
 import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
 import { addSettings, readSettings, withFlags } from "./settings.ts";
-import { openSources } from "./stages.ts";
+import { openSources } from "./sources.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {

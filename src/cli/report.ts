@@ -3,12 +3,15 @@ import { mkdir } from "node:fs/promises";
 
 import type { Features } from "../analysis/features.ts";
 import { galleryOf } from "../analysis/gallery.ts";
+import type { SplicedEvaluation } from "../analysis/evaluate.ts";
 import { latentFigures, renderPng, trainingFigures } from "../analysis/plots.ts";
 import { writeReport, type Tile } from "../analysis/report.ts";
 import type { RunConfig } from "../config.ts";
 import { readMetrics, readRun, writeWhole, type RunFolder } from "../runs.ts";
+import { kindOf } from "../sae/weights.ts";
 import type { RunEvaluation } from "./analyse.ts";
-import { architectureText, type Context, type Trained } from "./stages.ts";
+import type { Context } from "./sources.ts";
+import { architectureText, type Trained } from "./stages.ts";
 import { duration, short, shortPath } from "./terminal.ts";
 
 /** Writes report.html and plots/, and returns the page's path. */
@@ -27,12 +30,12 @@ export async function reportStage(
     writeWhole(run.path("plots", `${id}.svg`), svg);
     writeWhole(run.path("plots", `${id}.png`), await renderPng(svg));
   }
-  const { dIn, dSae } = sae.spec;
+  const { dSae } = sae.spec;
   const path = run.path("report.html");
   await writeReport(path, {
     title: run.id,
-    summary: `A ${architectureText(config.sae)} autoencoder: ${short(dSae)} latents on ${sourceText(config)}, width ${dIn}.`,
-    tiles: tiles(evaluation),
+    summary: `A ${architectureText(config.sae)} ${kindOf(sae.spec)}: ${short(dSae)} latents ${sourceText(config, { sae, details })}.`,
+    tiles: tiles(evaluation, sae.spec.transcoder),
     training,
     latents,
     ...(features && (await galleryOf(features, config.features.gallery))),
@@ -43,13 +46,14 @@ export async function reportStage(
   return path;
 }
 
-function tiles({ scores, crossEntropy, rows }: RunEvaluation): Tile[] {
+function tiles({ scores, spliced, rows }: RunEvaluation, transcoder: boolean): Tile[] {
   const over = `over ${short(rows)} held-out activations`;
+  const formula = transcoder ? "Σ‖y − ŷ‖² / Σ‖y − ȳ‖² of the target y" : "Σ‖x − x̂‖² / Σ‖x − x̄‖²";
   const all: (Tile | undefined)[] = [
     {
       label: "FVU",
       value: short(scores.fvu),
-      meaning: `Fraction of variance unexplained, Σ‖x − x̂‖² / Σ‖x − x̄‖², ${over}: 0 is perfect.`,
+      meaning: `Fraction of variance unexplained, ${formula}, ${over}: 0 is perfect.`,
       detail: "variance unexplained",
     },
     {
@@ -58,17 +62,10 @@ function tiles({ scores, crossEntropy, rows }: RunEvaluation): Tile[] {
       meaning: `Mean number of latents active at once, ${over}.`,
       detail: "latents active at once",
     },
-    crossEntropy && {
-      label: "CE recovered",
-      value: `${(100 * scores.ceLossRecovered).toFixed(1)} %`,
-      meaning:
-        "(zero − sae) / (zero − clean): cross-entropy of the model with the reconstruction in place, " +
-        `between zero ablation (${short(crossEntropy.zero)}) and the model as it is (${short(crossEntropy.clean)}).`,
-      detail: `loss ${short(crossEntropy.clean)} → ${short(crossEntropy.sae)} nats`,
-    },
+    spliced && recoveredTile(spliced, scores.ceLossRecovered),
     {
       label: "Dead",
-      value: `${(100 * scores.deadFraction).toFixed(1)} %`,
+      value: percent(scores.deadFraction),
       meaning: `Share of the latents that never fired ${over}.`,
       detail: "latents that never fired",
     },
@@ -85,7 +82,30 @@ function tiles({ scores, crossEntropy, rows }: RunEvaluation): Tile[] {
   return all.filter((tile) => tile !== undefined);
 }
 
-function sections({ scores, crossEntropy }: RunEvaluation) {
+function recoveredTile(spliced: readonly SplicedEvaluation[], mean: number): Tile {
+  const formula =
+    "(zero − sae) / (zero − clean): cross-entropy of the model with the reconstruction in place, between zero ablation and the model as it is";
+  const [{ hookPoint, crossEntropy: ce }] = spliced;
+  const tile = { label: "CE recovered", value: percent(mean) };
+  if (spliced.length === 1)
+    return {
+      ...tile,
+      meaning: `${formula} (zero ${short(ce.zero)}, clean ${short(ce.clean)}), at ${hookPoint}.`,
+      detail: `loss ${short(ce.clean)} → ${short(ce.sae)} nats`,
+    };
+  const each = spliced.map(({ ceLossRecovered }) => ceLossRecovered);
+  return {
+    ...tile,
+    meaning: `Mean over the hook points, each replaced by itself, of ${formula}.`,
+    detail: `mean of ${spliced.length}, ${percent(Math.min(...each))} to ${percent(Math.max(...each))}`,
+  };
+}
+
+function percent(share: number): string {
+  return `${(100 * share).toFixed(1)} %`;
+}
+
+function sections({ scores, spliced }: RunEvaluation) {
   const all = [
     {
       title: "Held-out numbers",
@@ -93,13 +113,27 @@ function sections({ scores, crossEntropy }: RunEvaluation) {
       rows: entries(scores),
     },
   ];
-  if (crossEntropy)
+  if (spliced?.length === 1)
     all.push({
       title: "Cross-entropy",
       text:
         "Nats per token of the model as it is (clean), with the reconstruction in place of the " +
-        "activation (sae), with 0, and with the mean activation in its place.",
-      rows: entries({ ...crossEntropy }),
+        `activation at ${spliced[0].hookPoint} (sae), with 0, and with the mean activation in its place.`,
+      rows: entries({ ...spliced[0].crossEntropy }),
+    });
+  else if (spliced)
+    all.push({
+      title: "Hook point by hook point",
+      text:
+        "Of the activations at each hook point: the variance that is left unexplained, the share of " +
+        "the loss that is recovered with the reconstruction in place there and nowhere else, and the " +
+        "nats per token of the model as it is (clean), with the reconstruction (sae), with 0 and " +
+        "with the mean activation.",
+      rows: spliced.map(({ hookPoint, fvu, ceLossRecovered, crossEntropy: ce }) => [
+        hookPoint,
+        `FVU ${short(fvu)}, CE recovered ${percent(ceLossRecovered)} (clean ${short(ce.clean)}, ` +
+          `sae ${short(ce.sae)}, zero ${short(ce.zero)}, mean ${short(ce.mean)})`,
+      ]),
     });
   return all;
 }
@@ -108,14 +142,26 @@ function entries(values: Record<string, number>): [string, string][] {
   return Object.entries(values).map(([name, value]) => [name, short(value)]);
 }
 
-function sourceText({ activations: a }: RunConfig): string {
+/** What it reads, and of a transcoder what it predicts: "on … of … over …, width 256". */
+function sourceText({ activations: a }: RunConfig, { sae, details }: Trained): string {
+  const { dIn, dOut, heads, transcoder } = sae.spec;
+  const width = transcoder
+    ? `widths ${dIn} → ${dOut}`
+    : heads.length > 1
+      ? `width ${heads.length} × ${heads[0]}`
+      : `width ${dIn}`;
+  const { hookPoint, hookPoints = hookPoint ? [hookPoint] : [], targetHookPoint } = details;
+  const places =
+    targetHookPoint === undefined
+      ? `on ${hookPoints.join(", ")}`
+      : `from ${hookPoint} to ${targetHookPoint}`;
   switch (a.from) {
     case "model":
-      return `${a.hookPoint} of ${a.model} over ${a.data}`;
+      return `${places} of ${a.model} over ${a.data}, ${width}`;
     case "synthetic":
-      return `synthetic activations of ${a.features} directions`;
+      return `on synthetic activations of ${a.features} directions, ${width}`;
     case "folder":
-      return `the activations in ${a.path}`;
+      return `on the activations in ${[a.path, ...a.joinPaths].join(", ")}${a.targetPath === undefined ? "" : ` with targets in ${a.targetPath}`}, ${width}`;
     default:
       return a satisfies never;
   }

@@ -9,14 +9,8 @@ import { evaluateStage, featuresStage } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
 import { addSettings, readSettings, SECTIONS } from "./settings.ts";
-import {
-  afterFailure,
-  createRun,
-  openSources,
-  scoresText,
-  trainStage,
-  type Context,
-} from "./stages.ts";
+import { openSources, type Context } from "./sources.ts";
+import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
 import { duration, shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
@@ -89,7 +83,7 @@ async function runWhole(context: Context, run: RunFolder): Promise<Outcome> {
   const device = await openDevice(config.device, { threads: config.threads });
   let activations: Awaited<ReturnType<typeof openSources>> | undefined;
   try {
-    activations = await openSources(context);
+    activations = await openSources(context, [config.sae]);
     const trained = await trainStage(context, run, device, activations);
     const evaluation = await evaluateStage(context, run, device, activations, trained);
     const features = await featuresStage(context, run, device, activations, trained);

@@ -1,14 +1,14 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { afterAll, expect, test } from "vitest";
+import { afterAll, describe, expect, test } from "vitest";
 
 import { parseConfig, saeSchema, trainSchema, featuresSchema } from "../config.ts";
 import { configFields, readSettings } from "./settings.ts";
 import { duration, short, table } from "./terminal.ts";
 
-const folder = mkdtempSync(join(tmpdir(), "lens-settings-"));
-afterAll(() => rmSync(folder, { recursive: true, force: true }));
+const scratch = mkdtempSync(join(tmpdir(), "lens-settings-"));
+afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
 test("every setting of every section is a field with a sentence, and its default is the config's", () => {
   const fields = new Map(configFields().map((field) => [field.path, field]));
@@ -48,7 +48,7 @@ test("text that is no number reaches the person as it was typed", () => {
 });
 
 test("flags are set on top of the file, field by field", () => {
-  const file = join(folder, "a.yaml");
+  const file = join(scratch, "a.yaml");
   writeFileSync(file, "sae:\n  k: 8\n  dSae: 64\ntrain: { epochs: 3 }\n");
   const config = readSettings(file, { "sae.k": "16" });
   expect(config.sae).toMatchObject({ k: 16, dSae: 64 });
@@ -59,7 +59,7 @@ test("flags are set on top of the file, field by field", () => {
 });
 
 test("a flag that chooses another variant replaces the file's settings of the old one", () => {
-  const file = join(folder, "model.yaml");
+  const file = join(scratch, "model.yaml");
   writeFileSync(
     file,
     "activations: {hookPoint: hook_embed, tokens: 5}\nsae: {k: 3, expansion: 2}\n",
@@ -72,6 +72,58 @@ test("a flag that chooses another variant replaces the file's settings of the ol
   expect(activations).not.toHaveProperty("tokens");
   expect(sae).toMatchObject({ architecture: "relu", expansion: 2 });
   expect(sae).not.toHaveProperty("k");
+});
+
+describe("hook points", () => {
+  const model = (settings: object) => parseConfig({ activations: settings }).activations;
+  const folder = (settings: object) => model({ from: "folder", path: "x", ...settings });
+
+  test("are one, one with a target, or several; any other combination is refused by name", () => {
+    const [hookPoint, targetHookPoint, hookPoints] = ["a", "b", ["c", "d"]];
+    expect(model({ hookPoint, targetHookPoint })).toMatchObject({ hookPoints: [] });
+    expect(model({ hookPoints })).not.toHaveProperty("hookPoint");
+    expect(() => model({ hookPoint, hookPoints })).toThrow(
+      /activations.hookPoint cannot be combined with hookPoints: .*; got "a"/,
+    );
+    expect(() => model({ targetHookPoint, hookPoints })).toThrow(
+      /activations.targetHookPoint cannot be combined with several hook points.*; got "b"/,
+    );
+    expect(() => folder({ hookPoints, joinPaths: ["y"] })).toThrow(/activations.joinPaths cannot/);
+    expect(() => folder({ targetTensor: "t", joinPaths: ["y"] })).toThrow(
+      /activations.targetTensor cannot be combined with several hook points.*; got "t"/,
+    );
+  });
+
+  test("of folders need validation folders of the same kind", () => {
+    const validationPath = "v";
+    expect(() => folder({ targetPath: "y", validationPath })).toThrow(
+      /activations.validationTargetPath is missing; it goes with validationPath and targetPath/,
+    );
+    expect(() => folder({ validationTargetPath: "y" })).toThrow(/only then; got "y"/);
+    expect(() =>
+      folder({ joinPaths: ["y", "z"], validationPath, validationJoinPaths: ["w"] }),
+    ).toThrow(
+      /activations.validationJoinPaths goes with .*one folder for each of joinPaths.*got \["w"\]/,
+    );
+    folder({ targetPath: "y", validationPath, validationTargetPath: "w" });
+    folder({ joinPaths: ["y"], validationPath, validationJoinPaths: ["w"] });
+  });
+
+  test("as flags take the place of the file's, and several have commas between them", () => {
+    const file = join(scratch, "places.yaml");
+    const read = (activations: string, flags: object) => {
+      writeFileSync(file, `activations: ${activations}\n`);
+      return readSettings(file, flags as Record<string, unknown>).activations;
+    };
+    const several = read("{hookPoint: a, targetHookPoint: b}", {
+      "activations.hookPoints": "c, d",
+    });
+    expect(several).toMatchObject({ hookPoints: ["c", "d"] });
+    const pair = read("{hookPoints: [a, b]}", { "activations.targetHookPoint": "c" });
+    expect(pair).toMatchObject({ targetHookPoint: "c", hookPoints: [] });
+    const one = read("{hookPoints: [a, b]}", { "activations.hookPoint": "c" });
+    expect(one).toMatchObject({ hookPoint: "c", hookPoints: [] });
+  });
 });
 
 test("numbers are short, times are readable, columns line up", () => {

@@ -16,10 +16,10 @@ export interface Field {
   /** "" for those at the top. */
   section: string;
   description: string;
-  /** integers: several, with commas between them on the command line. */
-  type: "integer" | "number" | "boolean" | "string" | "integers";
+  /** integers, strings: several, with commas between them on the command line. */
+  type: "integer" | "number" | "boolean" | "string" | "integers" | "strings";
   choices?: string[];
-  default?: string | number | boolean | number[];
+  default?: string | number | boolean | number[] | string[];
   /** Variants of the section that have the field, when not all do: "sae.architecture topk". */
   only?: string;
 }
@@ -94,7 +94,7 @@ function toField(section: string, key: string, schema: JsonSchema): Field {
     path: section ? `${section}.${key}` : key,
     section,
     description: schema.description ?? "",
-    type: schema.type === "array" ? "integers" : (schema.type as Field["type"]),
+    type: (schema.type === "array" ? `${schema.items!.type}s` : schema.type) as Field["type"],
   };
   if (schema.enum) field.choices = schema.enum;
   if (schema.default !== undefined) field.default = schema.default as Field["default"];
@@ -108,8 +108,8 @@ export function addSettings(command: Command, sections: string[]): Command {
     const placeholder =
       field.type === "boolean"
         ? "[true|false]"
-        : field.type === "integers"
-          ? "<integer,…>"
+        : field.type === "integers" || field.type === "strings"
+          ? `<${field.type === "strings" ? "text" : "integer"},…>`
           : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type)}>`;
     const option = new Option(`--${field.path} ${placeholder}`, describe(field));
     const heading = SECTIONS[field.section];
@@ -153,9 +153,11 @@ export function withFlags(
 ): Record<string, unknown> {
   const result = { ...values };
   const given = (path: string) => options[path] !== undefined;
-  if (BUDGETS.some((name) => given(`train.${name}`)) && isSection(values.train)) {
-    const kept = Object.entries(values.train).filter(([name]) => !BUDGETS.includes(name));
-    result.train = Object.fromEntries(kept);
+  for (const { section, chosen, replaces } of ALTERNATIVES) {
+    const settings = result[section];
+    if (!chosen.some((name) => given(`${section}.${name}`)) || !isSection(settings)) continue;
+    const kept = Object.entries(settings).filter(([name]) => !replaces.includes(name));
+    result[section] = Object.fromEntries(kept);
   }
   const fields = configFields();
   // A flag that chooses another variant takes the file's settings of the old one with it.
@@ -176,8 +178,21 @@ function isSection(value: unknown): value is Record<string, unknown> {
   return typeof value === "object" && value !== null;
 }
 
-/** Of these only one can be set: a flag replaces whichever the file has. */
 const BUDGETS = ["epochs", "tokens", "steps"];
+const TARGETS = ["targetHookPoint", "targetPath", "targetTensor"];
+
+/** Settings that exclude each other: a flag for one of `chosen` takes the place of what the file has of `replaces`. */
+const ALTERNATIVES: { section: string; chosen: string[]; replaces: string[] }[] = [
+  { section: "train", chosen: BUDGETS, replaces: BUDGETS },
+  { section: "activations", chosen: ["hookPoint"], replaces: ["hookPoints"] },
+  { section: "activations", chosen: TARGETS, replaces: ["hookPoints", "joinPaths"] },
+  {
+    section: "activations",
+    chosen: ["hookPoints"],
+    replaces: ["hookPoint", "joinPaths", ...TARGETS],
+  },
+  { section: "activations", chosen: ["joinPaths"], replaces: ["hookPoints", ...TARGETS] },
+];
 
 export function readConfigFile(file: string): Record<string, unknown> {
   let text: string;
@@ -206,10 +221,11 @@ function fromFlag(raw: unknown, { type }: Pick<Field, "type">): unknown {
   if (typeof raw !== "string") return raw;
   if (type === "boolean") return raw === "true" ? true : raw === "false" ? false : raw;
   if (type === "string") return raw;
-  if (type === "integers")
-    return raw.trim() === ""
-      ? []
-      : raw.split(",").map((part) => fromFlag(part, { type: "integer" }));
+  if (type === "integers" || type === "strings") {
+    const parts = raw.split(",").map((part) => part.trim());
+    if (parts.join("") === "") return [];
+    return type === "strings" ? parts : parts.map((part) => fromFlag(part, { type: "integer" }));
+  }
   const digits = raw.replace(/(?<=\d)_(?=\d)/g, "");
   const number = Number(digits);
   return digits.trim() === "" || Number.isNaN(number) ? raw : number;

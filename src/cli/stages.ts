@@ -1,51 +1,25 @@
 /**
- * The stages that several commands share: from settings to activations, and from activations to a
- * trained autoencoder in a run folder. Each picks up where an earlier attempt stopped.
+ * The stages that several commands share, from activations to a trained autoencoder in a run folder.
+ * Each picks up where an earlier attempt stopped.
  */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 
-import {
-  memorySource,
-  splitSource,
-  type ActivationSource,
-  type RowSource,
-} from "../activation-source.ts";
-import { configJsonSchema, type ModelActivationsConfig, type RunConfig } from "../config.ts";
+import type { ActivationSource, RowSource } from "../activation-source.ts";
+import { configJsonSchema, type RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import { openActivations, type ActivationStore } from "../model/activations.ts";
-import { collect } from "../model/collect.ts";
-import type { Model } from "../model/model.ts";
-import { configHash, readMetrics, RunFolder, writeWhole } from "../runs.ts";
+import { readMetrics, RunFolder, writeWhole } from "../runs.ts";
 import { latestCheckpoint, writeCheckpoint } from "../sae/checkpoint.ts";
 import { loadSae, saveSae, type SaeDetails } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
-import { syntheticActivations } from "../sae/synthetic.ts";
 import { Trainer, type Metrics, type TrainerState } from "../sae/train.ts";
+import { kindOf } from "../sae/weights.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
+import { hookPointsText, type Activations, type Context } from "./sources.ts";
 import { lens, short, shortPath, type Terminal } from "./terminal.ts";
-
-/** What every stage needs. */
-export interface Context {
-  config: RunConfig;
-  terminal: Terminal;
-  signal: AbortSignal;
-}
-
-export interface Activations {
-  train: RowSource;
-  /** Absent only for a folder with validationFraction 0. */
-  validation: RowSource | undefined;
-  /** When a model made them. */
-  model?: Model;
-  /** The stores behind `train` and `validation`, when there are any. */
-  stores?: { train: ActivationStore; validation: ActivationStore };
-  /** The true directions of synthetic activations, [features, dIn]. */
-  directions?: Float32Array;
-}
 
 /** A new run folder for `config`, with the schema that editors use beside it. */
 export function createRun(config: RunConfig): RunFolder {
@@ -79,96 +53,6 @@ export function scoresText(scores: Record<string, number>): string {
     .join("  ");
 }
 
-/** The activations that the settings ask for: collected (or found collected), read or made. */
-export async function openSources(context: Context): Promise<Activations> {
-  const { config, terminal } = context;
-  const { activations, seed } = config;
-  switch (activations.from) {
-    case "model":
-      return collectSources(context, activations);
-    case "synthetic": {
-      const { dIn, features, samples } = activations;
-      const made = syntheticActivations(activations, seed);
-      terminal.note(
-        `activations: ${short(samples)} made from ${features} directions, width ${dIn}`,
-      );
-      const provenance = { ...activations, seed };
-      return {
-        train: memorySource(made.train, dIn, { ...provenance, split: "train" }),
-        validation: memorySource(made.validation, dIn, { ...provenance, split: "validation" }),
-        directions: made.directions,
-      };
-    }
-    case "folder": {
-      const { path, validationPath, hookPoint, tensor } = activations;
-      const store = await openActivations(path, { hookPoint, tensor });
-      terminal.note(`activations: ${short(store.rows)} from ${path}, width ${store.dIn}`);
-      if (validationPath === undefined) return splitSource(store, activations.validationFraction);
-      const validation = await openActivations(validationPath, { hookPoint, tensor });
-      return { train: store, validation };
-    }
-    default:
-      return activations satisfies never;
-  }
-}
-
-/** Runs with the same data share their activations: the folder's name says what determines them. */
-async function collectSources(
-  { config, terminal, signal }: Context,
-  activations: ModelActivationsConfig,
-): Promise<Activations> {
-  const { loadModel } = await import("../model/model.ts");
-  const model = await loadModel(activations.model, { threads: config.threads });
-  const [hookPoint] = model.expandHookPoints([activations.hookPoint]);
-  const hash = configHash({
-    ...activations,
-    hookPoint,
-    model: await model.weightsHash(),
-    tokenizer: model.tokenizer.hash,
-    files: filesOf(activations.data),
-  });
-  const name = `${activations.model}-${hookPoint}`.replace(/[^\w.-]+/g, "-").replace(/^-+/, "");
-  const folder = join(config.runs, "activations", `${name.slice(-80)}-${hash}`);
-  const { data, field, contextLength, bos, dtype, shardRows } = activations;
-  const store = async (split: "train" | "validation", tokens: number) => {
-    const out = join(folder, split);
-    const finished = existsSync(join(out, "manifest.json"));
-    const progress = new Progress({
-      label: `collecting (${split})`,
-      unit: "tokens",
-      total: tokens,
-      quiet: terminal.quiet || finished,
-    });
-    try {
-      const opened = await collect(model, data, {
-        ...{ out, hookPoint, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
-        onProgress: ({ done }) => progress.update(done),
-      });
-      if (finished) terminal.note(`activations (${split}): ${short(opened.rows)} found in ${out}`);
-      else progress.end(out);
-      return opened;
-    } catch (error) {
-      progress.stop();
-      throw error;
-    }
-  };
-  const train = await store("train", activations.tokens);
-  const validation = await store("validation", activations.validationTokens);
-  return { train, validation, model, stores: { train, validation } };
-}
-
-/** Names, sizes and times of text files, so that changed text is collected anew. */
-function filesOf(data: string): unknown {
-  if (data.startsWith("builtin:") || !existsSync(data)) return null;
-  const paths = statSync(data).isDirectory()
-    ? readdirSync(data).map((name) => join(data, name))
-    : [data];
-  return paths.sort().map((path) => {
-    const { size, mtimeMs } = statSync(path);
-    return [path, size, mtimeMs];
-  });
-}
-
 export interface Trained {
   sae: Sae;
   details: SaeDetails;
@@ -190,7 +74,7 @@ export async function trainStage(
   const watched = watch(activations.train, signal, () => {
     if (training) progress.update(++done);
   });
-  const trainer = await openTrainer(context, run, device, watched);
+  const trainer = await openTrainer(context, run, device, watched, activations);
   const progress = new Progress({
     label: "training",
     unit: "steps",
@@ -244,6 +128,7 @@ export async function openTrainer(
   run: RunFolder,
   device: Device,
   source: ActivationSource,
+  { hookPoints }: Activations,
 ): Promise<Trainer> {
   const latest = await latestCheckpoint(run.path("checkpoints"), (message) =>
     terminal.note(message),
@@ -253,7 +138,7 @@ export async function openTrainer(
     ? Trainer.resume(device, options, latest.state)
     : await Trainer.create(device, options);
   run.truncateMetrics(trainer.step);
-  describeTraining(trainer, config, device, terminal);
+  describeTraining(trainer, config, device, terminal, hookPoints);
   return trainer;
 }
 
@@ -262,11 +147,11 @@ export async function saveTrained(
   { config }: Context,
   run: RunFolder,
   device: Device,
-  { train, validation, model, stores }: Activations,
+  activations: Activations,
   trainer: Trainer,
 ): Promise<Trained> {
   const sae = await trainer.sae();
-  const details = await detailsOf(config, device, sae, validation ?? train, model, stores);
+  const details = await detailsOf(config, device, sae, activations);
   await saveSae(run.path("sae"), sae, details);
   return { sae, details };
 }
@@ -294,13 +179,17 @@ function describeTraining(
   config: RunConfig,
   device: Device,
   terminal: Terminal,
+  hookPoints: Activations["hookPoints"],
 ): void {
-  const { dIn, dSae } = trainer.resolved;
+  const { dIn, dOut, dSae, heads, transcoder } = trainer.resolved;
   const { sae, train } = config;
   const size = sae.dSae === undefined ? ` (${sae.expansion} × ${dIn})` : "";
   const rate = train.learningRate === undefined ? " (2e-4/√(dSae/2¹⁴))" : "";
+  const width = heads.length > 1 ? `dIn ${dIn} (${heads.length} × ${heads[0]})` : `dIn ${dIn}`;
+  const widths = transcoder ? `${width}, dOut ${dOut}` : width;
   terminal.note(
-    `autoencoder: ${architectureText(sae)}, dIn ${dIn}, dSae ${dSae}${size}\n` +
+    `${kindOf(trainer.resolved)}: ${architectureText(sae)}, ${widths}, dSae ${dSae}${size}\n` +
+      (hookPoints ? `hook points: ${hookPointsText(hookPoints)}\n` : "") +
       `training: ${short(trainer.totalSteps)} steps of ${short(train.batchSize)}, ` +
       `learning rate ${trainer.learningRate.toPrecision(3)}${rate}, ${device.name} device (${device.description})` +
       (trainer.step > 0 ? `\ngoing on after step ${short(trainer.step)}` : ""),
@@ -334,22 +223,20 @@ function summaryOf({ fvu, l0, deadFraction }: Metrics): string {
 }
 
 /** What belongs beside the weights. */
-export async function detailsOf(
+async function detailsOf(
   config: RunConfig,
   device: Device,
   sae: Sae,
-  heldOut: ActivationSource,
-  model: Model | undefined,
-  stores: Activations["stores"],
+  { train, validation, manifest, hookPoints }: Activations,
 ): Promise<SaeDetails> {
+  const heldOut = validation ?? train;
   const onDevice = sae.on(device, config.train.batchSize);
   try {
     const { density, meanActivation, ...metrics } = await evaluateReconstruction(onDevice, heldOut);
     const summary = latentSummary({ density, meanActivation });
-    const manifest = stores?.train.manifest;
     return {
-      modelName: model?.info.source,
-      hookPoint: stores?.train.hookPoint,
+      modelName: manifest?.model.name,
+      ...placeOf(hookPoints),
       contextLength: manifest?.contextLength,
       prependBos: manifest ? manifest.bos !== "none" : undefined,
       dataset: manifest?.data.source,
@@ -362,4 +249,13 @@ export async function detailsOf(
   } finally {
     onDevice.close();
   }
+}
+
+function placeOf(
+  hookPoints: Activations["hookPoints"],
+): Pick<SaeDetails, "hookPoint" | "hookPoints" | "targetHookPoint"> {
+  if (!hookPoints) return {};
+  const { inputs, target } = hookPoints;
+  if (inputs.length > 1) return { hookPoints: inputs };
+  return { hookPoint: inputs[0], ...(target !== undefined && { targetHookPoint: target }) };
 }

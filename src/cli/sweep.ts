@@ -14,16 +14,8 @@ import { trainTogether } from "../sae/train-together.ts";
 import { evaluateStage } from "./analyse.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import {
-  createRun,
-  openSources,
-  openTrainer,
-  saveTrained,
-  trainedBefore,
-  watch,
-  type Activations,
-  type Context,
-} from "./stages.ts";
+import { openSources, type Activations, type Context } from "./sources.ts";
+import { createRun, openTrainer, saveTrained, trainedBefore, watch } from "./stages.ts";
 import { readSweep, type Variant } from "./sweep-config.ts";
 import { duration, lens, short, shortPath, table, Terminal } from "./terminal.ts";
 
@@ -53,7 +45,8 @@ export async function sweep(
   let activations: Activations | undefined;
   try {
     const context = { config, terminal, signal };
-    activations = await openSources(context);
+    const saes = members.map((member) => member.config.sae);
+    activations = await openSources(context, saes);
     await trainAll(context, members, device, activations);
     const points: ParetoPoint[] = [];
     for (const { name, config, run } of members) {
@@ -155,7 +148,7 @@ async function trainAll(
   try {
     const watched = watch(train, signal, () => undefined);
     for (const { config, run } of open)
-      trainers.push(await openTrainer({ ...context, config }, run, device, watched));
+      trainers.push(await openTrainer({ ...context, config }, run, device, watched, activations));
     const total = trainers.reduce((sum, { totalSteps }) => sum + totalSteps, 0);
     const done = () => trainers.reduce((sum, { step }) => sum + step, 0);
     progress = new Progress({

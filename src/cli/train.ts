@@ -7,14 +7,8 @@ import { findRun, RunFolder } from "../runs.ts";
 import { UserError } from "../error.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import {
-  afterFailure,
-  createRun,
-  openSources,
-  scoresText,
-  trainStage,
-  type Activations,
-} from "./stages.ts";
+import { openSources, type Activations } from "./sources.ts";
+import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
 import { sweep } from "./sweep.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
@@ -66,7 +60,7 @@ async function train(
   const device = await openDevice(config.device, { threads: config.threads });
   let activations: Activations | undefined;
   try {
-    activations = await openSources(context);
+    activations = await openSources(context, [config.sae]);
     const { details } = await trainStage(context, run, device, activations);
     const { fvu, l0, deadFraction, mse, cosine } = details.metrics as Record<string, number>;
     const scores = { fvu, l0, deadFraction, mse, cosine };

@@ -133,8 +133,13 @@ async function openStore(
     rows: manifest.rows,
     meanNorm: statistics[hookPoint].meanNorm,
   };
+  const shards = manifest.shards.map(({ rows, files }, shard) => {
+    const { xxh64 } = files.find((file) => file.path === shardPath(TOKENS, shard))!;
+    return { rows, xxh64 };
+  });
+  const reader = { ...fileReader(files), tokenRows: { shards, first: 0 } };
   return {
-    ...rowSource(fileReader(files), provenance),
+    ...rowSource(reader, provenance),
     path,
     manifest,
     hookPoint,

@@ -63,12 +63,23 @@ export function hookWidth(name: string, widths: Widths): number {
  * layer. In the model's order, each once. Throws UserError if a pattern fits no hook point.
  */
 export function expandHookPoints(patterns: Iterable<string>, widths: Widths): string[] {
-  const all = hookPoints(widths);
+  return matchHookPoints(patterns, hookPoints(widths), (pattern) => unknown(pattern, widths));
+}
+
+/**
+ * Those of the names `all` that fit one of the patterns, in the order of `all`.
+ * @throws what `unknown` makes of a pattern that fits none.
+ */
+export function matchHookPoints(
+  patterns: Iterable<string>,
+  all: readonly string[],
+  unknown: (pattern: string) => Error,
+): string[] {
   const wanted = new Set<string>();
   for (const pattern of patterns) {
     const escaped = pattern.replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", ".*");
     const found = all.filter((name) => new RegExp(`^${escaped}$`).test(name));
-    if (found.length === 0) throw unknown(pattern, widths);
+    if (found.length === 0) throw unknown(pattern);
     for (const name of found) wanted.add(name);
   }
   return all.filter((name) => wanted.has(name));

@@ -2,11 +2,12 @@ import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { unzipSync } from "fflate";
-import { afterAll, beforeAll, expect, test } from "vitest";
+import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { Rng } from "../rng.ts";
 import { Safetensors, writeSafetensors } from "../safetensors.ts";
-import { loadSae, saveSae, torchCheckpoint, type SaeDetails } from "./formats.ts";
+import { forSaeLens, loadSae, saveSae, torchCheckpoint, type SaeDetails } from "./formats.ts";
+import type { Selection } from "./architecture.ts";
 import { Sae } from "./sae.ts";
 import { scaling } from "./transform.ts";
 import type { SaeSpec } from "./weights.ts";
@@ -57,6 +58,98 @@ test("a saved SAE loads back the same, scale folded, with what was known about i
     expect(loaded.sae).toEqual(sae.fold());
     expect(loaded.details).toEqual(details);
   }
+});
+
+describe("a transcoder", () => {
+  const dOut = 4;
+  const x = [0.5, -1, 2, 0.25, -0.75];
+  const transcoder = (selection: Selection, skip = false): Sae => {
+    const rng = new Rng(6, "transcoder");
+    const draw = (count: number) => Float32Array.from({ length: count }, () => rng.normal());
+    return new Sae(
+      { selection, dIn, dOut, dSae, transcoder: true, skip, applyBDecToInput: false },
+      {
+        ...{
+          W_enc: draw(dSae * dIn),
+          b_enc: draw(dSae),
+          W_dec: draw(dSae * dOut),
+          b_dec: draw(dOut),
+        },
+        ...(skip && { W_skip: draw(dOut * dIn) }),
+        ...(selection.architecture === "gated" && { b_mag: draw(dSae), r_mag: draw(dSae) }),
+      },
+    );
+  };
+  const places: SaeDetails = {
+    ...{ modelName: "tiny", hookPoint: "blocks.0.hook_resid_mid" },
+    targetHookPoint: "blocks.0.hook_mlp_out",
+  };
+
+  test.each([
+    [{ architecture: "relu" }, false, "transcoder"],
+    [{ architecture: "relu" }, true, "skip_transcoder"],
+    [{ architecture: "batchTopk", k: 3, threshold: 0.5 }, true, "jumprelu_skip_transcoder"],
+    // Names of our own: SAELens has none for these.
+    [{ architecture: "topk", k: 3 }, false, "topk_transcoder"],
+    [{ architecture: "gated" }, true, "gated_skip_transcoder"],
+  ] as const)(
+    "of %o (skip %s) is saved as %s and loads back the same",
+    async (selection, skip, name) => {
+      const path = join(folder, name);
+      const sae = transcoder(selection, skip);
+      await saveSae(path, sae, places);
+      const cfg = JSON.parse(await readFile(join(path, "cfg.json"), "utf8")) as Record<
+        string,
+        never
+      >;
+      expect(cfg).toMatchObject({
+        architecture: name,
+        d_in: 5,
+        d_out: 4,
+        apply_b_dec_to_input: false,
+      });
+      expect(cfg.metadata).toMatchObject({
+        ...{ hook_name: "blocks.0.hook_resid_mid", hook_name_out: "blocks.0.hook_mlp_out" },
+      });
+      const loaded = await loadSae(path);
+      expect(loaded.sae).toEqual(sae);
+      expect(loaded.details).toMatchObject(places);
+    },
+  );
+
+  test("with gates is for SAELens the jumprelu transcoder that computes the same", () => {
+    const sae = transcoder({ architecture: "gated" }, true);
+    const exported = forSaeLens(sae);
+    expect(exported.spec.selection).toEqual({ architecture: "jumprelu" });
+    let active = 0;
+    for (let n = 0; n < 20; n++) {
+      const row = x.map((v, c) => v * Math.sin(n * (c + 1)));
+      const [a, b] = [sae.encode(row), exported.encode(row)];
+      active += a.filter((v) => v > 0).length;
+      a.forEach((v, f) => expect(b[f]).toBeCloseTo(v, 4));
+      sae.decode(a, row).forEach((v, c) => expect(exported.decode(b, row)[c]).toBeCloseTo(v, 3));
+    }
+    expect(active).toBeGreaterThan(100);
+    for (const same of [randomSae(), transcoder({ architecture: "relu" })])
+      expect(forSaeLens(same)).toBe(same);
+  });
+
+  test("of top-k latents is refused for SAELens, with what to do instead", () => {
+    expect(() => forSaeLens(transcoder({ architecture: "topk", k: 3 }))).toThrow(
+      /has no transcoder with top-k latents. Export it with --format pt, or train with .* batchTopk/,
+    );
+  });
+});
+
+test("a crosscoder remembers its hook points, which SAELens takes for one side by side", async () => {
+  const path = join(folder, "crosscoder");
+  const sae = randomSae({ heads: [2, 3] });
+  const hookPoints = ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"];
+  await saveSae(path, sae, { hookPoints });
+  const { sae: loaded, details: known } = await loadSae(path);
+  expect(loaded.spec.heads).toEqual([2, 3]);
+  expect(known.hookPoints).toEqual(hookPoints);
+  expect(known.hookPoint).toBeUndefined();
 });
 
 test("the folder has SAELens' names and shapes", async () => {

@@ -6,6 +6,8 @@
  *   b_mag and r_mag for gated; W_dec [d_sae, d_out] and W_skip [d_out, d_in] of a (skip) transcoder.
  *   A batchTopk SAE is written as the jumprelu one that it is once trained, a crosscoder as an SAE of
  *   its hook points side by side. Beside them our own metadata.json, which remembers what it was.
+ *   SAELens has no topk and no gated transcoders; under names of our own they are in the same layout,
+ *   see `forSaeLens`.
  * - A PyTorch file, see `torchCheckpoint`.
  */
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
@@ -22,6 +24,10 @@ export interface SaeDetails {
   /** What the activations were taken from, for cfg.json. */
   modelName?: string;
   hookPoint?: string;
+  /** What a transcoder predicts. */
+  targetHookPoint?: string;
+  /** Of a crosscoder, in the order of its heads, instead of `hookPoint`. */
+  hookPoints?: string[];
   contextLength?: number;
   prependBos?: boolean;
   dataset?: string;
@@ -46,7 +52,7 @@ const architectures = {
   gated: "gated",
 } as const satisfies Record<Selection["architecture"], string>;
 
-/** SAELens calls a transcoder without any other name one of ReLU latents; those of topk and gated it does not know. */
+/** SAELens calls a transcoder without any other name one of ReLU latents. It registers those and the ones of jumprelu. */
 function layoutName({ selection, transcoder, skip }: SaeSpec): string {
   const name = architectures[selection.architecture];
   if (!transcoder) return name;
@@ -57,7 +63,7 @@ function layoutName({ selection, transcoder, skip }: SaeSpec): string {
 
 /** What `layoutName` made a name from. */
 function readLayoutName(name: unknown): { name: unknown; transcoder: boolean; skip: boolean } {
-  const match = /^(?:(.+)_)??(skip_)?transcoder$/.exec(String(name));
+  const match = /^(?:(.+?)_)??(skip_)?transcoder$/.exec(String(name));
   if (!match) return { name, transcoder: false, skip: false };
   return { name: match[1] ?? "standard", transcoder: true, skip: match[2] !== undefined };
 }
@@ -119,11 +125,37 @@ export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}
       sae_lens_version: "6.0.0",
       model_name: details.modelName,
       hook_name: details.hookPoint,
+      hook_name_out: details.targetHookPoint,
+      hook_names: details.hookPoints,
       context_size: details.contextLength,
       prepend_bos: details.prependBos,
       dataset_path: details.dataset,
     },
   });
+}
+
+/**
+ * The SAE as SAELens can compute it, for `saveSae`: itself, but a gated transcoder as a jumprelu one.
+ * With u = W_enc t and shared directions the gate u + b_gate > 0 is a threshold on the magnitude
+ * e^r u + b_mag (Rajamanoharan et al. 2024, appendix): θ = b_mag - e^r b_gate.
+ * @throws UserError for a topk transcoder, which SAELens has no class for.
+ */
+export function forSaeLens(sae: Sae): Sae {
+  const { spec, b_enc, b_mag, r_mag } = sae;
+  const { architecture } = spec.selection;
+  if (!spec.transcoder || !["topk", "gated"].includes(architecture)) return sae;
+  if (!b_mag || !r_mag)
+    throw new UserError(
+      "SAELens has no transcoder with top-k latents. Export it with --format pt, or train with sae.architecture batchTopk, which becomes the threshold transcoder that SAELens reads.",
+    );
+  const { dIn } = spec;
+  const W_enc = sae.W_enc.map((w, i) => w * Math.exp(r_mag[Math.floor(i / dIn)]));
+  const threshold = b_mag.map((b, f) => b - Math.exp(r_mag[f]) * b_enc[f]);
+  const { W_dec, b_dec, W_skip } = sae;
+  return new Sae(
+    { ...spec, selection: { architecture: "jumprelu" } },
+    { W_enc, b_enc: b_mag, threshold, W_dec, b_dec, ...(W_skip && { W_skip }) },
+  );
 }
 
 /**
@@ -240,8 +272,11 @@ export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array 
       d_sae: dSae,
       d_out: spec.transcoder ? dOut : undefined,
       normalize_activations: spec.input.kind === "layerNorm" ? "layer_norm" : undefined,
+      heads: spec.heads.length > 1 ? spec.heads : undefined,
       model_name: details.modelName,
       hook_name: details.hookPoint,
+      hook_name_out: details.targetHookPoint,
+      hook_names: details.hookPoints,
     },
     training_config: plain(details.trainingConfig ?? {}),
     metrics: plain(details.metrics ?? {}),
@@ -336,6 +371,8 @@ async function readDetails(folder: string, cfg: Record<string, unknown>): Promis
   return {
     modelName: from.model_name ?? undefined,
     hookPoint: from.hook_name ?? undefined,
+    ...(from.hook_name_out ? { targetHookPoint: from.hook_name_out } : {}),
+    ...(from.hook_names ? { hookPoints: from.hook_names } : {}),
     contextLength: from.context_size ?? undefined,
     prependBos: from.prepend_bos ?? undefined,
     dataset: from.dataset_path ?? undefined,

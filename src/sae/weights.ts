@@ -24,6 +24,17 @@ export interface SaeSpec {
   output: Transform;
 }
 
+/** What it is in a word: one of several hook points, from one hook point to another, or of one. */
+export function kindOf({
+  heads,
+  transcoder,
+  skip,
+}: Pick<SaeSpec, "heads" | "transcoder" | "skip">): string {
+  if (heads.length > 1) return "crosscoder";
+  if (transcoder) return skip ? "skip transcoder" : "transcoder";
+  return "autoencoder";
+}
+
 /** A plain autoencoder's spec needs no more than this. */
 export type SaeSpecOptions = Pick<SaeSpec, "selection" | "dIn" | "dSae" | "applyBDecToInput"> &
   Partial<SaeSpec>;

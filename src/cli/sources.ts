@@ -1,0 +1,278 @@
+/** From settings to activations: collected (or found collected), read from folders, or made. */
+import { existsSync, readdirSync, statSync } from "node:fs";
+import { join } from "node:path";
+
+import { memorySource, splitSource, type RowSource } from "../activation-source.ts";
+import {
+  DEFAULT_HOOK_POINT,
+  hasTarget,
+  type FolderConfig,
+  type ModelActivationsConfig,
+  type RunConfig,
+  type SaeConfig,
+} from "../config.ts";
+import { UserError } from "../error.ts";
+import { openActivations, type ActivationStore } from "../model/activations.ts";
+import { collect } from "../model/collect.ts";
+import { matchHookPoints } from "../model/hook-point.ts";
+import type { Model } from "../model/model.ts";
+import { readManifest, type StoreManifest } from "../model/store-manifest.ts";
+import { configHash } from "../runs.ts";
+import { resolveSae } from "../sae/architecture.ts";
+import { syntheticActivations } from "../sae/synthetic.ts";
+import { joinedSource, pairedSource } from "../zipped-source.ts";
+import { Progress } from "./progress.ts";
+import { short, type Terminal } from "./terminal.ts";
+
+/** What every stage needs. */
+export interface Context {
+  config: RunConfig;
+  terminal: Terminal;
+  signal: AbortSignal;
+}
+
+export interface Activations {
+  train: RowSource;
+  /** Absent only for a folder with validationFraction 0. */
+  validation: RowSource | undefined;
+  /** When a model made them. */
+  model?: Model;
+  /** What the rows are activations of, where that is known. */
+  hookPoints?: HookPointRoles;
+  /** Of the store behind `train`, when there is one. */
+  manifest?: StoreManifest;
+  /** The true directions of synthetic activations, [features, dIn]. */
+  directions?: Float32Array;
+}
+
+/** Hook points by what training makes of them. */
+export interface HookPointRoles {
+  /** Read: one, or several for a crosscoder. */
+  inputs: string[];
+  /** Predicted by a transcoder. */
+  target?: string;
+}
+
+/**
+ * The activations that the settings ask for.
+ * @param saes autoencoders that are to be trained on them: what does not go together is refused
+ * before anything is collected.
+ */
+export async function openSources(
+  context: Context,
+  saes: readonly SaeConfig[] = [],
+): Promise<Activations> {
+  const { config, terminal } = context;
+  const { activations, seed } = config;
+  switch (activations.from) {
+    case "model":
+      return collectSources(context, activations, saes);
+    case "synthetic": {
+      const { dIn, features, samples } = activations;
+      const made = syntheticActivations(activations, seed);
+      terminal.note(
+        `activations: ${short(samples)} made from ${features} directions, width ${dIn}`,
+      );
+      const provenance = { ...activations, seed };
+      return {
+        train: memorySource(made.train, dIn, { ...provenance, split: "train" }),
+        validation: memorySource(made.validation, dIn, { ...provenance, split: "validation" }),
+        directions: made.directions,
+      };
+    }
+    case "folder":
+      return folderSources(context, activations);
+    default:
+      return activations satisfies never;
+  }
+}
+
+/**
+ * The hook points of `model` that the settings name, those read in the model's order.
+ * @throws UserError for one that does not exist, and where one is wanted and a pattern fits several.
+ */
+export function hookPointsOf(
+  model: Pick<Model, "expandHookPoints">,
+  { hookPoint = DEFAULT_HOOK_POINT, hookPoints, targetHookPoint }: ModelActivationsConfig,
+): HookPointRoles {
+  if (hookPoints.length > 0) return { inputs: model.expandHookPoints(hookPoints) };
+  const one = (setting: string, pattern: string) => {
+    const names = model.expandHookPoints([pattern]);
+    if (names.length > 1)
+      throw new UserError(
+        `activations.${setting} must be one hook point; ${pattern} fits ${names.length} (${names.join(", ")}). ` +
+          "For a crosscoder over all of them set activations.hookPoints.",
+      );
+    return names[0];
+  };
+  const input = one("hookPoint", hookPoint);
+  if (targetHookPoint === undefined) return { inputs: [input] };
+  const target = one("targetHookPoint", targetHookPoint);
+  if (target === input)
+    throw new UserError(
+      `activations.targetHookPoint must be another hook point than hookPoint (${input}); leave it out for an autoencoder`,
+    );
+  return { inputs: [input], target };
+}
+
+/** All of them, each once. */
+export function namesOf({ inputs, target }: HookPointRoles): string[] {
+  return target === undefined ? inputs : [...inputs, target];
+}
+
+/** "a", "a → b" or "a + b", for people. */
+export function hookPointsText({ inputs, target }: HookPointRoles): string {
+  return inputs.join(" + ") + (target === undefined ? "" : ` → ${target}`);
+}
+
+/** Activations of the hook points as training takes them: alone, with a target, or side by side. */
+async function sourceOf(
+  { inputs, target }: HookPointRoles,
+  open: (name: string) => Promise<RowSource>,
+): Promise<RowSource> {
+  const sources = [];
+  for (const name of inputs) sources.push(await open(name));
+  if (target !== undefined) return pairedSource(sources[0], await open(target));
+  return sources.length === 1 ? sources[0] : joinedSource(sources);
+}
+
+/** Runs with the same data share their activations: the folder's name says what determines them. */
+async function collectSources(
+  { config, terminal, signal }: Context,
+  activations: ModelActivationsConfig,
+  saes: readonly SaeConfig[],
+): Promise<Activations> {
+  const { loadModel } = await import("../model/model.ts");
+  const model = await loadModel(activations.model, { threads: config.threads });
+  const hookPoints = hookPointsOf(model, activations);
+  const heads = hookPoints.inputs.map((name) => model.hookWidth(name));
+  const dOut = hookPoints.target === undefined ? undefined : model.hookWidth(hookPoints.target);
+  for (const sae of saes) resolveSae(sae, { dIn: heads.reduce((a, b) => a + b), dOut, heads });
+
+  const names = model.expandHookPoints(namesOf(hookPoints));
+  const { hookPoints: _, targetHookPoint: __, ...collected } = activations;
+  const hash = configHash({
+    ...collected,
+    hookPoint: names.length === 1 ? names[0] : names,
+    model: await model.weightsHash(),
+    tokenizer: model.tokenizer.hash,
+    files: filesOf(activations.data),
+  });
+  const places = names.length > 2 ? `${names[0]}+${names.length - 1}-more` : names.join("+");
+  const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
+  const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
+  const folder = join(config.runs, "activations", name);
+  const { data, field, contextLength, bos, dtype, shardRows } = activations;
+  const store = async (split: "train" | "validation", tokens: number) => {
+    const out = join(folder, split);
+    const finished = existsSync(join(out, "manifest.json"));
+    const progress = new Progress({
+      label: `collecting (${split})`,
+      unit: "tokens",
+      total: tokens,
+      quiet: terminal.quiet || finished,
+    });
+    try {
+      const opened = await collect(model, data, {
+        ...{ out, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
+        hookPoint: names,
+        onProgress: ({ done }) => progress.update(done),
+      });
+      if (finished) terminal.note(`activations (${split}): ${short(opened.rows)} found in ${out}`);
+      else progress.end(out);
+      return opened;
+    } catch (error) {
+      progress.stop();
+      throw error;
+    }
+  };
+  const train = await store("train", activations.tokens);
+  const validation = await store("validation", activations.validationTokens);
+  const sourceIn = ({ path }: ActivationStore) =>
+    sourceOf(hookPoints, (hookPoint) => openActivations(path, { hookPoint }));
+  return {
+    train: await sourceIn(train),
+    validation: await sourceIn(validation),
+    ...{ model, hookPoints, manifest: train.manifest! },
+  };
+}
+
+/** Names, sizes and times of text files, so that changed text is collected anew. */
+function filesOf(data: string): unknown {
+  if (data.startsWith("builtin:") || !existsSync(data)) return null;
+  const paths = statSync(data).isDirectory()
+    ? readdirSync(data).map((name) => join(data, name))
+    : [data];
+  return paths.sort().map((path) => {
+    const { size, mtimeMs } = statSync(path);
+    return [path, size, mtimeMs];
+  });
+}
+
+async function folderSources(
+  { terminal }: Context,
+  activations: FolderConfig,
+): Promise<Activations> {
+  const { path, targetPath, joinPaths, validationPath, validationFraction } = activations;
+  const { train, hookPoints, manifest } = await foldersSource(activations, {
+    ...{ path, targetPath, joinPaths },
+  });
+  const { dIn, dOut } = train;
+  const from =
+    [path, ...joinPaths].join(", ") + (targetPath === undefined ? "" : ` → ${targetPath}`);
+  const width = dOut === undefined ? `width ${dIn}` : `widths ${dIn} → ${dOut}`;
+  terminal.note(`activations: ${short(train.rows)} from ${from}, ${width}`);
+  const known = { ...(hookPoints && { hookPoints }), ...(manifest && { manifest }) };
+  if (validationPath === undefined) return { ...splitSource(train, validationFraction), ...known };
+  const { train: validation } = await foldersSource(activations, {
+    path: validationPath,
+    targetPath: activations.validationTargetPath,
+    joinPaths: activations.validationJoinPaths,
+  });
+  return { train, validation, ...known };
+}
+
+/** The folders of one split, as training takes them. */
+async function foldersSource(
+  activations: FolderConfig,
+  { path, targetPath = path, joinPaths }: { path: string; targetPath?: string | undefined; joinPaths: string[] }, // prettier-ignore
+): Promise<{ train: RowSource; hookPoints?: HookPointRoles; manifest?: StoreManifest }> {
+  const { hookPoint, tensor, targetHookPoint, targetTensor } = activations;
+  const { hookPoints } = activations;
+  if (hookPoints.length > 0) {
+    const manifest = await readManifest(path);
+    if (!manifest) {
+      await openActivations(path); // says so when there is nothing or not all of it
+      throw new UserError(
+        `${path} is not a Lens store, so it has no hook points; give the folders of the others in activations.joinPaths`,
+      );
+    }
+    const all = manifest.hookPoints.map(({ name }) => name);
+    const inputs = matchHookPoints(hookPoints, all, (pattern) => {
+      return new UserError(`${path} holds activations of ${all.join(", ")}; ${pattern} is not among them`); // prettier-ignore
+    });
+    const train = await sourceOf({ inputs }, (name) => openActivations(path, { hookPoint: name }));
+    return { train, hookPoints: { inputs }, manifest };
+  }
+  const stores = [await openActivations(path, { hookPoint, tensor })];
+  for (const other of joinPaths) stores.push(await openActivations(other, { hookPoint, tensor }));
+  const target = hasTarget(activations)
+    ? await openActivations(targetPath, { hookPoint: targetHookPoint, tensor: targetTensor })
+    : undefined;
+  const named = stores.flatMap((store) => store.hookPoint ?? []);
+  const known = {
+    ...(named.length === stores.length &&
+      (!target || target.hookPoint !== undefined) && {
+        hookPoints: { inputs: named, ...(target && { target: target.hookPoint! }) },
+      }),
+    ...(stores[0].manifest && { manifest: stores[0].manifest }),
+  };
+  try {
+    if (target) return { train: pairedSource(stores[0], target), ...known };
+    return { train: stores.length === 1 ? stores[0] : joinedSource(stores), ...known };
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    const paths = target ? [path, targetPath] : [path, ...joinPaths];
+    throw new UserError(`${paths.join(" and ")}: ${error.message}`);
+  }
+}
