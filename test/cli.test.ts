@@ -63,6 +63,38 @@ const tiny = [
   ...["--train.batchSize", "100", "--train.logEvery", "10", "--device", "reference"],
 ];
 
+/** The folder of the run `name`, once it has a checkpoint. */
+async function checkpointed(name: string, child: ChildProcess): Promise<string> {
+  const runs = join(folder, "runs");
+  for (;;) {
+    const id = existsSync(runs) && readdirSync(runs).find((id) => id.startsWith(`${name}_`));
+    const checkpoints = id ? join(runs, id, "checkpoints") : "";
+    if (id && existsSync(checkpoints) && readdirSync(checkpoints).some((c) => c.startsWith("step")))
+      return join(runs, id);
+    expect(child.exitCode).toBeNull();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+}
+
+/** Settings of a run on the activations of a small model, and of one more hook point of it. */
+const onModel = [
+  ...["--activations.model", fixtureModel, "--activations.tokens", "2000"],
+  ...["--activations.validationTokens", "300", "--activations.contextLength", "32"],
+];
+const small = ["--sae.dSae", "64", "--sae.k", "4", "--train.batchSize", "128"];
+const structures: Record<string, string[]> = {
+  transcoder: [
+    ...["--activations.hookPoint", "blocks.0.hook_resid_mid"],
+    ...["--activations.targetHookPoint", "blocks.0.hook_mlp_out"],
+  ],
+  "skip transcoder": [
+    ...["--activations.hookPoint", "blocks.0.hook_resid_mid", "--sae.skip"],
+    ...["--activations.targetHookPoint", "blocks.0.mlp.hook_post"],
+    ...["--sae.architecture", "batchTopk", "--sae.normalizeActivations", "whitening"],
+  ],
+  crosscoder: ["--activations.hookPoints", "blocks.0.hook_resid_*"],
+};
+
 describe("help", () => {
   test("lens --help lists the commands in the order of the path", async () => {
     const { code, stdout, stderr } = await run("--help");
@@ -250,23 +282,6 @@ describe("a run", () => {
     }
   }, 300_000);
 
-  /** The folder of the run `name`, once it has a checkpoint. */
-  async function checkpointed(name: string, child: ChildProcess): Promise<string> {
-    const runs = join(folder, "runs");
-    for (;;) {
-      const id = existsSync(runs) && readdirSync(runs).find((id) => id.startsWith(`${name}_`));
-      const checkpoints = id ? join(runs, id, "checkpoints") : "";
-      if (
-        id &&
-        existsSync(checkpoints) &&
-        readdirSync(checkpoints).some((c) => c.startsWith("step"))
-      )
-        return join(runs, id);
-      expect(child.exitCode).toBeNull();
-      await new Promise((resolve) => setTimeout(resolve, 5));
-    }
-  }
-
   test("on a model's activations it shares them with other runs and writes features", async () => {
     const settings = [
       ...[
@@ -293,6 +308,126 @@ describe("a run", () => {
     expect(features.code, features.stderr).toBe(0);
     expect(features.stdout).toContain("report: file://");
   }, 180_000);
+});
+
+describe("a run on several hook points", () => {
+  test.each(Object.entries(structures).slice(1))(
+    "of a %s goes the whole path, and its parts find what it left",
+    async (kind, settings) => {
+      const all = [...onModel, ...small, ...settings, "--features.tokens", "300"];
+      const { code, stdout, stderr } = await run("run", ...all, "--json");
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      const { folder: made, scores } = JSON.parse(stdout) as {
+        folder: string;
+        scores: Record<string, number>;
+      };
+      // All hook points were collected into one store.
+      const [store] = readdirSync(join(folder, "runs", "activations"));
+      const places = readdirSync(join(folder, "runs", "activations", store, "train"));
+      expect(places.filter((name) => name.startsWith("blocks."))).toHaveLength(
+        kind === "crosscoder" ? 3 : 2,
+      );
+      const { metadata } = JSON.parse(readFileSync(join(made, "sae", "cfg.json"), "utf8")) as {
+        metadata: Record<string, unknown>;
+      };
+      expect(metadata).toMatchObject(
+        kind === "crosscoder"
+          ? { hook_names: ["pre", "mid", "post"].map((place) => `blocks.0.hook_resid_${place}`) }
+          : { hook_name: "blocks.0.hook_resid_mid", hook_name_out: "blocks.0.mlp.hook_post" },
+      );
+      expect(readFileSync(join(made, "report.html"), "utf8")).toContain(` ${kind}: 64 latents`);
+
+      const measured = await run("eval", "latest", "--json");
+      expect(measured.code, measured.stderr).toBe(0);
+      const again = JSON.parse(measured.stdout) as {
+        scores: Record<string, number>;
+        spliced: { hookPoint: string; ceLossRecovered: number }[];
+      };
+      for (const [name, value] of Object.entries(scores))
+        expect(again.scores[name], name).toBeCloseTo(value, 4);
+      expect(again.spliced).toHaveLength(kind === "crosscoder" ? 3 : 1);
+      const mean = again.spliced.reduce((sum, s) => sum + s.ceLossRecovered, 0);
+      expect(scores.ceLossRecovered).toBeCloseTo(mean / again.spliced.length, 4);
+
+      const exported = await run("export", "latest", "--format", "saelens", "--out", "exported");
+      expect(exported.stdout).toContain('SAE.load_from_disk("exported")');
+      expect((await run("export", "latest")).stdout).toContain("torch.load");
+    },
+    120_000,
+  );
+
+  test.each(Object.entries(structures))(
+    "of a %s that is killed is resumed to the very same weights and metrics",
+    async (_, settings) => {
+      const budget = ["--train.steps", "200", "--train.checkpointEvery", "20"];
+      const all = [...onModel, ...small, ...settings, ...budget];
+      const undisturbed = await run("train", "--name", "whole", ...all, "--json");
+      const whole = (JSON.parse(undisturbed.stdout) as { folder: string }).folder;
+      const { child, outcome } = start("train", "--name", "killed", ...all);
+      const stopped = await checkpointed("killed", child);
+      child.kill("SIGKILL");
+      await outcome;
+      expect(existsSync(join(stopped, "sae"))).toBe(false);
+      const resumed = await run("train", "--resume", stopped);
+      expect(resumed.code, resumed.stderr).toBe(0);
+      expect(resumed.stderr).toContain("going on after step");
+      const weights = (at: string) => readFileSync(join(at, "sae", "sae_weights.safetensors"));
+      expect(weights(stopped).equals(weights(whole))).toBe(true);
+      expect(readMetrics(stopped)).toEqual(readMetrics(whole));
+    },
+    120_000,
+  );
+
+  test("is refused before anything is collected when settings or widths do not go together", async () => {
+    const wrong = async (...flags: string[]) => {
+      const message = await refused("train", ...onModel, ...small, ...flags);
+      expect(existsSync(join(folder, "runs", "activations"))).toBe(false);
+      return message;
+    };
+    const hookPoint = ["--activations.hookPoint", "blocks.0.hook_resid_mid"];
+    expect(await wrong(...hookPoint, "--sae.skip")).toContain("sae.skip is for transcoders");
+    expect(
+      await wrong(...hookPoint, "--activations.targetHookPoint", "blocks.0.hook_mlp_outt"),
+    ).toContain("did you mean blocks.0.hook_mlp_out?");
+    expect(
+      await wrong(...hookPoint, "--activations.targetHookPoint", "blocks.*.hook_mlp_out"),
+    ).toContain("activations.targetHookPoint must be one hook point; blocks.*.hook_mlp_out fits 3");
+    expect(
+      await wrong(...hookPoint, "--activations.targetHookPoint", "blocks.0.hook_resid_mid"),
+    ).toContain("must be another hook point than hookPoint");
+    expect(
+      await wrong("--activations.hookPoints", "blocks.0.hook_resid_mid,blocks.0.mlp.hook_post"),
+    ).toContain("the hook points of a crosscoder must have one width; these have");
+    expect(
+      await wrong(...hookPoint, "--activations.hookPoints", "blocks.0.hook_mlp_out"),
+    ).toContain("activations.hookPoint cannot be combined with hookPoints");
+  });
+
+  test("trains from stores that were collected before, and from folders side by side", async () => {
+    const collected = (out: string, ...flags: string[]) =>
+      run("collect", "--out", out, ...onModel, ...flags);
+    const both = await collected("both", ...structures.transcoder);
+    expect(both.stderr).toContain(
+      "--activations.path both --activations.hookPoint blocks.0.hook_resid_mid --activations.targetHookPoint blocks.0.hook_mlp_out",
+    );
+    await collected("x", "--activations.hookPoint", "blocks.0.hook_resid_mid");
+    await collected("y", "--activations.hookPoint", "blocks.0.hook_mlp_out");
+    await collected("z", "--activations.hookPoint", "blocks.0.hook_mlp_out", "--activations.bos", "row"); // prettier-ignore
+    const sae = [...small, "--train.steps", "5"];
+    const train = async (...flags: string[]) => {
+      const { stdout, stderr, code } = await run("train", "--activations.from", "folder", ...sae, ...flags, "--json"); // prettier-ignore
+      expect(code, stderr).toBe(0);
+      return readFileSync(join((JSON.parse(stdout) as { sae: string }).sae, "sae_weights.safetensors")); // prettier-ignore
+    };
+    const one = await train("--activations.path", "both", ...structures.transcoder);
+    const two = await train("--activations.path", "x", "--activations.targetPath", "y");
+    expect(two.equals(one)).toBe(true);
+    const joined = await train("--activations.path", "x", "--activations.joinPaths", "y");
+    const patterns = ["--activations.hookPoints", "*.hook_resid_mid,*.hook_mlp_out"];
+    expect((await train("--activations.path", "both", ...patterns)).equals(joined)).toBe(true);
+    const message = await refused("train", "--activations.from", "folder", ...sae, "--activations.path", "x", "--activations.targetPath", "z"); // prettier-ignore
+    expect(message).toMatch(/x and z: .* must come from the same tokens/);
+  }, 120_000);
 });
 
 test("lens corpus prints stories with spans that name what they cover", async () => {
