@@ -5,13 +5,12 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { inUnits, type ResolvedSae } from "./architecture.ts";
+import { unfoldTransforms } from "./fold.ts";
 import { loadSae } from "./formats.ts";
 import type { Sae } from "./sae.ts";
 import {
-  foldTransforms,
   forwardRow,
   identity,
-  inverseOf,
   isFoldable,
   scaling,
   whitening,
@@ -91,7 +90,7 @@ async function loadStart(folder: string, resolved: ResolvedSae): Promise<Sae> {
 /** A folded autoencoder's weights for transformed inputs: the inverse of `Sae.fold`. */
 function unfolded(sae: Sae, { input, output }: Start): SaeWeights {
   if (!isFoldable(input) || !isFoldable(output)) return sae;
-  return foldTransforms(sae, { input: inverseOf(input), output: inverseOf(output) }, sae.spec);
+  return unfoldTransforms(sae, { input, output }, sae.spec);
 }
 
 async function initializeAnew(

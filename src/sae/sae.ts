@@ -10,15 +10,9 @@
  */
 import type { Device, Tensor } from "../device/device.ts";
 import { UserError } from "../error.ts";
+import { foldTransforms } from "./fold.ts";
 import { SaeOnDevice } from "./sae-on-device.ts";
-import {
-  foldTransforms,
-  forwardRow,
-  identity,
-  inverseRow,
-  isFoldable,
-  isIdentity,
-} from "./transform.ts";
+import { forwardRow, identity, inverseRow, isFoldable, isIdentity } from "./transform.ts";
 import {
   completeSpec,
   weightShapes,

@@ -4,14 +4,13 @@
  * (layerNorm). The former fold into the weights, exactly up to rounding.
  */
 import { UserError } from "../error.ts";
-import type { SaeWeights } from "./weights.ts";
 
 export type Transform =
   /** Consecutive stretches of `widths` columns, each multiplied by its own factor: one per head, one alone for an autoencoder. */
   | { kind: "scale"; factors: number[]; widths: number[] }
   /** (x - mean of the row) / (standard deviation of the row, with n - 1, + eps). */
   | { kind: "layerNorm"; eps: number }
-  /** matrix (x - mean), both [d, d] matrices row by row, inverse · matrix = 1. */
+  /** matrix (x - mean), both [d, d] matrices row by row and lower triangular, inverse · matrix = 1. */
   | { kind: "whiten"; mean: Float32Array; matrix: Float32Array; inverse: Float32Array };
 
 /** What the two sides of a transcoder have each, and an autoencoder twice the same. */
@@ -70,7 +69,7 @@ export function forwardRow(transform: Transform, x: ArrayLike<number>): Float64A
     }
     case "whiten": {
       const { mean, matrix } = transform;
-      return times(
+      return timesLower(
         matrix,
         Float64Array.from(x, (v, c) => v - mean[c]),
       );
@@ -102,7 +101,7 @@ export function inverseRow(
     }
     case "whiten": {
       const { mean, inverse } = transform;
-      return times(inverse, t).map((v, c) => v + mean[c]);
+      return timesLower(inverse, t).map((v, c) => v + mean[c]);
     }
     default:
       return transform satisfies never;
@@ -121,13 +120,13 @@ function scaleColumns(
   return row;
 }
 
-/** matrix [d, d] times a vector. */
-function times(matrix: Float32Array, vector: ArrayLike<number>): Float64Array {
+/** A lower triangular matrix [d, d] times a vector. */
+export function timesLower(matrix: Float32Array, vector: ArrayLike<number>): Float64Array {
   const d = vector.length;
   const out = new Float64Array(d);
-  for (let i = 0, w = 0; i < d; i++) {
+  for (let i = 0; i < d; i++) {
     let sum = 0;
-    for (let c = 0; c < d; c++, w++) sum += matrix[w] * vector[c];
+    for (let c = 0, w = i * d; c <= i; c++, w++) sum += matrix[w] * vector[c];
     out[i] = sum;
   }
   return out;
@@ -148,7 +147,7 @@ export function inverseOf(transform: Transform): Transform {
       );
     case "whiten": {
       const { mean, matrix, inverse } = transform;
-      const moved = times(matrix, mean).map((v) => -v);
+      const moved = timesLower(matrix, mean).map((v) => -v);
       return { kind: "whiten", mean: Float32Array.from(moved), matrix: inverse, inverse: matrix };
     }
     case "layerNorm":
@@ -159,101 +158,14 @@ export function inverseOf(transform: Transform): Transform {
 }
 
 /**
- * The weights that compute on raw rows what `weights` compute on transformed ones, raw outputs
- * included. With t = M (x - μ) at the input and P, ν at the output:
- *
- *   W_enc' = W_enc M    W_dec'[f] = P⁻¹ W_dec[f]    W_skip' = P⁻¹ W_skip M
- *   b_dec' = P⁻¹ (b_dec - W_skip M μ) + ν           b_enc' = b_enc - W_enc M μ
- *
- * but b_enc' = b_enc where the decoder bias, which has moved by μ, is subtracted from the input.
- * Latents, and with them thresholds and gates, stay what they are.
- */
-export function foldTransforms(
-  weights: SaeWeights,
-  { input, output }: Transforms,
-  shape: { dIn: number; dOut: number; applyBDecToInput: boolean },
-): SaeWeights {
-  const { dIn, dOut, applyBDecToInput } = shape;
-  const folded: SaeWeights = {
-    ...weights,
-    W_enc: eachRow(weights.W_enc, dIn, (row) => pullBack(input, row)),
-    W_dec: eachRow(weights.W_dec, dOut, (row) => pushForward(output, row)),
-  };
-  const shift = input.kind === "whiten" ? times(input.matrix, input.mean) : null;
-  const bDec = Float64Array.from(weights.b_dec);
-  if (weights.W_skip) {
-    const { W_skip } = weights;
-    if (shift)
-      for (let c = 0; c < dOut; c++) bDec[c] -= dot(W_skip.subarray(c * dIn, (c + 1) * dIn), shift);
-    const columns = eachRow(W_skip, dIn, (row) => pullBack(input, row));
-    folded.W_skip = eachColumn(columns, dIn, (column) => pushForward(output, column));
-  }
-  folded.b_dec = Float32Array.from(inverseRow(output, bDec));
-  if (shift && !applyBDecToInput)
-    folded.b_enc = weights.b_enc.map(
-      (b, f) => b - dot(weights.W_enc.subarray(f * dIn, (f + 1) * dIn), shift),
-    );
-  return folded;
-}
-
-/** rowᵀ M, as a row. */
-function pullBack(transform: Transform, row: Float32Array): Float64Array {
-  if (transform.kind === "scale") return scaleColumns(Float64Array.from(row), transform, false);
-  if (transform.kind === "layerNorm") return Float64Array.from(row);
-  const d = row.length;
-  const out = new Float64Array(d);
-  const { matrix } = transform;
-  for (let i = 0, w = 0; i < d; i++) {
-    const factor = row[i];
-    for (let c = 0; c < d; c++, w++) out[c] += factor * matrix[w];
-  }
-  return out;
-}
-
-/** M⁻¹ row. */
-function pushForward(transform: Transform, row: Float32Array): Float64Array {
-  if (transform.kind === "scale") return scaleColumns(Float64Array.from(row), transform, true);
-  if (transform.kind === "layerNorm") return Float64Array.from(row);
-  return times(transform.inverse, row);
-}
-
-function eachRow(
-  matrix: Float32Array,
-  width: number,
-  change: (row: Float32Array) => Float64Array,
-): Float32Array {
-  const out = new Float32Array(matrix.length);
-  for (let at = 0; at < matrix.length; at += width)
-    out.set(change(matrix.subarray(at, at + width)), at);
-  return out;
-}
-
-function eachColumn(
-  matrix: Float32Array,
-  width: number,
-  change: (column: Float32Array) => Float64Array,
-): Float32Array {
-  const out = new Float32Array(matrix.length);
-  const column = new Float32Array(matrix.length / width);
-  for (let c = 0; c < width; c++) {
-    for (let r = 0; r < column.length; r++) column[r] = matrix[r * width + c];
-    for (const [r, v] of change(column).entries()) out[r * width + c] = v;
-  }
-  return out;
-}
-
-function dot(a: ArrayLike<number>, b: ArrayLike<number>): number {
-  let sum = 0;
-  for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
-  return sum;
-}
-
-/**
  * Whitening for rows of this mean and covariance [d, d] (row by row): M = L⁻¹ with L Lᵀ the
  * covariance (Cholesky), so that M (x - μ) has covariance 1. Any other whitening differs from this
  * by a rotation, which a dictionary learns anyway; this one needs no eigenvectors.
+ *
  * Variance `shrinkage` times the mean variance is added in every direction, so that those without
- * any are not blown up.
+ * any are not blown up, and more where the weights could not take M in otherwise: rounding W_enc M to
+ * float32 changes a latent by about 2⁻²⁴ √(V/3) of its size, with V the mean over the elements of
+ * the variance inflation factor Σ_cc (Σ⁻¹)_cc, and V is kept below 64.
  * @throws UserError when there is no variance at all.
  */
 export function whitening(
@@ -268,14 +180,38 @@ export function whitening(
     throw new UserError(
       `the activations' variance is ${trace}, so they cannot be whitened; check them, or set sae.normalizeActivations to none.`,
     );
+  for (let added = shrinkage; ;) {
+    const factor = choleskyFactor(covariance, d, (added * trace) / d);
+    const inverse = factor && lowerInverse(factor, d);
+    const inflation = inverse ? varianceInflation(factor, inverse, d) : Infinity;
+    if (inverse && inflation <= MAX_INFLATION)
+      return {
+        kind: "whiten",
+        mean: Float32Array.from(mean),
+        matrix: Float32Array.from(inverse),
+        inverse: Float32Array.from(factor),
+      };
+    // V falls at most as fast as what is added grows, so this passes the goal by a factor of 2 at most.
+    added *= 2 * Math.min(inflation / MAX_INFLATION, 32);
+  }
+}
+
+/** L with L Lᵀ = covariance + added·1, or null when rounding has left no such L. */
+function choleskyFactor(covariance: Float64Array, d: number, added: number): Float64Array | null {
   const factor = new Float64Array(d * d);
   for (let i = 0; i < d; i++) {
     for (let j = 0; j <= i; j++) {
-      let sum = covariance[i * d + j] + (i === j ? (shrinkage * trace) / d : 0);
+      let sum = covariance[i * d + j] + (i === j ? added : 0);
       for (let k = 0; k < j; k++) sum -= factor[i * d + k] * factor[j * d + k];
+      if (i === j && !(sum > 0)) return null;
       factor[i * d + j] = i === j ? Math.sqrt(sum) : sum / factor[j * d + j];
     }
   }
+  return factor;
+}
+
+/** The inverse of a lower triangular matrix. */
+function lowerInverse(factor: Float64Array, d: number): Float64Array {
   // Column by column by forward substitution; kept transposed, so that both loops run along rows.
   const columns = new Float64Array(d * d);
   for (let c = 0; c < d; c++) {
@@ -285,15 +221,24 @@ export function whitening(
       columns[c * d + i] = sum / factor[i * d + i];
     }
   }
-  const matrix = new Float32Array(d * d);
-  for (let i = 0; i < d; i++) for (let c = 0; c <= i; c++) matrix[i * d + c] = columns[c * d + i];
-  return {
-    kind: "whiten",
-    mean: Float32Array.from(mean),
-    matrix,
-    inverse: Float32Array.from(factor),
-  };
+  const inverse = new Float64Array(d * d);
+  for (let i = 0; i < d; i++) for (let c = 0; c <= i; c++) inverse[i * d + c] = columns[c * d + i];
+  return inverse;
+}
+
+/** Mean of (L Lᵀ)_cc (L⁻ᵀ L⁻¹)_cc. */
+function varianceInflation(factor: Float64Array, inverse: Float64Array, d: number): number {
+  const [variance, precision] = [new Float64Array(d), new Float64Array(d)];
+  for (let i = 0; i < d; i++)
+    for (let c = 0; c <= i; c++) {
+      variance[i] += factor[i * d + c] ** 2;
+      precision[c] += inverse[i * d + c] ** 2;
+    }
+  return variance.reduce((sum, v, c) => sum + v * precision[c], 0) / d;
 }
 
 /** Of the mean variance: below the noise of what is worth learning, far above that of float32. */
 export const WHITENING_SHRINKAGE = 1e-4;
+
+/** Of the mean variance inflation factor: 2⁻²⁴ √(64/3) is 2.8e-7, before roundings are chosen to cancel (fold.ts). */
+const MAX_INFLATION = 64;
