@@ -10,8 +10,8 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
 /** Modules over the memory all workers share; the rest run over a worker's own memory. */
-const shared = ["sparse", "update", "rows", "activations"];
-const own = ["tile", "select", "collect"];
+const shared = ["sparse", "update", "rows", "activations", "quantize", "candidates"];
+const own = ["tile", "select", "collect", "screen"];
 
 /**
  * Compiles the modules of the files in `only` (default: all). Throws with the compiler's messages

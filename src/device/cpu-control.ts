@@ -1,8 +1,11 @@
 /** What the cpu device and its workers say to each other: messages, and a few shared integers. */
 
+import type { Screening } from "./cpu-crew.ts";
+
 export interface WorkerData {
   thread: number;
   threads: number;
+  screening: Screening;
   shared: WebAssembly.Memory;
   /** Address of a room in the shared memory that is this worker's alone. */
   staging: number;

@@ -11,8 +11,12 @@ import type { CpuTensor } from "./cpu-memory.ts";
 import type { OwnMemory } from "./cpu-products.ts";
 import type { OwnKernels, SharedKernels } from "./kernels.ts";
 
+/** When sparse latents are found by screening: where it pays, wherever it is possible, or never. */
+export type Screening = "auto" | "always" | "never";
+
 /** What a worker runs operations with. */
 export interface Crew {
+  readonly screening: Screening;
   readonly thread: number;
   readonly threads: number;
   readonly shared: WebAssembly.Memory;
@@ -52,7 +56,7 @@ export type Ops<Name extends OpName> = { [Key in Name]: Run<CpuOp<Key>> };
 
 /** Bytes of shared memory that operations need while they run, by name; what is in them is what the operation before left. */
 export type Scratch<Name extends OpName> = {
-  [Key in Name]?: (op: CpuOp<Key>, threads: number) => Record<string, number>;
+  [Key in Name]?: (op: CpuOp<Key>, threads: number, screening: Screening) => Record<string, number>;
 };
 
 /** This worker's part [first, last) of `total`, cut at multiples of `unit`. */

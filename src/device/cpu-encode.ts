@@ -1,33 +1,33 @@
-/** Encoding on the cpu device: products tile by tile, and what is kept of each while it is in the cache. */
+/**
+ * Encoding on the cpu device. Sparse latents are found by screening (cpu-screen.ts), which computes
+ * few pre-activations; rows that it gives up, and calls too small for it, are done by products in f32,
+ * tile by tile, and what is kept of each while it is in the cache.
+ */
 import { BLOCK_ROWS, layOutProduct, plain, product, dealBlocks, transposed } from "./cpu-blocks.ts";
 import { share, type Crew, type CpuOp, type Ops, type Scratch } from "./cpu-crew.ts";
 import { roundUp } from "./cpu-memory.ts";
 import { countSelected, PairList, smallestOfLargest } from "./cpu-pairs.ts";
+import {
+  screenedAbove,
+  screenedBatch,
+  screenedTopK,
+  screens,
+  screensTopK,
+  batchScratch,
+  selectionScratch,
+  topKScratch,
+} from "./cpu-selection.ts";
 
 type Encoding = CpuOp<"encodeTopK"> | CpuOp<"encodeBatchTopK"> | CpuOp<"encodeThreshold">;
 
 export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold" | "encodeDense"> =
   {
-    async encodeTopK(op, crew) {
-      const { own, ownKernels } = crew;
-      const k = op.indices.columns;
-      const latents = eligibleLatents(op, crew.shared);
-      const [first, last] = share(crew, op.rows, blockOf(op.rows));
-      if (first === last) return;
-      const at = layOutTiles(crew, op, latents.length, {
-        values: (last - first) * k,
-        indices: (last - first) * k,
-      });
-      await forEachTile(crew, op, at, latents, (some, offered, n, count) => {
-        const heap = (n - first) * k * 4;
-        ownKernels.offerToHeaps(
-          ...[at.z, at.tile * 4, at.bias, at.numbers, some.length, count],
-          ...[at.values + heap, at.indices + heap, k, offered],
-        );
-      });
-      ownKernels.finishHeaps(at.values, at.indices, k, latents.length, last - first);
-      own.store(at.values, k, op.values, first, last, 0, k);
-      own.store(at.indices, k, op.indices, first, last, 0, k);
+    async encodeTopK(op, crew, scratch) {
+      const mine = sharedRows(crew, op.rows);
+      const rest = screensTopK(crew.screening, op)
+        ? await screenedTopK(crew, op, scratch, mine, unitOf(op.rows))
+        : rowsOf(mine);
+      await largestOfRows(crew, op, rest);
     },
 
     async encodeThreshold(op, crew, scratch) {
@@ -37,7 +37,13 @@ export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"
       const thresholds =
         op.threshold && new Float32Array(shared.buffer, op.threshold.address, dSae);
       const limitOf = (f: number) => Math.fround((thresholds ? thresholds[f] : 0) - op.margin);
-      const list = await collect(crew, op, capacity, limitOf, () => undefined);
+      const mine = sharedRows(crew, op.rows);
+      const list = new PairList(...mine);
+      const rest = screens(crew.screening, op)
+        ? await screenedAbove(crew, op, scratch, mine, unitOf(op.rows), limitOf, list)
+        : rowsOf(mine);
+      await collect(crew, op, rest, list, capacity, limitOf);
+      list.sort();
       const offset = publishCounts(crew, scratch, list);
       const total = new Int32Array(shared.buffer, op.total.address, 1);
       if (crew.thread === 0) total[0] = offset.total;
@@ -54,21 +60,7 @@ export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"
     async encodeBatchTopK(op, crew, scratch) {
       const { shared, threads, thread } = crew;
       const { count } = op;
-      // A worker's list is cut down to its own `count` largest whenever it has grown far beyond.
-      let least = 0;
-      const list = await collect(
-        crew,
-        op,
-        Infinity,
-        () => least,
-        (grown) => {
-          if (count === 0 || grown.count < Math.max(4 * count, 65_536)) return;
-          least = smallestOfLargest(grown.values.subarray(0, grown.count), count);
-          grown.keep((z) => z >= least);
-          // Values equal to it must still be found, for the tie to go to the lower row.
-          least = below(least);
-        },
-      );
+      const list = await largestOfBatch(crew, op, scratch);
       if (count < list.count) {
         const own = smallestOfLargest(list.values.subarray(0, list.count), count);
         list.keep((z) => z >= own);
@@ -117,19 +109,86 @@ export const encodeOps: Ops<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"
     },
   };
 
-/** What batch top-k exchanges between workers: each one's values, and how many it selects. */
-export const encodeScratch: Scratch<"encodeBatchTopK" | "encodeThreshold"> = {
-  encodeThreshold: (_, threads) => ({ counts: threads * 8 }),
-  encodeBatchTopK: ({ count }, threads) => ({
+/** What is exchanged between workers: how many each one has found, for batch top-k its values too. */
+export const encodeScratch: Scratch<"encodeTopK" | "encodeBatchTopK" | "encodeThreshold"> = {
+  encodeTopK: (op, threads, screening) =>
+    screensTopK(screening, op) ? topKScratch(op, threads, unitOf(op.rows)) : {},
+  encodeThreshold: (op, threads, screening) => ({
+    counts: threads * 8,
+    ...(screens(screening, op) && {
+      limits: op.bEnc.stride * 4,
+      ...selectionScratch(op, threads, unitOf(op.rows), 0),
+    }),
+  }),
+  encodeBatchTopK: (op, threads, screening) => ({
     counts: threads * 8,
     // The values of every share, none of more than `count`.
     lengths: threads * 4,
-    values: threads * Math.max(1, count) * 4,
+    values: threads * Math.max(1, op.count) * 4,
+    ...(screens(screening, op) && batchScratch(op, threads, unitOf(op.rows))),
   }),
 };
 
-const blockOf = (rows: number) =>
+/** Rows of a block of f32 products, at whose multiples the rows are shared. */
+const unitOf = (rows: number) =>
   Math.min(BLOCK_ROWS, Math.max(64, roundUp(Math.ceil(rows / 8), 16)));
+
+const sharedRows = (crew: Crew, rows: number) => share(crew, rows, unitOf(rows));
+
+function rowsOf([first, last]: readonly [number, number]): Int32Array {
+  return new Int32Array(last - first).map((_, n) => first + n);
+}
+
+/** `encodeTopK` of the numbered rows, by products in f32. */
+async function largestOfRows(crew: Crew, op: CpuOp<"encodeTopK">, rows: Int32Array): Promise<void> {
+  if (rows.length === 0) return;
+  const { own, ownKernels } = crew;
+  const k = op.indices.columns;
+  const latents = eligibleLatents(op, crew.shared);
+  const at = layOutTiles(crew, op, latents.length, {
+    values: rows.length * k,
+    indices: rows.length * k,
+  });
+  await forEachTile(crew, op, at, latents, rows, (some, offered, n, count) => {
+    const heap = n * k * 4;
+    ownKernels.offerToHeaps(
+      ...[at.z, at.tile * 4, at.bias, at.numbers, some.length, count],
+      ...[at.values + heap, at.indices + heap, k, offered],
+    );
+  });
+  ownKernels.finishHeaps(at.values, at.indices, k, latents.length, rows.length);
+  own.storeRows(at.values, k, op.values, rows);
+  own.storeRows(at.indices, k, op.indices, rows);
+}
+
+/** The pairs of this worker's rows that may be among the `count` largest of all, by row, then latent. */
+async function largestOfBatch(
+  crew: Crew,
+  op: CpuOp<"encodeBatchTopK">,
+  scratch: Record<string, number>,
+): Promise<PairList> {
+  const { count } = op;
+  const mine = sharedRows(crew, op.rows);
+  if (count > 0 && screens(crew.screening, op)) {
+    const screened = await screenedBatch(
+      ...([crew, op, scratch, mine, unitOf(op.rows)] as const),
+      (rows, list, limit) => collect(crew, op, rows, list, Infinity, () => limit),
+    );
+    if (screened) return screened;
+  }
+  // A worker's list is cut down to its own `count` largest whenever it has grown far beyond.
+  let least = 0;
+  const list = new PairList(...mine);
+  await collect(...([crew, op, rowsOf(mine), list, Infinity, () => least] as const), () => {
+    if (count === 0 || list.count < Math.max(4 * count, 65_536)) return;
+    least = smallestOfLargest(list.values.subarray(0, list.count), count);
+    list.keep((z) => z >= least);
+    // Values equal to it must still be found, for the tie to go to the lower row.
+    least = below(least);
+  });
+  list.sort();
+  return list;
+}
 
 /** Room for a block of rows, a tile of latents and their product, and for `more` floats by name. */
 function layOutTiles<More extends string>(
@@ -139,7 +198,7 @@ function layOutTiles<More extends string>(
   more: Record<More, number>,
 ) {
   const d = op.wEnc.stride;
-  const block = blockOf(op.rows);
+  const block = unitOf(op.rows);
   // All tiles have one size (the last is filled up), so that equal latents get equal sums.
   const most = Math.max(64, Math.min(1024, Math.floor(2 ** 21 / d)));
   const tile = roundUp(Math.ceil(latents / Math.ceil(latents / most)) || 16, 16);
@@ -154,21 +213,21 @@ function layOutTiles<More extends string>(
 type TileRoom = Record<"w" | "bias" | "numbers" | "x" | "center" | "z" | "tile" | "block", number>;
 
 /**
- * Runs `use` for every tile of latents and block of this worker's rows, with their product (without
- * the bias) in `at.z`: the latents, how many came before them, the first row and how many rows.
+ * Runs `use` for every tile of latents and block of the numbered rows, with their product (without
+ * the bias) in `at.z`: the latents, how many came before them, how many rows came before, and how many rows.
  */
 async function forEachTile(
   crew: Crew,
   op: Encoding,
   at: TileRoom,
   latents: Int32Array,
+  rows: Int32Array,
   use: (some: Int32Array, offered: number, n: number, count: number) => void,
 ): Promise<void> {
   const { own, ownKernels, shared } = crew;
-  const { rows, x, bPre, wEnc, bEnc } = op;
+  const { x, bPre, wEnc, bEnc } = op;
   const d = wEnc.stride;
   const { tile, block } = at;
-  const [first, last] = share(crew, rows, block);
   if (bPre) own.load(at.center, bPre, 0, 1);
   const allBias = new Float32Array(shared.buffer, bEnc.address, bEnc.columns);
   for (let offered = 0; offered < latents.length; offered += tile) {
@@ -177,10 +236,12 @@ async function forEachTile(
     own.i32(at.numbers, tile).set(some);
     const bias = own.f32(at.bias, tile).fill(-Infinity);
     for (let c = 0; c < some.length; c++) bias[c] = allBias[some[c]];
-    for (let n = first; n < last; n += block) {
-      const count = Math.min(block, last - n);
-      if (own.load(at.x, x, n, n + count) && bPre) {
-        ownKernels.centerRows(at.x, at.center, d * 4, count);
+    for (let n = 0; n < rows.length; n += block) {
+      const count = Math.min(block, rows.length - n);
+      // The only block need not be loaded again.
+      if (offered === 0 || rows.length > block) {
+        own.loadRows(at.x, x, rows.subarray(n, n + count));
+        if (bPre) ownKernels.centerRows(at.x, at.center, d * 4, count);
       }
       // Never a single row: products of one row add in another order, which differs by column.
       const m = roundUp(count, 4);
@@ -192,40 +253,35 @@ async function forEachTile(
 }
 
 /**
- * The pairs of this worker's rows with z > limitOf(latent), by row, then latent. Beyond `capacity`
- * they are only counted. `after` may cut the list down, tile by tile.
+ * Adds to the list the pairs of the numbered rows with z > limitOf(latent), latents rising. Beyond
+ * `capacity` they are only counted. `after` may cut the list down, tile by tile.
  */
 async function collect(
   crew: Crew,
   op: CpuOp<"encodeBatchTopK"> | CpuOp<"encodeThreshold">,
+  rows: Int32Array,
+  list: PairList,
   capacity: number,
   limitOf: (latent: number) => number,
-  after: (list: PairList) => void,
-): Promise<PairList> {
+  after: () => void = () => undefined,
+): Promise<void> {
+  if (rows.length === 0) return;
   const { own, ownKernels } = crew;
   const dSae = op.wEnc.rows;
-  const [first, last] = share(crew, op.rows, blockOf(op.rows));
-  const list = new PairList(first, last);
-  if (first === last) return list;
-  const room = blockOf(op.rows) * Math.min(roundUp(dSae, 16), 1024);
+  const room = unitOf(op.rows) * Math.min(roundUp(dSae, 16), 1024);
   const at = layOutTiles(crew, op, dSae, { rows: room, latents: room, values: room });
-  await forEachTile(crew, op, at, allLatents(dSae), (some, offered, n, count) => {
+  await forEachTile(crew, op, at, allLatents(dSae), rows, (some, offered, n, count) => {
     const limits = own.f32(at.limits, at.tile).fill(Infinity);
     for (let c = 0; c < some.length; c++) limits[c] = limitOf(some[c]);
     const found = ownKernels.collectAbove(
       ...[at.z, at.tile * 4, at.bias, at.limits, some.length, count, n, offered],
       ...[at.rows, at.latents, at.values, room, 0],
     );
-    list.add(
-      own.i32(at.rows, found),
-      own.i32(at.latents, found),
-      own.f32(at.values, found),
-      capacity,
-    );
-    after(list);
+    const numbers = own.i32(at.rows, found);
+    for (let i = 0; i < found; i++) numbers[i] = rows[numbers[i]];
+    list.add(numbers, own.i32(at.latents, found), own.f32(at.values, found), capacity);
+    after();
   });
-  list.sort();
-  return list;
 }
 
 /** Tells all workers how long each one's list is; returns where this one's begins, and their sum. */

@@ -1,7 +1,7 @@
 /** The operations of the cpu device by name. */
 import type { Device } from "./device.ts";
 import { activationOps, activationScratch } from "./cpu-activations.ts";
-import type { CpuOp, OpName, Ops, Run, Scratch } from "./cpu-crew.ts";
+import type { CpuOp, OpName, Ops, Run, Scratch, Screening } from "./cpu-crew.ts";
 import { decodeOps } from "./cpu-decode.ts";
 import { encodeOps, encodeScratch } from "./cpu-encode.ts";
 import { scatter, type CpuTensor } from "./cpu-memory.ts";
@@ -42,6 +42,7 @@ export function scratchOf<Name extends OpName>(
   name: Name,
   op: Parameters<Device[Name]>[0],
   threads: number,
+  screening: Screening,
 ): Record<string, number> {
-  return scratch[name]?.(op as CpuOp<Name>, threads) ?? {};
+  return scratch[name]?.(op as CpuOp<Name>, threads, screening) ?? {};
 }

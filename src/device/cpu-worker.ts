@@ -21,7 +21,7 @@ import { OwnMemory } from "./cpu-products.ts";
 import { instantiate, type OwnKernels, type SharedKernels } from "./kernels.ts";
 
 const port = workerPort();
-const { thread, threads, shared, staging, control, sharedModules, ownModules } =
+const { thread, threads, screening, shared, staging, control, sharedModules, ownModules } =
   port.data as WorkerData;
 const report = (message: WorkerReport) => port.post(message);
 
@@ -32,6 +32,8 @@ const own = await OwnMemory.create(shared, staging, kernels, control);
 const crew: Crew = {
   thread,
   threads,
+  // Where the processor's products of bytes are not exact nothing can be proved by them.
+  screening: screening === "never" || (await own.multipliesBytesExactly()) ? screening : "never",
   shared,
   kernels,
   own,

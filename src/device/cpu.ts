@@ -20,7 +20,7 @@ import {
   SharedMemory,
   type CpuTensor,
 } from "./cpu-memory.ts";
-import type { OpName } from "./cpu-crew.ts";
+import type { OpName, Screening } from "./cpu-crew.ts";
 import { scratchOf, type CopyIn } from "./cpu-ops.ts";
 import {
   abandon,
@@ -51,14 +51,17 @@ interface PendingRead {
 }
 
 /** Starts the workers and resolves when all are ready. */
-export async function openCpu({ threads = cpuCount() }: DeviceOptions): Promise<Device> {
+export async function openCpu({
+  threads = cpuCount(),
+  screening = "auto",
+}: DeviceOptions): Promise<Device> {
   // Workers have copies of the environment; the native library reads the process's own.
   process.env.ORT_DISABLE_TELEMETRY = "1";
   const [sharedModules, ownModules] = await Promise.all([
     Promise.all(SHARED_MODULES.map(compileKernels)),
     Promise.all(OWN_MODULES.map(compileKernels)),
   ]);
-  const device = new CpuDevice(threads, { sharedModules, ownModules });
+  const device = new CpuDevice(threads, { screening, sharedModules, ownModules });
   try {
     await device.ready;
   } catch (error) {
@@ -75,6 +78,7 @@ class CpuDevice implements Device {
   readonly memoryLimit = MAX_BYTES;
 
   readonly #threads: number;
+  readonly #screening: Screening;
   readonly #memory = new SharedMemory();
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_LENGTH * 4));
   readonly #workers: WorkerThread[] = [];
@@ -97,14 +101,18 @@ class CpuDevice implements Device {
   /** One block serves the intermediate results of all operations, since they run one by one. */
   #scratch = { address: 0, bytes: 0 };
 
-  constructor(threads: number, modules: Pick<WorkerData, "sharedModules" | "ownModules">) {
+  constructor(
+    threads: number,
+    settings: Pick<WorkerData, "screening" | "sharedModules" | "ownModules">,
+  ) {
     this.#threads = threads;
+    this.#screening = settings.screening;
     this.description = `cpu: ${threads} thread${threads === 1 ? "" : "s"}, ONNX Runtime and WebAssembly SIMD`;
     let missing = threads;
     this.ready = new Promise((resolve, reject) => {
       for (let thread = 0; thread < threads; thread++) {
         const data: WorkerData = {
-          ...modules,
+          ...settings,
           thread,
           threads,
           shared: this.#memory.memory,
@@ -223,7 +231,7 @@ class CpuDevice implements Device {
 
   #scratchFor(name: OpName, op: unknown): Record<string, number> {
     const needs = Object.entries(
-      scratchOf(name, op as Parameters<Device[typeof name]>[0], this.#threads),
+      scratchOf(name, op as Parameters<Device[typeof name]>[0], this.#threads, this.#screening),
     );
     const total = needs.reduce((sum, [, bytes]) => sum + roundUp(bytes, 64), 0);
     if (total > this.#scratch.bytes) {

@@ -480,6 +480,12 @@ export const deviceNames = ["auto", "cpu", "reference"] as const;
 export interface DeviceOptions {
   /** Worker threads of the cpu device; default: one per core. */
   threads?: number;
+  /**
+   * How the cpu device finds sparse latents: by int8 products with proven bounds where that is faster
+   * ("auto", the default), by f32 products alone ("never"), or, for tests, by int8 products at any
+   * size ("always"). The latents selected are the same but for values closer than rounding.
+   */
+  screening?: "auto" | "always" | "never";
 }
 
 /**

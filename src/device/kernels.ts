@@ -1,10 +1,20 @@
 /** The WebAssembly kernels by module, as assembly/*.ts export them. All arguments are numbers. */
 type Kernel = (...args: number[]) => void;
 
+/** Kernels that return how many there are of something. */
+type Counting = (...args: number[]) => number;
+
 /** Modules over the memory that all workers share. */
-export const SHARED_MODULES = ["sparse", "update", "rows", "activations"] as const;
+export const SHARED_MODULES = [
+  "sparse",
+  "update",
+  "rows",
+  "activations",
+  "quantize",
+  "candidates",
+] as const;
 /** Modules over a worker's own memory. */
-export const OWN_MODULES = ["tile", "select", "collect"] as const;
+export const OWN_MODULES = ["tile", "select", "collect", "screen"] as const;
 
 export type SharedKernels = Record<
   | "decodeRows"
@@ -39,14 +49,28 @@ export type SharedKernels = Record<
   | "gate"
   | "gateGradient"
   | "preActSlots"
-  | "preActLatents",
+  | "preActLatents"
+  | "quantizeLatents"
+  | "quantizeRows"
+  | "evaluateCandidates"
+  | "likelyCandidates"
+  | "remainingCandidates"
+  | "takeLargest",
   Kernel
->;
+> &
+  Record<"takeAbove", Counting>;
 
 export type OwnKernels = Record<
-  "centerRows" | "addTo" | "scaleTile" | "transpose" | "offerToHeaps" | "finishHeaps",
+  | "centerRows"
+  | "addTo"
+  | "scaleTile"
+  | "transpose"
+  | "offerToHeaps"
+  | "finishHeaps"
+  | "collectCandidates",
   Kernel
-> & { collectAbove: (...args: number[]) => number };
+> &
+  Record<"collectAbove" | "packCandidates", Counting>;
 
 /** Instantiates `modules` over `memory` and joins their exports. */
 export function instantiate<Kernels>(
