@@ -161,10 +161,10 @@ const saeCommon = {
       "Prefixes of the latents that must each reconstruct on their own, rising; dSae is added as the last. Empty: no nesting.",
     ),
   init: z
-    .enum(["tied", "xavier"])
+    .enum(["tied", "xavier", "data"])
     .default("tied")
     .describe(
-      "tied: random decoder rows of norm 1 (0.1 when the norms are free), encoder = decoder; xavier: both Xavier-uniform, independent.",
+      "tied: random decoder rows of norm 1 (0.1 when the norms are free), encoder = decoder; xavier: both Xavier-uniform, independent; data: as tied, in the directions of the first activations from their mean, the encoder at the scale that reconstructs them best.",
     ),
   decoderBiasInit: z
     .enum(["mean", "geometricMedian", "zero"])

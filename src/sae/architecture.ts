@@ -110,7 +110,7 @@ export interface ResolvedSae {
   dSae: number;
   /** The nested prefixes as ranges of latents, rising; one, of all latents, without nesting. */
   levels: LatentRange[];
-  init: "tied" | "xavier";
+  init: "tied" | "xavier" | "data";
   decoderBiasInit: "mean" | "geometricMedian" | "zero";
   applyBDecToInput: boolean;
   normalizeActivations: SaeConfig["normalizeActivations"];
