@@ -86,21 +86,37 @@ export interface ControlState {
   factor: number;
   /** Running mean of L0, or null before the first step. */
   l0: number | null;
+  /** log(l0 / target) of the step before, or null before the first one. */
+  error: number | null;
 }
 
-export const newControl = (): ControlState => ({ factor: 1, l0: null });
+export const newControl = (): ControlState => ({ factor: 1, l0: null, error: null });
 
 const L0_MEMORY = 0.9;
-const GAIN = 0.02;
+const INTEGRAL = 0.02;
+const PROPORTIONAL = 2;
+const LARGEST_MOVE = 0.1;
 const LARGEST_FACTOR = 1e4;
 
 /**
- * An integral controller on the logarithm of the coefficient: while more latents are active than
- * wanted it grows, by at most 2 % a step, and falls while fewer are.
+ * A proportional–integral controller on the logarithm of the coefficient, e = log(L0 / target):
+ * Δ log c = 0.02·e + 2·Δe, e limited to ±1 in the first term and the whole to ±0.1.
+ *
+ * Weights follow the coefficient with a lag of hundreds of steps (Adam moves them by about the
+ * learning rate). Without the second term, which takes the coefficient back while L0 is still on its
+ * way down, it overshoots by orders of magnitude, and the second moments that a huge penalty leaves
+ * behind keep the weights where they are long afterwards.
  */
 export function control(state: ControlState, l0: number, target: number): void {
   state.l0 = state.l0 === null ? l0 : L0_MEMORY * state.l0 + (1 - L0_MEMORY) * l0;
   const error = Math.log(Math.max(state.l0, 1e-3) / target);
-  const factor = state.factor * Math.exp(GAIN * Math.min(1, Math.max(-1, error)));
+  const change = error - (state.error ?? error);
+  state.error = error;
+  const move = INTEGRAL * clamp(error, 1) + PROPORTIONAL * change;
+  const factor = state.factor * Math.exp(clamp(move, LARGEST_MOVE));
   state.factor = Math.min(LARGEST_FACTOR, Math.max(1 / LARGEST_FACTOR, factor));
+}
+
+function clamp(value: number, limit: number): number {
+  return Math.min(limit, Math.max(-limit, value));
 }

@@ -224,7 +224,7 @@ class Run:
         self.cutoff: float | None = None
         self.theta: float | None = None  # running threshold of batch top-k
         self.exponent, self.anneal_factor, self.queue = 1.0, 1.0, []
-        self.control_factor, self.l0_memory = 1.0, None
+        self.control_factor, self.l0_memory, self.l0_error = 1.0, None, None
 
     # ---- the model ----
 
@@ -370,8 +370,11 @@ class Run:
                     self.exponent, self.queue = following, []
         if "targetL0" in sae and sae.get("sparsityLoss") != "quadratic" and step > sae.get("sparsityWarmupSteps", 0):
             self.l0_memory = l0 if self.l0_memory is None else 0.9 * self.l0_memory + 0.1 * l0
-            error = min(1.0, max(-1.0, math.log(max(self.l0_memory, 1e-3) / sae["targetL0"])))
-            self.control_factor = min(1e4, max(1e-4, self.control_factor * math.exp(0.02 * error)))
+            error = math.log(max(self.l0_memory, 1e-3) / sae["targetL0"])
+            change = error - (error if self.l0_error is None else self.l0_error)
+            self.l0_error = error
+            move = 0.02 * min(1.0, max(-1.0, error)) + 2 * change
+            self.control_factor = min(1e4, max(1e-4, self.control_factor * math.exp(min(0.1, max(-0.1, move)))))
         # A latent that fires in the batch's last row has not fired for 0 rows.
         last = torch.where(fired.any(0), n - 1 - fired.flip(0).int().argmax(0), -1)
         self.since = torch.where(last >= 0, n - 1 - last, self.since + n)
