@@ -66,7 +66,7 @@ const fromModel = fromModelFields
     message: TARGET_AND_SEVERAL,
   });
 
-const fromSynthetic = z.strictObject({
+export const syntheticSchema = z.strictObject({
   from: z.literal("synthetic").describe("Make activations from a known dictionary of directions."),
   samples: count("Training activations.").default(10_000),
   validationSamples: count("Validation activations, from the same dictionary.").default(1_000),
@@ -77,8 +77,44 @@ const fromSynthetic = z.strictObject({
     .positive()
     .max(1)
     .default(0.1)
-    .describe("Share of the directions that are active in each sample."),
+    .describe(
+      "Share of the directions that are active in each sample; on average, but for kind independent.",
+    ),
   noise: z.number().nonnegative().default(0.1).describe("Standard deviation of the added noise."),
+  kind: z
+    .enum(["independent", "correlated", "hierarchical", "zipf"])
+    .default("independent")
+    .describe(
+      "Which directions are active together: independent: a fixed number, drawn anew for each sample; correlated: those of a group favour the same samples; hierarchical: children only beside their parent; zipf: each by itself, the i-th at a rate ∝ 1/i^zipfExponent.",
+    ),
+  groupSize: count("Of kind correlated: directions in a group.").default(8),
+  correlation: z
+    .number()
+    .min(0)
+    .max(1)
+    .default(0.3)
+    .describe("Of kind correlated: correlation of the firing of any two directions of a group."),
+  childrenPerParent: count("Of kind hierarchical: children of each parent.").default(3),
+  childProbability: z
+    .number()
+    .positive()
+    .max(1)
+    .default(0.3)
+    .describe("Of kind hierarchical: probability that a child fires when its parent does."),
+  zipfExponent: z
+    .number()
+    .nonnegative()
+    .default(0.5)
+    .describe("Of kind zipf: how fast the rates fall with the rank."),
+  strengthMean: z
+    .number()
+    .default(0)
+    .describe("The strength of an active direction is |strengthMean + strengthStd·N(0,1)|."),
+  strengthStd: z
+    .number()
+    .nonnegative()
+    .default(1)
+    .describe("Spread of the strengths; see strengthMean."),
 });
 
 const fromFolderFields = z.strictObject({
@@ -146,7 +182,7 @@ const fromFolder = fromFolderFields
   );
 
 export const activationsSchema = z
-  .discriminatedUnion("from", [fromModel, fromSynthetic, fromFolder])
+  .discriminatedUnion("from", [fromModel, syntheticSchema, fromFolder])
   .describe("Where the activations come from.");
 
 const nonNegative = (description: string) => z.int().nonnegative().describe(description);
@@ -462,7 +498,7 @@ export const runSchema = z
 export type RunConfig = z.infer<typeof runSchema>;
 export type ActivationsConfig = z.infer<typeof activationsSchema>;
 export type ModelActivationsConfig = z.infer<typeof fromModel>;
-export type SyntheticConfig = z.infer<typeof fromSynthetic>;
+export type SyntheticConfig = z.infer<typeof syntheticSchema>;
 export type FolderConfig = z.infer<typeof fromFolder>;
 
 /** Whether activations in folders are to be predicted from others. */

@@ -27,7 +27,8 @@ export type { TrainerState, ValidationMetrics } from "./sae/train.ts";
 export { latestCheckpoint, readCheckpoint, writeCheckpoint } from "./sae/checkpoint.ts";
 export { loadSae, saveSae, saveTorchCheckpoint, type SaeDetails } from "./sae/formats.ts";
 export { evaluateReconstruction, latentSummary, type Evaluation } from "./sae/metrics.ts";
-export { recovery, syntheticActivations, type Recovery } from "./sae/synthetic.ts";
+export { syntheticActivations, type SyntheticActivations } from "./sae/synthetic.ts";
+export { absorption, recovery, type Absorption, type Recovery } from "./sae/recovery.ts";
 
 // Model and autoencoder together
 export { evaluate, type EvaluateOptions, type ModelEvaluation } from "./analysis/evaluate.ts";

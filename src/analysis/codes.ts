@@ -7,7 +7,7 @@ import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
 import type { Document, Span } from "../model/text.ts";
-import type { BatchCodes } from "../sae/sae-on-device.ts";
+import { eachActive, type BatchCodes } from "../sae/sae-on-device.ts";
 import type { Sae } from "../sae/sae.ts";
 import { sideBySide } from "../zipped-source.ts";
 
@@ -51,39 +51,20 @@ export interface CodesByLatent {
  */
 export function codesByLatent(codes: BatchCodes, dSae: number, keep: Int32Array): CodesByLatent {
   const offsets = new Int32Array(dSae + 1);
-  eachActive(codes, dSae, keep, (latent) => {
-    offsets[latent + 1]++;
+  eachActive(codes, keep.length, dSae, (row, latent) => {
+    if (keep[row] >= 0) offsets[latent + 1]++;
   });
   for (let f = 0; f < dSae; f++) offsets[f + 1] += offsets[f];
   const positions = new Int32Array(offsets[dSae]);
   const values = new Float32Array(offsets[dSae]);
   const next = offsets.slice(0, dSae);
-  eachActive(codes, dSae, keep, (latent, position, value) => {
+  eachActive(codes, keep.length, dSae, (row, latent, value) => {
+    if (keep[row] < 0) return;
     const slot = next[latent]++;
-    positions[slot] = position;
+    positions[slot] = keep[row];
     values[slot] = value;
   });
   return { offsets, positions, values };
-}
-
-function eachActive(
-  codes: BatchCodes,
-  dSae: number,
-  keep: Int32Array,
-  visit: (latent: number, position: number, value: number) => void,
-): void {
-  const values = codes.kind === "dense" ? codes.acts : codes.values;
-  const width = codes.kind === "sparse" ? codes.k : dSae;
-  for (let n = 0; n < keep.length; n++) {
-    if (keep[n] < 0) continue;
-    const isRagged = codes.kind === "ragged";
-    const start = isRagged ? (n === 0 ? 0 : codes.ends[n - 1]) : n * width;
-    const end = isRagged ? codes.ends[n] : start + width;
-    for (let i = start; i < end; i++) {
-      if (values[i] > 0)
-        visit(codes.kind === "dense" ? i - start : codes.indices[i], keep[n], values[i]);
-    }
-  }
 }
 
 /** The tokens from `from` to `to` (exclusive) of one document, as pieces whose concatenation is exactly the document's text there. */

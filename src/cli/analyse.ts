@@ -10,7 +10,7 @@ import { documents } from "../model/text.ts";
 import { readResults, type RunFolder } from "../runs.ts";
 import { saveSae } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/metrics.ts";
-import { recovery } from "../sae/synthetic.ts";
+import { absorption, recovery } from "../sae/recovery.ts";
 import { kindOf } from "../sae/weights.ts";
 import { Progress } from "./progress.ts";
 import { hookPointsOf, type Activations, type Context } from "./sources.ts";
@@ -72,7 +72,7 @@ export async function evaluateStage(
 export async function measure(
   { config, terminal, signal }: Context,
   device: Device,
-  { model, validation, train, directions }: Activations,
+  { model, validation, train, synthetic }: Activations,
   { sae }: Trained,
 ): Promise<RunEvaluation> {
   let evaluation: Evaluation;
@@ -114,11 +114,17 @@ export async function measure(
     const onDevice = sae.on(device, config.train.batchSize);
     try {
       evaluation = await evaluateReconstruction(onDevice, validation ?? train);
+      if (synthetic) {
+        // Directions are in raw units, and so is the decoder once a whitening is folded in.
+        const { W_dec, spec } = sae.fold();
+        const { density } = evaluation;
+        Object.assign(scores, recovery(synthetic.directions, W_dec, spec.dIn, density));
+        Object.assign(scores, await absorption(onDevice, W_dec, synthetic));
+      }
     } finally {
       onDevice.close();
     }
   }
-  if (directions) Object.assign(scores, recovery(directions, sae.W_dec, sae.spec.dIn));
   const { fvu, mse, l0, l1, cosine, deadFraction, denseFraction, rows } = evaluation;
   const { activeFeatures } = latentSummary(evaluation);
   return {

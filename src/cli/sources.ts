@@ -19,7 +19,7 @@ import type { Model } from "../model/model.ts";
 import { readManifest, type StoreManifest } from "../model/store-manifest.ts";
 import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";
-import { syntheticActivations } from "../sae/synthetic.ts";
+import { syntheticActivations, type SyntheticActivations } from "../sae/synthetic.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { Progress } from "./progress.ts";
 import { short, type Terminal } from "./terminal.ts";
@@ -41,8 +41,8 @@ export interface Activations {
   hookPoints?: HookPointRoles;
   /** Of the store behind `train`, when there is one. */
   manifest?: StoreManifest;
-  /** The true directions of synthetic activations, [features, dIn]. */
-  directions?: Float32Array;
+  /** Synthetic activations, with what they were made from. */
+  synthetic?: SyntheticActivations;
 }
 
 /** Hook points by what training makes of them. */
@@ -68,16 +68,16 @@ export async function openSources(
     case "model":
       return collectSources(context, activations, saes);
     case "synthetic": {
-      const { dIn, features, samples } = activations;
+      const { dIn, features, samples, kind } = activations;
       const made = syntheticActivations(activations, seed);
       terminal.note(
-        `activations: ${short(samples)} made from ${features} directions, width ${dIn}`,
+        `activations: ${short(samples)} made from ${features} ${kind} directions, width ${dIn}`,
       );
       const provenance = { ...activations, seed };
       return {
         train: memorySource(made.train, dIn, { ...provenance, split: "train" }),
         validation: memorySource(made.validation, dIn, { ...provenance, split: "validation" }),
-        directions: made.directions,
+        synthetic: made,
       };
     }
     case "folder":

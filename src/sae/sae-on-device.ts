@@ -22,6 +22,24 @@ interface RaggedCodes {
   ends: Int32Array;
 }
 
+/** Calls `visit` for every active latent of a batch's rows, row by row. */
+export function eachActive(
+  codes: BatchCodes,
+  rows: number,
+  dSae: number,
+  visit: (row: number, latent: number, value: number) => void,
+): void {
+  const values = codes.kind === "dense" ? codes.acts : codes.values;
+  const width = codes.kind === "sparse" ? codes.k : dSae;
+  const isRagged = codes.kind === "ragged";
+  for (let n = 0; n < rows; n++) {
+    const start = isRagged ? (n === 0 ? 0 : codes.ends[n - 1]) : n * width;
+    const end = isRagged ? codes.ends[n] : start + width;
+    for (let i = start; i < end; i++)
+      if (values[i] > 0) visit(n, codes.kind === "dense" ? i - start : codes.indices[i], values[i]);
+  }
+}
+
 /** What one batch's reconstruction adds to the metrics. */
 export interface BatchStatistics {
   /** Per row ‖y‖², ‖ŷ‖², ⟨y, ŷ⟩, ‖y - ŷ‖² of the target y, which is the input unless it is a transcoder, in raw units; [rows, 4]. */

@@ -1,11 +1,9 @@
 import { expect, test } from "vitest";
 
-import type { SyntheticConfig } from "../config.ts";
-import { Rng } from "../rng.ts";
-import { assign, recovery, syntheticActivations } from "./synthetic.ts";
+import { syntheticActivations } from "./synthetic.ts";
 
-const config: SyntheticConfig = {
-  from: "synthetic",
+const config = {
+  from: "synthetic" as const,
   ...{ samples: 400, validationSamples: 300, dIn: 96, features: 20, sparsity: 0.29, noise: 0.1 },
 };
 
@@ -82,49 +80,149 @@ test("the same seed gives the same activations, another seed others, and no feat
   );
 });
 
-test("recovery is 1 for the directions themselves in any order, sign and length", () => {
-  const directions = Float32Array.of(1, 0, 0, 0, 2, 0);
-  const W_dec = Float32Array.of(0, 0, 7, 0, -3, 0, 0.5, 0, 0);
-  expect(recovery(directions, W_dec, 3)).toEqual({ mmcs: 1, oneToOne: 1 });
-});
-
-test("a decoder row that is nearest to two directions counts twice in mmcs and once in the matching", () => {
-  const directions = Float32Array.of(1, 0, 0.6, 0.8);
-  const got = recovery(directions, Float32Array.of(1, 0, 0, 0), 2);
-  expect(got.mmcs).toBeCloseTo((1 + 0.6) / 2, 6);
-  expect(got.oneToOne).toBeCloseTo(1 / 2, 6);
-  expect(recovery(directions, Float32Array.of(2, 0), 2).oneToOne).toBeCloseTo(1 / 2, 6);
-});
-
-test("the assignment is the best of all, by brute force", () => {
-  const rng = new Rng(9, "assign");
-  const best = (
-    score: Float64Array,
-    n: number,
-    m: number,
-    i = 0,
-    taken = new Set<number>(),
-  ): number => {
-    if (i === n) return 0;
-    let top = n > m ? best(score, n, m, i + 1, taken) : -Infinity;
-    for (let j = 0; j < m; j++) {
-      if (taken.has(j)) continue;
-      const rest = best(score, n, m, i + 1, new Set([...taken, j]));
-      top = Math.max(top, score[i * m + j] + rest);
-    }
-    return top;
-  };
-  for (let trial = 0; trial < 60; trial++) {
-    const [n, m] = [1 + rng.int(5), 1 + rng.int(6)];
-    // Small integers make ties common.
-    const score = Float64Array.from({ length: n * m }, () =>
-      trial % 2 ? rng.int(4) : rng.uniform(),
-    );
-    const columns = assign(score, n, m);
-    const chosen = columns.filter((j) => j >= 0);
-    expect(chosen.length).toBe(Math.min(n, m));
-    expect(new Set(chosen).size).toBe(chosen.length);
-    const total = columns.reduce((sum, j, i) => sum + (j < 0 ? 0 : score[i * m + j]), 0);
-    expect(total).toBeCloseTo(best(score, n, m), 10);
+test("the default kind gives the numbers that it always gave", () => {
+  const { train, validation, directions } = syntheticActivations(
+    {
+      from: "synthetic",
+      ...{ samples: 20, validationSamples: 3, dIn: 5, features: 11, sparsity: 0.29, noise: 0.5 },
+    },
+    7,
+  );
+  // Written down before there were other kinds.
+  const golden = [
+    [directions, [-0.027973, 0.768565, -1.15463, 0.741039, 1.30864]],
+    [train, [-4.25341, -1.560776, 2.540717, 1.504448, -0.592004]],
+    [validation, [-0.07929, 0.687612, -1.387858, 1.007135, 0.219613]],
+  ] as const;
+  for (const [got, expected] of golden) {
+    const ends = [...got.slice(0, 3), ...got.slice(-2)];
+    ends.forEach((v, i) => expect(v).toBeCloseTo(expected[i], 5));
   }
+});
+
+const ROWS = 40_000;
+/** Many samples of one kind, and in how many of them directions i and j are both active. */
+function observed(options: object) {
+  const made = syntheticActivations(
+    {
+      from: "synthetic",
+      ...{ samples: 1, validationSamples: ROWS, dIn: 1, features: 14, sparsity: 0.1, noise: 0 },
+      ...options,
+    },
+    5,
+  );
+  const { rates, validationStrengths: s } = made;
+  const n = rates.length;
+  const joint = new Float64Array(n * n);
+  for (let row = 0; row < ROWS; row++) {
+    const active = rates.reduce<number[]>((all, _, j) => {
+      if (s[row * n + j] > 0) all.push(j);
+      return all;
+    }, []);
+    for (const i of active) for (const j of active) joint[i * n + j]++;
+  }
+  const share = (i: number, j = i) => joint[i * n + j] / ROWS;
+  const correlation = (i: number, j: number) =>
+    (share(i, j) - share(i) * share(j)) /
+    Math.sqrt(share(i) * (1 - share(i)) * share(j) * (1 - share(j)));
+  return { ...made, n, share, correlation };
+}
+
+/** Five standard errors of a share. */
+const slack = (p: number) => 5 * Math.sqrt((p * (1 - p)) / ROWS);
+
+test("directions of a group fire together with the stated correlation, and groups by themselves", () => {
+  const { n, rates, share, correlation } = observed({
+    kind: "correlated",
+    ...{ groupSize: 4, correlation: 0.4 },
+  });
+  for (let i = 0; i < n; i++) {
+    expect(rates[i]).toBe(0.1);
+    expect(Math.abs(share(i) - 0.1)).toBeLessThan(slack(0.1));
+    for (let j = 0; j < i; j++) {
+      const same = Math.floor(i / 4) === Math.floor(j / 4);
+      expect(Math.abs(correlation(i, j) - (same ? 0.4 : 0))).toBeLessThan(0.04);
+    }
+  }
+});
+
+test("a correlation of 1 makes a group one, of 0 its members independent", () => {
+  const one = observed({ kind: "correlated", groupSize: 7, correlation: 1 });
+  expect(one.share(0, 6)).toBe(one.share(0));
+  expect(one.share(0, 7)).toBeLessThan(0.02);
+  const none = observed({ kind: "correlated", groupSize: 7, correlation: 0 });
+  expect(Math.abs(none.correlation(0, 6))).toBeLessThan(0.03);
+});
+
+test("children fire only beside their parent, at the stated rate, and each by itself", () => {
+  // Families of 5, the last of 4: q = 14·0.1 / (3 + 0.25·11).
+  const { n, parents, rates, share } = observed({
+    kind: "hierarchical",
+    ...{ childrenPerParent: 4, childProbability: 0.25 },
+  });
+  const q = 1.4 / 5.75;
+  expect([...parents!]).toEqual([-1, 0, 0, 0, 0, -1, 5, 5, 5, 5, -1, 10, 10, 10]);
+  let active = 0;
+  for (let j = 0; j < n; j++) {
+    const parent = parents![j];
+    const rate = parent < 0 ? q : q / 4;
+    expect(rates[j]).toBeCloseTo(rate, 12);
+    expect(Math.abs(share(j) - rate)).toBeLessThan(slack(rate));
+    active += rates[j];
+    if (parent < 0) continue;
+    expect(share(j, parent)).toBe(share(j));
+    const sibling = j - 1;
+    if (sibling > parent) expect(Math.abs(share(j, sibling) - q / 16)).toBeLessThan(slack(q / 16));
+  }
+  expect(active).toBeCloseTo(1.4, 12);
+});
+
+test("firing rates of kind zipf fall as 1/rank^s, and directions fire by themselves", () => {
+  const { n, rates, share, correlation, parents } = observed({ kind: "zipf", zipfExponent: 1.2 });
+  expect(parents).toBeUndefined();
+  for (let i = 0; i < n; i++) {
+    expect(rates[i] / rates[0]).toBeCloseTo((i + 1) ** -1.2, 12);
+    expect(Math.abs(share(i) - rates[i])).toBeLessThan(slack(rates[i]));
+    for (let j = 0; j < i; j++) expect(Math.abs(correlation(i, j))).toBeLessThan(0.03);
+  }
+  expect(rates.reduce((sum, p) => sum + p, 0)).toBeCloseTo(1.4, 12);
+});
+
+test.each(["independent", "correlated", "hierarchical", "zipf"] as const)(
+  "samples of kind %s are the noted strengths times the directions, the same for the same seed",
+  (kind) => {
+    const options = {
+      ...{ ...config, kind, noise: 0, strengthMean: 2, strengthStd: 0.1 },
+      ...{ samples: 10, validationSamples: 200 },
+    };
+    const made = syntheticActivations(options, 4);
+    expect(syntheticActivations(options, 4)).toEqual(made);
+    expect(syntheticActivations(options, 5).validation).not.toEqual(made.validation);
+    const { validation, directions, validationStrengths } = made;
+    let worst = 0;
+    for (let n = 0; n < 200; n++)
+      for (let c = 0; c < 96; c++) {
+        let sum = 0;
+        for (let j = 0; j < 20; j++)
+          sum += validationStrengths[n * 20 + j] * directions[j * 96 + c];
+        worst = Math.max(worst, Math.abs(sum - validation[n * 96 + c]));
+      }
+    expect(worst).toBeLessThan(1e-4);
+    const active = validationStrengths.filter((s) => s > 0);
+    expect(active.length).toBeGreaterThan(500);
+    expect(Math.min(...active)).toBeGreaterThan(1.5);
+    expect(Math.max(...active)).toBeLessThan(2.5);
+  },
+);
+
+test("a rate above 1 and strengths of 0 are refused, with what to change", () => {
+  const make = (options: object) => () => syntheticActivations({ ...config, ...options }, 1);
+  expect(make({ kind: "zipf", zipfExponent: 2 })).toThrow(
+    /commonest direction .* probability 3\.6.*at most 1: lower activations\.sparsity or activations\.zipfExponent/,
+  );
+  expect(make({ kind: "hierarchical", sparsity: 0.9, childProbability: 0.1 })).toThrow(
+    /a parent .* raise activations\.childProbability/,
+  );
+  expect(make({ strengthMean: 0, strengthStd: 0 })).toThrow("must not both be 0");
+  expect(make({ kind: "correlated", correlation: 1.5 })).toThrow("activations.correlation");
 });

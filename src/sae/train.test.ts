@@ -11,7 +11,8 @@ import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { Safetensors } from "../safetensors.ts";
 import { latestCheckpoint, readCheckpoint, writeCheckpoint } from "./checkpoint.ts";
-import { recovery, syntheticActivations } from "./synthetic.ts";
+import { recovery } from "./recovery.ts";
+import { syntheticActivations } from "./synthetic.ts";
 import {
   Trainer,
   type FitOptions,
