@@ -238,7 +238,7 @@ export function requireFit(
   const { heads } = spec;
   if (names.length !== heads.length)
     throw new UserError(
-      `the SAE is ${heads.length > 1 ? `a crosscoder of ${heads.length} hook points` : "of one hook point"}, but ${names.length} are given (${names.join(", ")}): use those that it was trained on`,
+      `the SAE is ${heads.length > 1 ? `a crosscoder of ${heads.length} hook points` : "of one hook point"}; got ${names.length} (${names.join(", ")}): use those that it was trained on`,
     );
   for (const [head, name] of names.entries()) requireWidth("takes", heads[head], model, name);
   return names;

@@ -143,9 +143,9 @@ describe("evaluate", () => {
 
   it("says which hook points an SAE needs when it is given others", async () => {
     const one = evaluate(halfCrosscoder(), model, documents, options);
-    await expect(one).rejects.toThrow("a crosscoder of 2 hook points, but 1 are given");
+    await expect(one).rejects.toThrow("a crosscoder of 2 hook points; got 1 (");
     const two = evaluate(signedPairs(1), model, documents, { ...options, hookPoint: ["a", "b"] });
-    await expect(two).rejects.toThrow("of one hook point, but 2 are given (a, b)");
+    await expect(two).rejects.toThrow("of one hook point; got 2 (a, b)");
     const target = { ...options, targetHookPoint: "blocks.1.hook_mlp_out" };
     const none = evaluate(signedPairs(1), model, documents, target);
     await expect(none).rejects.toThrow("no transcoder, so it has no target hook point");

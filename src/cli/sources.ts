@@ -121,7 +121,7 @@ export function namesOf({ inputs, target }: HookPointRoles): string[] {
 }
 
 /** "a", "a → b" or "a + b", for people. */
-export function hookPointsText({ inputs, target }: HookPointRoles): string {
+function hookPointsText({ inputs, target }: HookPointRoles): string {
   return inputs.join(" + ") + (target === undefined ? "" : ` → ${target}`);
 }
 
@@ -145,6 +145,7 @@ async function collectSources(
   const { loadModel } = await import("../model/model.ts");
   const model = await loadModel(activations.model, { threads: config.threads });
   const hookPoints = hookPointsOf(model, activations);
+  terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));
   const dOut = hookPoints.target === undefined ? undefined : model.hookWidth(hookPoints.target);
   for (const sae of saes) resolveSae(sae, { dIn: heads.reduce((a, b) => a + b), dOut, heads });

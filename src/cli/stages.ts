@@ -18,7 +18,7 @@ import { Trainer, type Metrics, type TrainerState } from "../sae/train.ts";
 import { kindOf } from "../sae/weights.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsText, type Activations, type Context } from "./sources.ts";
+import type { Activations, Context } from "./sources.ts";
 import { lens, short, shortPath, type Terminal } from "./terminal.ts";
 
 /** A new run folder for `config`, with the schema that editors use beside it. */
@@ -74,7 +74,7 @@ export async function trainStage(
   const watched = watch(activations.train, signal, () => {
     if (training) progress.update(++done);
   });
-  const trainer = await openTrainer(context, run, device, watched, activations);
+  const trainer = await openTrainer(context, run, device, watched);
   const progress = new Progress({
     label: "training",
     unit: "steps",
@@ -128,7 +128,6 @@ export async function openTrainer(
   run: RunFolder,
   device: Device,
   source: ActivationSource,
-  { hookPoints }: Activations,
 ): Promise<Trainer> {
   const latest = await latestCheckpoint(run.path("checkpoints"), (message) =>
     terminal.note(message),
@@ -138,7 +137,7 @@ export async function openTrainer(
     ? Trainer.resume(device, options, latest.state)
     : await Trainer.create(device, options);
   run.truncateMetrics(trainer.step);
-  describeTraining(trainer, config, device, terminal, hookPoints);
+  describeTraining(trainer, config, device, terminal);
   return trainer;
 }
 
@@ -179,7 +178,6 @@ function describeTraining(
   config: RunConfig,
   device: Device,
   terminal: Terminal,
-  hookPoints: Activations["hookPoints"],
 ): void {
   const { dIn, dOut, dSae, heads, transcoder } = trainer.resolved;
   const { sae, train } = config;
@@ -189,7 +187,6 @@ function describeTraining(
   const widths = transcoder ? `${width}, dOut ${dOut}` : width;
   terminal.note(
     `${kindOf(trainer.resolved)}: ${architectureText(sae)}, ${widths}, dSae ${dSae}${size}\n` +
-      (hookPoints ? `hook points: ${hookPointsText(hookPoints)}\n` : "") +
       `training: ${short(trainer.totalSteps)} steps of ${short(train.batchSize)}, ` +
       `learning rate ${trainer.learningRate.toPrecision(3)}${rate}, ${device.name} device (${device.description})` +
       (trainer.step > 0 ? `\ngoing on after step ${short(trainer.step)}` : ""),

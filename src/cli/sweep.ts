@@ -148,7 +148,7 @@ async function trainAll(
   try {
     const watched = watch(train, signal, () => undefined);
     for (const { config, run } of open)
-      trainers.push(await openTrainer({ ...context, config }, run, device, watched, activations));
+      trainers.push(await openTrainer({ ...context, config }, run, device, watched));
     const total = trainers.reduce((sum, { totalSteps }) => sum + totalSteps, 0);
     const done = () => trainers.reduce((sum, { step }) => sum + step, 0);
     progress = new Progress({

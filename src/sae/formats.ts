@@ -235,25 +235,26 @@ export async function loadSae(folder: string): Promise<{ sae: Sae; details: SaeD
  * deviation, and both are undone on x̂.
  */
 export function torchCheckpoint(sae: Sae, details: SaeDetails = {}): Uint8Array {
-  const { W_enc, b_enc, W_dec, b_dec, W_skip, spec } = sae.fold();
+  const folded = sae.fold();
+  const { W_enc, b_enc, W_dec, b_dec, W_skip, b_mag, r_mag, spec } = folded;
   const { dIn, dOut, dSae, selection, applyBDecToInput } = spec;
   const bias = Float64Array.from(b_enc);
-  const magnitudeBias = Float64Array.from(sae.b_mag ?? []);
+  const magnitudeBias = Float64Array.from(b_mag ?? []);
   for (let f = 0; applyBDecToInput && f < dSae; f++) {
     let shift = 0;
     for (let c = 0; c < dIn; c++) shift += W_enc[f * dIn + c] * b_dec[c];
     bias[f] -= shift;
-    if (sae.r_mag) magnitudeBias[f] -= Math.exp(sae.r_mag[f]) * shift;
+    if (r_mag) magnitudeBias[f] -= Math.exp(r_mag[f]) * shift;
   }
   const threshold =
     selection.architecture === "batchTopk"
       ? new Float32Array(dSae).fill(selection.threshold)
-      : sae.threshold;
+      : folded.threshold;
   const extra: [string, TorchTensor][] = [];
   if (threshold) extra.push(["threshold", new TorchTensor([dSae], threshold)]);
-  if (sae.r_mag)
+  if (r_mag)
     extra.push(
-      ["r_mag", new TorchTensor([dSae], sae.r_mag)],
+      ["r_mag", new TorchTensor([dSae], r_mag)],
       ["b_mag", new TorchTensor([dSae], Float32Array.from(magnitudeBias))],
     );
   return torchFile({
