@@ -83,7 +83,7 @@ const decodeSparse: Make = (data, { rows, d: _d, e, F, k }, layout) => {
       device.decodeSparse({ ...op, residual: t.residual, gradient });
       device.decodeSparse({
         ...{ ...op, bDec: null, residual: t.upper, latents: halves(F)[1] },
-        gradient: { dValues: t.dUpper, gradScale: -2 },
+        gradient: { dValues: t.dUpper, gradScale: -2, inactiveToo: true },
       });
       device.decodeSparse({ ...op, residual: t.bare, latents: halves(F)[0] });
     },

@@ -21,9 +21,11 @@ export const decodeOps: Ops<"decodeSparse" | "valueGradients" | "decodeDense" | 
     const { values, wDec, bDec, target, residual, latents, gradient } = op;
     const { from, to } = rangeOf(latents, wDec);
     const dValues = [gradient?.dValues.address ?? 0, -(gradient?.gradScale ?? 0), +!latents];
+    const inactiveToo = +!!gradient?.inactiveToo;
     const args = [
       ...[target.address, bDec?.address ?? 0, wDec.address, wDec.stride * 4],
       ...[...layoutOf(op), values.address, residual.address, from, to, ...dValues],
+      inactiveToo,
     ];
     for (const rows of dealRows(crew, op.rows)) kernels.decodeRows(...args, ...rows);
   },

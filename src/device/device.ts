@@ -162,7 +162,7 @@ export interface DecodeSparse extends SparseCodes {
   /** Only slots with these latents are decoded. */
   latents?: LatentRange;
   /** When given, also the loss gradient of each value, as by `valueGradients`. */
-  gradient?: { dValues: Tensor; gradScale: number };
+  gradient?: Pick<ValueGradients, "dValues" | "gradScale" | "inactiveToo">;
 }
 
 export interface ValueGradients extends SparseCodes {

@@ -24,6 +24,8 @@ interface Decoding {
   target: Tensor;
   residual: Tensor;
   latents?: LatentRange;
+  /** Of sparse latents: the gradients of their values too, as by valueGradients. */
+  gradient?: { dValues: Tensor; gradScale: number; inactiveToo: boolean };
 }
 
 interface ValueGradient {

@@ -284,11 +284,15 @@ export class TrainingStep {
 
     // Reconstruction, prefix by prefix; level l's residual is what the latents up to its end leave.
     const aim = rest ?? target;
+    const isJump = selection.architecture === "jumprelu";
+    // With one level the gradients of sparse values are made while their decoder rows are in the cache.
+    const atOnce = levels.length === 1 && !form.isDense;
+    const gradient = { dValues: dDecoded, gradScale, inactiveToo: isJump };
     for (const [l, latents] of levels.entries()) {
       const from = l === 0 ? aim : levelResiduals[l - 1];
       form.decode({
         ...{ rows, codes: decoded, wDec, bDec: l === 0 ? bDec : null },
-        ...{ target: from, residual: levelResiduals[l], latents },
+        ...{ target: from, residual: levelResiduals[l], ...(atOnce ? { gradient } : { latents }) },
       });
     }
     // A latent of level h takes part in the reconstructions from h on: R_h = Σ_{l≥h} r_l / L.
@@ -300,9 +304,8 @@ export class TrainingStep {
       device.addScaled({ rows, x: levelResiduals[l], scale: 1 / L, out, accumulate: l < L - 1 });
     }
     const residual = levelResiduals[L - 1];
-    const isJump = selection.architecture === "jumprelu";
     const fusedL1 = form.isDense && sparsity?.kind === "l1" && !isGated;
-    for (const [l, latents] of levels.entries()) {
+    for (const [l, latents] of atOnce ? [] : levels.entries()) {
       form.valueGradients({
         ...{ rows, codes: decoded, wDec, residual: levelGradients[l], gradScale, latents },
         ...{ dValues: dDecoded, inactiveToo: isJump },

@@ -12,6 +12,9 @@ const ROUNDING: f32 = 1.001;
 const LEAST: f32 = 1e-12;
 const MOST: f32 = 1e12;
 
+/** Adding it rounds a small float to a whole number, which is then what the result's bits are more than WHOLE's. */
+const WHOLE: f32 = 12582912; // 1.5 · 2^23
+
 /** Arrays of latents' statistics, one after another, each `latents` floats long. */
 const SCALE: usize = 0;
 const BIAS: usize = 1;
@@ -83,17 +86,18 @@ export function quantizeLatents(
     const scale = zero ? <f32>1 : largest / 127;
     const scale4 = f32x4.splat(scale);
     const inverse = f32x4.splat(1 / scale);
-    const offset = i32x4.splat(128);
+    const whole = f32x4.splat(WHOLE);
+    const zero128 = i32x4.splat(reinterpret<i32>(WHOLE) - 128);
     let rest = f32x4.splat(0);
     let size = rest;
     for (let i: usize = 0; i < row; i += 16) {
       const v = f32x4.mul(v128.load(from + i), v128.load(stretch + i));
-      const rounded = f32x4.nearest(f32x4.mul(v, inverse));
-      const back = f32x4.mul(rounded, scale4);
+      const shifted = f32x4.add(f32x4.mul(v, inverse), whole);
+      const back = f32x4.mul(f32x4.sub(shifted, whole), scale4);
       const off = f32x4.sub(v, back);
       rest = f32x4.add(rest, f32x4.mul(off, off));
       size = f32x4.add(size, f32x4.mul(back, back));
-      const ints = i32x4.add(i32x4.trunc_sat_f32x4_s(rounded), offset);
+      const ints = i32x4.sub(shifted, zero128);
       const halves = i16x8.narrow_i32x4_s(ints, ints);
       v128.store32_lane(to + (i >> 2), i8x16.narrow_i16x8_u(halves, halves), 0);
     }
@@ -157,14 +161,16 @@ export function quantizeRows(
     const scale: f32 = ok && !zero ? largest / 127 : 0;
     const scale4 = f32x4.splat(scale);
     const inverse = f32x4.splat(scale > 0 ? 1 / scale : 0);
+    const whole = f32x4.splat(WHOLE);
     let rest = zero4;
     for (let i: usize = 0; i < row; i += 16) {
       const v = f32x4.sub(v128.load(to + i), v128.load(center + i));
       const u = f32x4.mul(v, v128.load(shrink + i));
-      const rounded = f32x4.nearest(f32x4.mul(u, inverse));
-      const off = f32x4.sub(u, f32x4.mul(rounded, scale4));
+      const shifted = f32x4.add(f32x4.mul(u, inverse), whole);
+      const off = f32x4.sub(u, f32x4.mul(f32x4.sub(shifted, whole), scale4));
       rest = f32x4.add(rest, f32x4.mul(off, off));
-      const ints = i32x4.trunc_sat_f32x4_s(rounded);
+      // The lowest byte is the number's.
+      const ints = shifted;
       const place = q + (i >> 2) * <usize>width + column;
       store<i8>(place, <i8>i32x4.extract_lane(ints, 0));
       store<i8>(place + <usize>width, <i8>i32x4.extract_lane(ints, 1));

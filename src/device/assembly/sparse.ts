@@ -54,6 +54,7 @@ export function decodeRows(
   dValues: usize,
   scale: f32,
   unusedToo: bool,
+  inactiveToo: bool,
   first: i32,
   last: i32,
 ): void {
@@ -123,7 +124,7 @@ export function decodeRows(
         from,
         to,
         unusedToo,
-        false,
+        inactiveToo,
       );
     }
   }
