@@ -58,7 +58,8 @@ export function requireMemory(device: Device, resolved: ResolvedSae, options: St
     3 * least > limit
       ? { weights: least, optimiser: 2 * least, latents: 0, batch: 0, total: 3 * least }
       : planMemory(resolved, options);
-  const needed = plan.total + BESIDE_TENSORS;
+  const beside = besideTensors(resolved, options.batchSize);
+  const needed = plan.total + beside;
   if (needed <= limit) return;
   const { weights, optimiser, latents, batch } = plan;
   const owner = device.memoryLimit <= totalMemory() ? `the ${device.name} device` : "this machine";
@@ -69,12 +70,14 @@ export function requireMemory(device: Device, resolved: ResolvedSae, options: St
   throw new UserError(
     `training would take ${gib(needed)} of memory, but ${owner} has ${gib(limit)}: ` +
       `weights ${gib(weights)}, optimiser ${gib(optimiser)}, latents of a batch ${gib(latents)}, ` +
-      `the batch itself ${gib(batch)}, room to work ${gib(BESIDE_TENSORS)}. To make it fit, ${advice}.`,
+      `the batch itself ${gib(batch)}, room to work ${gib(beside)}. To make it fit, ${advice}.`,
   );
 }
 
-/** What the device needs beside tensors: copies for matrix products and lists of pairs. */
-const BESIDE_TENSORS = 256 * 2 ** 20;
+/** What the device needs beside tensors: int8 copies of the encoder and the batch, blocks of products, lists of pairs. */
+function besideTensors({ dIn, dSae }: ResolvedSae, batchSize: number): number {
+  return 256 * 2 ** 20 + dSae * dIn + 5 * batchSize * dIn;
+}
 
 function gib(bytes: number): string {
   const size = bytes / 2 ** 30;
