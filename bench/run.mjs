@@ -45,7 +45,10 @@ const context = {
   ...options,
   log,
   path: (name) => join(here, name),
-  modes: [{ label: "", device: {} }],
+  modes: [
+    { label: "", device: {} },
+    { label: ", f32 products only", device: { screening: "never" } },
+  ],
   peers: undefined,
   /** A file of float32 rows; made once. */
   data(what) {
