@@ -1,8 +1,9 @@
 import { describe, expect, it } from "vitest";
-import { memorySource, mixedOrder, splitSource, type Cursor } from "./activation-source.ts";
+import { memorySource, splitSource, type Cursor } from "./activation-source.ts";
 import type { BatchOptions, RowSource } from "./activation-source.ts";
 import { UserError } from "./error.ts";
 import { Rng } from "./rng.ts";
+import { mixedOrder } from "./row-order.ts";
 
 /** Rows that name themselves: row i is [i, -i]. */
 const numbered = (rows: number) =>

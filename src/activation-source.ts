@@ -3,7 +3,8 @@
  * them (a store on disk, a synthetic dictionary, an array in memory).
  */
 import { UserError } from "./error.ts";
-import { Rng } from "./rng.ts";
+import { ascending, mixedOrder } from "./row-order.ts";
+import { loadAhead, type LoadedPool, type RowBuffer } from "./row-stream.ts";
 
 /** A place in the stream; plain JSON, kept in checkpoints. */
 export interface Cursor {
@@ -74,179 +75,90 @@ export interface RowSource extends ActivationSource {
   slice(start: number, end: number): RowSource;
 }
 
-/** Rows start … end-1. */
-export interface RowRange {
-  start: number;
-  end: number;
-}
-
-/** Rows that lie in memory in whatever form they are stored. */
-export interface HeldRows {
-  /** Decodes held rows `indices` (0 is the first row held) into out [indices.length, dIn]. */
-  gather(indices: Uint32Array, out: Float32Array): void;
-}
-
 /** What a kind of storage has to offer for `rowSource` to make a source of it. */
 export interface RowReader {
   readonly dIn: number;
   readonly rows: number;
   readonly tokenRows?: TokenRows | undefined;
-  /** Brings `ranges` (ascending, not overlapping) into memory. */
-  load(ranges: readonly RowRange[]): Promise<HeldRows>;
+  /** Room for `rows` rows of it. */
+  hold(rows: number): RowBuffer;
 }
 
-/** Rows that are in memory together and are served in one random order. */
-export interface Pool {
-  /** Rows of the epoch served before this pool. */
-  first: number;
-  rows: number;
-  /** Where the pool's rows are stored, ascending. */
-  ranges: RowRange[];
-  /** The order of serving: positions in the concatenation of `ranges`. */
-  order: Uint32Array;
-}
-
-export interface OrderOptions {
-  rows: number;
-  bufferRows: number;
-  seed: number;
-  epoch: number;
-  shuffle: boolean;
-}
-
-/**
- * The order of one epoch, from the pool that serves row `from` on. A pure function of its
- * arguments: no state to save.
- *
- * Rows that all fit into the buffer are one pool: a full Fisher–Yates shuffle. Otherwise the rows
- * are cut into short blocks, cheap to read, and as many consecutive blocks as there are pools form
- * a stratum; each stratum deals its blocks out to the pools at random. Every pool is thus a sample
- * spread evenly over the whole store, so that a batch, drawn from a pool without replacement,
- * strays no further from the store's mean than a random sample would, however the store is sorted.
- */
-export function* mixedOrder(options: OrderOptions, from = 0): Generator<Pool> {
-  const { seed, epoch, shuffle } = options;
-  let first = 0;
-  let pool = 0;
-  for (const ranges of poolRanges(options)) {
-    const rows = ranges.reduce((sum, range) => sum + range.end - range.start, 0);
-    if (first + rows > from) {
-      const order = new Uint32Array(rows).map((_, i) => i);
-      if (shuffle) new Rng(seed, "row order", epoch, pool).shuffle(order);
-      yield { first, rows, ranges, order };
-    }
-    first += rows;
-    pool += 1;
-  }
-}
-
-function* poolRanges(options: OrderOptions): Generator<RowRange[]> {
-  const { rows, bufferRows, seed, epoch, shuffle } = options;
-  if (!shuffle || rows <= bufferRows) {
-    for (let start = 0; start < rows; start += bufferRows)
-      yield [{ start, end: Math.min(rows, start + bufferRows) }];
-    return;
-  }
-  const blockRows = Math.min(MAX_BLOCK_ROWS, Math.max(1, Math.floor(bufferRows / MIN_BLOCKS)));
-  const blocks = Math.ceil(rows / blockRows);
-  const pools = Math.ceil(blocks / Math.floor(bufferRows / blockRows));
-  const strata = Math.ceil(blocks / pools);
-
-  // blockOf[pool * strata + stratum]; the last stratum may not have a block for every pool.
-  const blockOf = new Uint32Array(pools * strata);
-  const rng = new Rng(seed, "pool order", epoch);
-  const dealt = new Uint32Array(pools).map((_, i) => i);
-  for (let stratum = 0; stratum < strata; stratum++) {
-    rng.shuffle(dealt);
-    for (let i = 0; i < pools; i++) blockOf[dealt[i] * strata + stratum] = stratum * pools + i;
-  }
-  for (let pool = 0; pool < pools; pool++) {
-    const ranges: RowRange[] = [];
-    for (const block of blockOf.subarray(pool * strata, (pool + 1) * strata)) {
-      const start = block * blockRows;
-      if (start >= rows) continue;
-      const end = Math.min(rows, start + blockRows);
-      const previous = ranges.at(-1);
-      if (previous?.end === start) previous.end = end;
-      else ranges.push({ start, end });
-    }
-    yield ranges;
-  }
-}
-
-/** Long enough to be read at disk speed (64 KiB at 256 × f16), short enough that a pool has many. */
-const MAX_BLOCK_ROWS = 128;
-/** A pool of a smaller buffer still comes from this many places of the store. */
-const MIN_BLOCKS = 2048;
 /** Rows brought in at once when reading in stored order. */
 const SEQUENTIAL_ROWS = 32_768;
 
 /** A source over `reader`; rows that fit into a caller's buffer as a whole are loaded once and kept. */
 export function rowSource(reader: RowReader, provenance: Record<string, unknown>): RowSource {
   const { dIn, rows, tokenRows } = reader;
-  let whole: Promise<HeldRows> | undefined;
-  function load(ranges: readonly RowRange[]): Promise<HeldRows> {
-    const isWhole = ranges.length === 1 && ranges[0].end - ranges[0].start === rows;
-    if (!isWhole) return reader.load(ranges);
-    whole ??= reader.load(ranges).catch((error: unknown) => {
+  let whole: Promise<RowBuffer> | undefined;
+  /** All rows, each in the place of its number. */
+  function loadWhole(): Promise<RowBuffer> {
+    const load = async () => {
+      const buffer = reader.hold(rows);
+      await buffer.load([{ start: 0, end: rows }], ascending(rows));
+      return buffer;
+    };
+    whole ??= load().catch((error: unknown) => {
       whole = undefined;
       throw error;
     });
     return whole;
   }
 
+  async function* pools(options: BatchOptions, from: Cursor): AsyncGenerator<LoadedPool> {
+    const { batchSize, bufferRows, seed, shuffle } = options;
+    if (rows > bufferRows) {
+      const order = { rows, bufferRows, seed, shuffle };
+      yield* loadAhead(reader.hold(bufferRows), order, from, batchSize);
+      return;
+    }
+    const buffer = await loadWhole();
+    for (let { epoch, row } = from; ; epoch++, row = 0)
+      for (const { first, order } of mixedOrder({ ...options, rows, epoch }, row)) {
+        const take = (at: number, count: number, out: Float32Array) =>
+          buffer.gather(order.subarray(at, at + count), out);
+        yield { epoch, first, rows, take };
+      }
+  }
+
   async function* batches(options: BatchOptions): AsyncGenerator<Batch> {
     const { batchSize, from } = options;
     requirePositive("batchSize", batchSize);
     requirePositive("bufferRows", options.bufferRows);
-    let epoch = from?.epoch ?? 0;
-    let row = from?.row ?? 0;
+    let { epoch, row } = from ?? { epoch: 0, row: 0 };
     if (row > rows)
       throw new UserError(
         `the stream was to go on after row ${row} of epoch ${epoch}, but these activations have only ${rows} rows; ` +
           `they are not the ones the checkpoint was made with`,
       );
+    if (row === rows) [epoch, row] = [epoch + 1, 0];
     const data = new Float32Array(Math.min(batchSize, rows) * dIn);
-    for (; ; epoch++, row = 0) {
-      let filled = 0;
-      for (const pool of mixedOrder({ ...options, rows, epoch }, row)) {
-        const held = await load(pool.ranges);
-        for (let at = row - pool.first; at < pool.rows;) {
-          const count = Math.min(batchSize - filled, pool.rows - at);
-          held.gather(
-            pool.order.subarray(at, at + count),
-            data.subarray(filled * dIn, (filled + count) * dIn),
-          );
-          filled += count;
-          at += count;
-          row += count;
-          if (filled < batchSize && row < rows) continue;
-          const next = row < rows ? { epoch, row } : { epoch: epoch + 1, row: 0 };
-          yield { data: data.subarray(0, filled * dIn), rows: filled, next };
-          filled = 0;
-        }
+    let filled = 0;
+    for await (const pool of pools(options, { epoch, row })) {
+      if (pool.epoch > epoch) [epoch, row] = [pool.epoch, 0];
+      for (let at = row - pool.first; at < pool.rows;) {
+        const count = Math.min(batchSize - filled, pool.rows - at);
+        pool.take(at, count, data.subarray(filled * dIn, (filled + count) * dIn));
+        filled += count;
+        at += count;
+        row += count;
+        if (filled < batchSize && row < rows) continue;
+        const next = row < rows ? { epoch, row } : { epoch: epoch + 1, row: 0 };
+        yield { data: data.subarray(0, filled * dIn), rows: filled, next };
+        filled = 0;
       }
     }
   }
 
   async function* rowsInOrder(blockRows: number): AsyncGenerator<RowBlock> {
     requirePositive("blockRows", blockRows);
-    const chunkRows = whole ? rows : Math.ceil(SEQUENTIAL_ROWS / blockRows) * blockRows;
-    const data = new Float32Array(Math.min(blockRows, rows) * dIn);
-    for (const chunk of mixedOrder({
-      rows,
-      bufferRows: chunkRows,
-      seed: 0,
-      epoch: 0,
-      shuffle: false,
-    })) {
-      const held = await load(chunk.ranges);
-      for (let at = 0; at < chunk.rows; at += blockRows) {
-        const count = Math.min(blockRows, chunk.rows - at);
-        const block = data.subarray(0, count * dIn);
-        held.gather(chunk.order.subarray(at, at + count), block);
-        yield { data: block, rows: count, first: chunk.first + at };
-      }
+    const bufferRows = whole ? rows : Math.ceil(SEQUENTIAL_ROWS / blockRows) * blockRows;
+    const options = { batchSize: blockRows, bufferRows, seed: 0, shuffle: false };
+    let first = 0;
+    for await (const { data, rows: count } of batches(options)) {
+      yield { data, rows: count, first };
+      first += count;
+      if (first === rows) return;
     }
   }
 
@@ -257,10 +169,17 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
       dIn,
       rows: end - start,
       tokenRows: tokenRows && { ...tokenRows, first: tokenRows.first + start },
-      load: (ranges) =>
-        reader.load(
-          ranges.map((range) => ({ start: range.start + start, end: range.end + start })),
-        ),
+      hold: (count) => {
+        const buffer = reader.hold(count);
+        return {
+          load: (ranges, slots) =>
+            buffer.load(
+              ranges.map((range) => ({ start: range.start + start, end: range.end + start })),
+              slots,
+            ),
+          gather: (slots, out) => buffer.gather(slots, out),
+        };
+      },
     };
     return rowSource(part, { ...provenance, rowRange: [start, end] });
   }
@@ -283,21 +202,24 @@ export function memorySource(
     throw new UserError(
       `activations of width ${dIn} need a multiple of ${dIn} numbers, at least one row; got ${data.length}`,
     );
-  const load = (ranges: readonly RowRange[]): Promise<HeldRows> => {
-    const rowOf = new Uint32Array(ranges.reduce((sum, r) => sum + r.end - r.start, 0));
-    let held = 0;
-    for (const { start, end } of ranges)
-      for (let row = start; row < end; row++) rowOf[held++] = row;
-    return Promise.resolve({
-      gather(indices, out) {
-        for (let i = 0; i < indices.length; i++) {
-          const start = rowOf[indices[i]] * dIn;
+  const hold = (count: number): RowBuffer => {
+    const rowOf = new Uint32Array(count);
+    return {
+      load(ranges, slots) {
+        let at = 0;
+        for (const { start, end } of ranges)
+          for (let row = start; row < end; row++) rowOf[slots[at++]] = row;
+        return Promise.resolve();
+      },
+      gather(slots, out) {
+        for (let i = 0; i < slots.length; i++) {
+          const start = rowOf[slots[i]] * dIn;
           out.set(data.subarray(start, start + dIn), i * dIn);
         }
       },
-    });
+    };
   };
-  return rowSource({ dIn, rows, load }, provenance);
+  return rowSource({ dIn, rows, hold }, provenance);
 }
 
 /**

@@ -5,15 +5,10 @@
 import { open, readdir, stat, type FileHandle } from "node:fs/promises";
 import { basename, join } from "node:path";
 
-import {
-  rowSource,
-  type HeldRows,
-  type RowRange,
-  type RowReader,
-  type RowSource,
-} from "../activation-source.ts";
+import { rowSource, type RowReader, type RowSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
 import { readNpyHeader } from "../npy.ts";
+import type { RowBuffer } from "../row-stream.ts";
 import { bf16ToF32, f16ToF32, hashBytes, hashFile, Safetensors } from "../safetensors.ts";
 import {
   ACTIVATIONS,
@@ -270,40 +265,65 @@ function fileReader(files: readonly RowFile[]): RowReader {
   // Held as on disk, decoded when gathered: a buffer of f16 takes half the memory.
   const held = files.every((file) => file.dtype === dtype) && dtype !== "F64" ? dtype : "F32";
 
-  async function load(ranges: readonly RowRange[]): Promise<HeldRows> {
-    const count = ranges.reduce((sum, range) => sum + range.end - range.start, 0);
-    const values = held === "F32" ? new Float32Array(count * dIn) : new Uint16Array(count * dIn);
-    let fileStart = 0;
-    for (const file of files) {
-      const pieces: { row: number; rows: number; to: number }[] = [];
-      const pieceRows = Math.max(1, Math.floor(READ_BYTES / (dIn * BYTES[file.dtype])));
-      let to = 0;
-      for (const { start, end } of ranges) {
-        const last = Math.min(end, fileStart + file.rows);
-        for (let row = Math.max(start, fileStart); row < last; row += pieceRows)
-          pieces.push({
-            row: row - fileStart,
-            rows: Math.min(pieceRows, last - row),
-            to: to + row - start,
-          });
-        to += end - start;
-      }
-      fileStart += file.rows;
-      if (pieces.length === 0) continue;
-      const handle = await open(file.path, "r");
-      try {
-        await inParallel(READS_AT_ONCE, pieces, async (piece) => {
-          const target = values.subarray(piece.to * dIn, (piece.to + piece.rows) * dIn);
-          await readRows(handle, file, piece.row, target, held);
-          requireFinite(target, held, file, piece.row);
-        });
-      } finally {
-        await handle.close();
-      }
+  function hold(count: number): RowBuffer {
+    const room = (rows: number) =>
+      held === "F32" ? new Float32Array(rows * dIn) : new Uint16Array(rows * dIn);
+    const values = room(count);
+
+    /** Reads `rows` rows of a file from `row` on, checks them, and puts them into `slots`. */
+    async function bring(handle: FileHandle, file: RowFile, row: number, slots: Uint32Array) {
+      const runs = [...runsOf(slots)];
+      const direct = runs.length === 1;
+      const target = direct
+        ? values.subarray(slots[0] * dIn, (slots[0] + slots.length) * dIn)
+        : room(slots.length);
+      await readRows(handle, file, row, target, held);
+      requireFinite(target, held, file, row);
+      if (direct) return;
+      for (const [at, end] of runs)
+        values.set(target.subarray(at * dIn, end * dIn), slots[at] * dIn);
     }
-    return { gather: (indices, out) => gather(values, held, dIn, indices, out) };
+
+    return {
+      async load(ranges, slots) {
+        let fileStart = 0;
+        for (const file of files) {
+          const pieces: { row: number; slots: Uint32Array }[] = [];
+          const pieceRows = Math.max(1, Math.floor(READ_BYTES / (dIn * BYTES[file.dtype])));
+          let to = 0;
+          for (const { start, end } of ranges) {
+            const last = Math.min(end, fileStart + file.rows);
+            for (let row = Math.max(start, fileStart); row < last; row += pieceRows) {
+              const at = to + row - start;
+              const rows = Math.min(pieceRows, last - row);
+              pieces.push({ row: row - fileStart, slots: slots.subarray(at, at + rows) });
+            }
+            to += end - start;
+          }
+          fileStart += file.rows;
+          if (pieces.length === 0) continue;
+          const handle = await open(file.path, "r");
+          try {
+            await inParallel(READS_AT_ONCE, pieces, (piece) =>
+              bring(handle, file, piece.row, piece.slots),
+            );
+          } finally {
+            await handle.close();
+          }
+        }
+      },
+      gather: (slots, out) => gather(values, held, dIn, slots, out),
+    };
   }
-  return { dIn, rows, load };
+  return { dIn, rows, hold };
+}
+
+/** First and past-the-last index of stretches of `numbers` that count up by one. */
+function* runsOf(numbers: Uint32Array): Generator<[number, number]> {
+  for (let at = 0, end: number; at < numbers.length; at = end) {
+    for (end = at + 1; end < numbers.length && numbers[end] === numbers[end - 1] + 1;) end++;
+    yield [at, end];
+  }
 }
 
 async function inParallel<T>(
@@ -392,18 +412,15 @@ function gather(
   values: Float32Array | Uint16Array,
   held: FloatType,
   dIn: number,
-  indices: Uint32Array,
+  slots: Uint32Array,
   out: Float32Array,
 ): void {
-  for (let i = 0; i < indices.length;) {
-    // Rows that follow each other, as in stored order, are decoded at one go.
-    let run = 1;
-    while (i + run < indices.length && indices[i + run] === indices[i] + run) run++;
-    const rows = values.subarray(indices[i] * dIn, (indices[i] + run) * dIn);
-    const target = out.subarray(i * dIn, (i + run) * dIn) as Float32Array<ArrayBuffer>;
+  // Rows that follow each other, as in stored order, are decoded at one go.
+  for (const [at, end] of runsOf(slots)) {
+    const rows = values.subarray(slots[at] * dIn, (slots[at] + end - at) * dIn);
+    const target = out.subarray(at * dIn, end * dIn) as Float32Array<ArrayBuffer>;
     if (rows instanceof Float32Array) target.set(rows);
     else if (held === "F16") f16ToF32(rows, target);
     else bf16ToF32(rows, target);
-    i += run;
   }
 }

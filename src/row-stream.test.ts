@@ -1,0 +1,115 @@
+import { setImmediate } from "node:timers/promises";
+import { describe, expect, it } from "vitest";
+import { rowSource, type Batch, type RowReader } from "./activation-source.ts";
+import { UserError } from "./error.ts";
+import type { RowRange } from "./row-order.ts";
+
+const ROWS = 1000;
+const ORDER = { batchSize: 20, seed: 3, shuffle: true, bufferRows: 200 };
+
+/** Numbered rows of width 1, loaded slowly, with a record of what was done; `failAt` is a row that cannot be read. */
+function slowRows({ failAt = -1 } = {}) {
+  const record = { loaded: 0, under: 0, capacity: 0, overwritten: 0 };
+  const reader: RowReader = {
+    dIn: 1,
+    rows: ROWS,
+    hold(rows) {
+      record.capacity = rows;
+      const held = new Float32Array(rows).fill(-1);
+      return {
+        async load(ranges: readonly RowRange[], slots) {
+          record.under++;
+          await setImmediate();
+          record.under--;
+          let at = 0;
+          for (const { start, end } of ranges)
+            for (let row = start; row < end; row++) {
+              if (row === failAt) throw new UserError(`row ${row} is damaged`);
+              if (held[slots[at]] >= 0) record.overwritten++;
+              held[slots[at++]] = row;
+              record.loaded++;
+            }
+        },
+        gather(slots, out) {
+          slots.forEach((slot, i) => {
+            out[i] = held[slot];
+            held[slot] = -1;
+          });
+        },
+      };
+    },
+  };
+  return { source: rowSource(reader, {}), record };
+}
+
+const next = async (batches: AsyncIterator<Batch>) => (await batches.next()).value as Batch;
+
+describe("reading ahead", () => {
+  it("never overwrites a row that was not served, and holds no more than the buffer", async () => {
+    const { source, record } = slowRows();
+    let served = 0;
+    for await (const { data, next } of source.batches(ORDER)) {
+      expect(data.every((row) => row >= 0)).toBe(true);
+      served += data.length;
+      expect(record.loaded - served).toBeLessThanOrEqual(ORDER.bufferRows);
+      if (next.epoch === 3) break;
+    }
+    expect(served).toBe(3 * ROWS);
+    expect(record).toMatchObject({ overwritten: 0, capacity: ORDER.bufferRows });
+  });
+
+  it("has the next pool in memory when its turn comes, but for the last batch", async () => {
+    const { source, record } = slowRows();
+    const batches = source.batches(ORDER)[Symbol.asyncIterator]();
+    for (let batch = 1; batch <= 40; batch++) {
+      await next(batches);
+      for (let i = 0; i < 5; i++) await setImmediate(); // the step
+      const served = batch * ORDER.batchSize;
+      // A pool of fewer rows than the buffer leaves room for some of the one after the next.
+      expect(record.loaded).toBeGreaterThanOrEqual(Math.min(ROWS, served + 180));
+    }
+    await batches.return?.();
+  });
+
+  it("does not move the cursor: batches say where the stream goes on after them", async () => {
+    const { source } = slowRows();
+    const batches = source.batches(ORDER)[Symbol.asyncIterator]();
+    const first = await next(batches);
+    for (let i = 0; i < 20; i++) await setImmediate();
+    expect(first.next).toEqual({ epoch: 0, row: 20 });
+    const second = Array.from((await next(batches)).data);
+    await batches.return?.();
+    const resumed = slowRows().source.batches({ ...ORDER, from: first.next });
+    expect(Array.from((await next(resumed[Symbol.asyncIterator]())).data)).toEqual(second);
+  });
+
+  it("reports what failed when its pool's turn comes, after the batches before it", async () => {
+    const whole = slowRows();
+    const order: number[] = [];
+    for await (const { data, next } of whole.source.batches(ORDER)) {
+      order.push(...data);
+      if (next.epoch > 0) break;
+    }
+    const failAt = order[ROWS - 1]; // of the last pool
+    const batches = slowRows({ failAt }).source.batches(ORDER)[Symbol.asyncIterator]();
+    for (let batch = 0; batch < 40; batch++) {
+      const { data } = await next(batches);
+      expect(Array.from(data)).toEqual(order.slice(batch * 20, (batch + 1) * 20));
+      for (let i = 0; i < 5; i++) await setImmediate();
+    }
+    await expect(batches.next()).rejects.toThrow(`row ${failAt} is damaged`);
+    expect(await batches.next()).toMatchObject({ done: true });
+  });
+
+  it("ends with the iterator: nothing is read after its return has resolved", async () => {
+    const { source, record } = slowRows();
+    const batches = source.batches(ORDER)[Symbol.asyncIterator]();
+    await next(batches);
+    await setImmediate();
+    await batches.return?.();
+    expect(record.under).toBe(0);
+    const { loaded } = record;
+    for (let i = 0; i < 20; i++) await setImmediate();
+    expect(record.loaded).toBe(loaded);
+  });
+});

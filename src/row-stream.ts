@@ -1,0 +1,138 @@
+/**
+ * Rows on their way from where they are stored into a buffer of fixed size: each row that was served
+ * makes room for one of the pool that comes next, so that pools are read while others are served and
+ * no more is in memory than the buffer.
+ */
+import { ascending, mixedOrder, type OrderOptions, type RowRange } from "./row-order.ts";
+
+/** Room in memory for a fixed number of rows, in whatever form they are stored. */
+export interface RowBuffer {
+  /**
+   * Brings the rows of `ranges` (ascending, not overlapping) in, one after the other into the places
+   * `slots`, which nobody reads until this is done.
+   */
+  load(ranges: readonly RowRange[], slots: Uint32Array): Promise<void>;
+  /** Decodes the rows in `slots` into out [slots.length, dIn]. */
+  gather(slots: Uint32Array, out: Float32Array): void;
+}
+
+/** A pool whose rows are all in memory. */
+export interface LoadedPool {
+  epoch: number;
+  /** Rows of the epoch that are served before the pool. */
+  first: number;
+  rows: number;
+  /** Decodes rows at … at+count-1 of its order into `out` [count, dIn], for the last time: their room is used again. */
+  take(at: number, count: number, out: Float32Array): void;
+}
+
+/** Rows brought in by one call at most. */
+const LOAD_ROWS = 8192;
+
+/**
+ * The pools of an endless stream from row `from.row` of epoch `from.epoch` on, read ahead as far as
+ * `buffer`, with room for `order.bufferRows` rows, has room. What fails while reading ahead is thrown
+ * when its pool's turn comes. Returning ends the reading before it resolves.
+ * @param batchRows how many rows are taken at a time: room is filled once so much of it is free.
+ */
+export async function* loadAhead(
+  buffer: RowBuffer,
+  order: Omit<OrderOptions, "epoch">,
+  from: { epoch: number; row: number },
+  batchRows: number,
+): AsyncGenerator<LoadedPool, void> {
+  const free = new SlotQueue(order.bufferRows);
+  const ready: LoadedPool[] = [];
+  let failure: { error: unknown } | undefined;
+  let ended = false;
+  let wakeReader = () => {};
+  let wakeServer = () => {};
+
+  async function fill(): Promise<void> {
+    for (let { epoch, row } = from; ; epoch++, row = 0)
+      for (const pool of mixedOrder({ ...order, epoch }, row)) {
+        const slots = new Uint32Array(pool.rows);
+        const rest = pool.ranges.map((range) => ({ ...range }));
+        for (let at = 0; at < pool.rows;) {
+          while (!ended && free.length < Math.min(batchRows, pool.rows - at))
+            await new Promise<void>((resolve) => (wakeReader = resolve));
+          if (ended) return;
+          const count = Math.min(LOAD_ROWS, free.length, pool.rows - at);
+          const taken = slots.subarray(at, at + count);
+          free.take(taken);
+          await buffer.load(cutOff(rest, count), taken);
+          at += count;
+        }
+        const inOrder = pool.order.map((position) => slots[position]);
+        // A stream that begins within a pool never serves what comes before.
+        free.give(inOrder.subarray(0, Math.max(0, row - pool.first)));
+        ready.push({
+          ...{ epoch, first: pool.first, rows: pool.rows },
+          take(at, count, out) {
+            const served = inOrder.subarray(at, at + count);
+            buffer.gather(served, out);
+            free.give(served);
+            wakeReader();
+          },
+        });
+        wakeServer();
+      }
+  }
+
+  const filling = fill().catch((error: unknown) => {
+    failure = { error };
+    wakeServer();
+  });
+  try {
+    for (;;) {
+      while (ready.length === 0) {
+        if (failure) throw failure.error;
+        await new Promise<void>((resolve) => (wakeServer = resolve));
+      }
+      yield ready.shift()!;
+    }
+  } finally {
+    ended = true;
+    wakeReader();
+    await filling;
+  }
+}
+
+/** Takes the first `count` rows off `ranges`. */
+function cutOff(ranges: RowRange[], count: number): RowRange[] {
+  const taken: RowRange[] = [];
+  while (count > 0) {
+    const { start, end } = ranges[0];
+    const rows = Math.min(count, end - start);
+    taken.push({ start, end: start + rows });
+    if (start + rows === end) ranges.shift();
+    else ranges[0].start += rows;
+    count -= rows;
+  }
+  return taken;
+}
+
+/** Free places, first in, first out: rows served in stored order make room for rows that lie together. */
+class SlotQueue {
+  length: number;
+  readonly #slots: Uint32Array;
+  #head = 0;
+
+  constructor(capacity: number) {
+    this.length = capacity;
+    this.#slots = ascending(capacity);
+  }
+
+  take(out: Uint32Array): void {
+    for (let i = 0; i < out.length; i++)
+      out[i] = this.#slots[(this.#head + i) % this.#slots.length];
+    this.#head = (this.#head + out.length) % this.#slots.length;
+    this.length -= out.length;
+  }
+
+  give(slots: Uint32Array): void {
+    const tail = this.#head + this.length;
+    for (let i = 0; i < slots.length; i++) this.#slots[(tail + i) % this.#slots.length] = slots[i];
+    this.length += slots.length;
+  }
+}
