@@ -93,6 +93,29 @@ export async function encode(context) {
   };
 }
 
+/** Encoding by screening against f32 products alone, on inputs made to defeat the bounds too. */
+export async function strain(context) {
+  const repeat = context.quick ? 3 : 7;
+  const settings = { d: D, dSae: LATENTS, batch: BATCH, k: 32, repeat };
+  const { results = [], failed } = await once(lens(context, "strain", settings));
+  return {
+    title:
+      "Lens, encoding the 32 largest of 24,576 latents: inputs that suit the bounds, and others",
+    notes: [
+      failed
+        ? `It did not run: ${failed}.`
+        : "No input should make a step slower than f32 products alone by more than a third.",
+    ],
+    columns: ["inputs", "screened, ms", "f32 products only, ms", "ratio"],
+    rows: results.map(({ name, screened, f32 }) => [
+      name,
+      ms(median(screened)),
+      ms(median(f32)),
+      times(median(screened) / median(f32)),
+    ]),
+  };
+}
+
 /** Training from a store on disk against training from one ready batch. */
 export async function dataPath(context) {
   const rows = [];

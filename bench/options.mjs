@@ -9,6 +9,7 @@ export const SECTIONS = [
   "reference",
   "scaling",
   "encode",
+  "strain",
   "data",
   "mixing",
 ];

@@ -116,6 +116,7 @@ const measure = {
   reference: sections.reference,
   scaling: alone.scaling,
   encode: alone.encode,
+  strain: alone.strain,
   data: alone.dataPath,
   mixing: alone.mixing,
 };

@@ -151,6 +151,13 @@ export function prepare(
   };
 }
 
+/** Row n of a sample of `count` of `rows` rows: one of each of as many equal parts, where in it changing from part to part. */
+export function rowOfSample(n: number, count: number, rows: number): number {
+  // The golden ratio: no period of the rows is missed, or hit each time.
+  const within = (n * 0.618033988749895) % 1;
+  return Math.floor(((n + within) * rows) / count);
+}
+
 /** μ and C from a sample of rows of usual size, the same in every worker. */
 function calibrate({ shared }: Crew, { rows, x, bPre }: Screened) {
   const d = x.stride;
@@ -159,7 +166,7 @@ function calibrate({ shared }: Crew, { rows, x, bPre }: Screened) {
   const sample = new Float32Array(count * d);
   const squares = new Float64Array(count);
   for (let n = 0; n < count; n++) {
-    const row = Math.floor((n * rows) / count);
+    const row = rowOfSample(n, count, rows);
     const from = new Float32Array(shared.buffer, x.address + row * d * 4, d);
     for (let c = 0; c < d; c++) {
       const v = Math.fround(from[c] - shift[c]);
@@ -282,6 +289,9 @@ export async function* screen(
         own.f32(at.statistics + s * m * 4, m).set(some);
       }
       for (const { row, width, stats } of blocks) {
+        // Nothing to look for where all rows were given up.
+        const limits = own.f32(at.rows + stats + 12 * width, width);
+        if (limits.every((least) => least === Infinity)) continue;
         const factors = { a: at.bytes, b: at.x + row * d };
         await own.multiplyBytes({ m, n: width, k: d, ...factors, out: at.product });
         ownKernels.collectCandidates(

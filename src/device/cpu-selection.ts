@@ -5,6 +5,7 @@ import {
   evaluate,
   prepare,
   roomFor,
+  rowOfSample,
   screen,
   screenScratch,
   sizeOfRow,
@@ -150,15 +151,12 @@ async function guessPerSize(
   for (let n = 0; n < rows; n++) {
     let smallest = Infinity;
     for (let j = n * k; j < (n + 1) * k; j++) smallest = Math.min(smallest, values[j]);
-    const size = sizeOfRow(crew, op, prepared, rowOfSample(op, rows, n));
+    const size = sizeOfRow(crew, op, prepared, rowOfSample(n, rows, op.rows));
     // Not where the row was given up, its values being NaN.
     if (smallest < Infinity && size > 0) least = Math.min(least, smallest / size);
   }
   return least > 0 && least < Infinity ? 0.95 * least : -Infinity;
 }
-
-const rowOfSample = (op: Pick<Screened, "rows">, rows: number, n: number) =>
-  Math.floor((n * op.rows) / rows);
 
 /**
  * Adds to the list the pairs of this worker's rows [first, last) with z > limitOf(latent), row by row;
@@ -291,7 +289,7 @@ async function sampleLargest(
   const x = new Float32Array(shared.buffer, op.x.address, op.rows * stride);
   const sample = new Float32Array(shared.buffer, scratch.sample, rows * stride);
   for (let n = mine[0]; n < mine[1]; n++) {
-    const row = rowOfSample(op, rows, n);
+    const row = rowOfSample(n, rows, op.rows);
     sample.set(x.subarray(row * stride, (row + 1) * stride), n * stride);
   }
   const sampled = { ...op, rows, x: { ...op.x, address: scratch.sample, rows } };

@@ -290,6 +290,52 @@ describe("screened selections are those of f32", () => {
     expect(topIndices.every((f) => f >= 0 && f < F)).toBe(true);
   });
 
+  /**
+   * Numbers whose int8 copies err by 0.4 in every coordinate but the first, in the signs of `signs`: a product
+   * with those signs errs by as much as Cauchy and Schwarz allow.
+   */
+  function erring(d: number) {
+    const rng = new Rng(1, "erring");
+    const signs = Float32Array.from({ length: d }, (_, i) =>
+      i === 0 ? 0 : rng.uniform() < 0.5 ? -1 : 1,
+    );
+    const numbers = signs.map((sign, i) =>
+      i === 0 ? 127 : (i % 2 ? 1 : -1) * sign * (70 + rng.int(20)) + 0.4 * sign,
+    );
+    const product = numbers.reduce((sum, v, i) => sum + v * signs[i], 0);
+    return { signs, numbers, product };
+  }
+
+  test("an input whose copy errs as much as it can still finds the latent that this hides", async () => {
+    const d = 65;
+    const { signs, numbers, product } = erring(d);
+    const rival = new Float32Array(d);
+    rival[0] = (product - 1) / 127; // exact in int8, and next to the largest
+    const wEnc = new Float32Array(8 * d);
+    wEnc.set(rival, 2 * d);
+    wEnc.set(signs, 5 * d);
+    // With its opposite the mean is 0, so that copies are of the numbers as they stand.
+    const x = Float32Array.from([...numbers, ...numbers.map((v) => -v)]);
+    const data = { rows: 2, d, F: 8, k: 1, x, bPre: new Float32Array(d), wEnc };
+    const { topIndices } = await encoded(screened[0], { ...data, bEnc: new Float32Array(8) });
+    expect(topIndices[0]).toBe(5);
+  });
+
+  test("a latent whose copy errs as much as it can is still found", async () => {
+    const d = 65;
+    const { signs, numbers, product } = erring(d);
+    const x = signs.map((sign, i) => (i === 0 ? 1 : sign)); // all of one size: exact in int8
+    const wEnc = new Float32Array(8 * d);
+    const rival = new Float32Array(d);
+    rival[1] = (product + 127 - 1) * x[1]; // exact in int8, and next to the largest
+    wEnc.set(rival, 2 * d);
+    wEnc.set(numbers, 5 * d);
+    const both = Float32Array.from([...x, ...x.map((v) => -v)]);
+    const data = { rows: 2, d, F: 8, k: 1, x: both, bPre: new Float32Array(d), wEnc };
+    const { topIndices } = await encoded(screened[0], { ...data, bEnc: new Float32Array(8) });
+    expect(topIndices[0]).toBe(5);
+  });
+
   test("most values are the sums of candidates alone, not of products of whole matrices", async () => {
     const data = gaussian(sizes[4], "candidates");
     const { d, k, rows, x, bPre, wEnc, bEnc } = data;
