@@ -25,7 +25,13 @@ export type { SaeSpec, SaeWeights } from "./sae/weights.ts";
 export { Trainer, type FitOptions, type Metrics, type TrainerOptions } from "./sae/train.ts";
 export type { TrainerState, ValidationMetrics } from "./sae/train.ts";
 export { latestCheckpoint, readCheckpoint, writeCheckpoint } from "./sae/checkpoint.ts";
-export { loadSae, saveSae, saveTorchCheckpoint, type SaeDetails } from "./sae/formats.ts";
+export {
+  forSaeLens,
+  loadSae,
+  saveSae,
+  saveTorchCheckpoint,
+  type SaeDetails,
+} from "./sae/formats.ts";
 export { evaluateReconstruction, latentSummary, type Evaluation } from "./sae/metrics.ts";
 export { syntheticActivations, type SyntheticActivations } from "./sae/synthetic.ts";
 export { absorption, recovery, type Absorption, type Recovery } from "./sae/recovery.ts";

@@ -62,7 +62,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
       { folder, report, aligned: alignedCount(rows), features: rows },
       `${formatFeatureTable(rows)}\nreport: ${pathToFileURL(report).href}`,
     );
-    terminal.next(`export ${shortPath(run.folder)}`, "write the autoencoder for PyTorch");
+    terminal.next(`export ${shortPath(run.folder)}`, "write it for PyTorch");
   } finally {
     run.close();
     await activations.model?.close();

@@ -151,17 +151,18 @@ function sourceText({ activations: a }: RunConfig, { sae, details }: Trained): s
       ? `width ${heads.length} × ${heads[0]}`
       : `width ${dIn}`;
   const { hookPoint, hookPoints = hookPoint ? [hookPoint] : [], targetHookPoint } = details;
-  const places =
-    targetHookPoint === undefined
-      ? `on ${hookPoints.join(", ")}`
-      : `from ${hookPoint} to ${targetHookPoint}`;
+  let places = hookPoints.length > 0 ? `on ${hookPoints.join(", ")}` : "";
+  if (targetHookPoint !== undefined) places = `from ${hookPoint} to ${targetHookPoint}`;
   switch (a.from) {
     case "model":
       return `${places} of ${a.model} over ${a.data}, ${width}`;
     case "synthetic":
       return `on synthetic activations of ${a.features} directions, ${width}`;
-    case "folder":
-      return `on the activations in ${[a.path, ...a.joinPaths].join(", ")}${a.targetPath === undefined ? "" : ` with targets in ${a.targetPath}`}, ${width}`;
+    case "folder": {
+      const folders = [a.path, ...a.joinPaths].join(", ");
+      const targets = a.targetPath === undefined ? "" : ` with targets in ${a.targetPath}`;
+      return `${places === "" ? "on" : `${places}:`} the activations in ${folders}${targets}, ${width}`;
+    }
     default:
       return a satisfies never;
   }

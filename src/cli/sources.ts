@@ -222,7 +222,8 @@ async function folderSources(
   const from =
     [path, ...joinPaths].join(", ") + (targetPath === undefined ? "" : ` → ${targetPath}`);
   const width = dOut === undefined ? `width ${dIn}` : `widths ${dIn} → ${dOut}`;
-  terminal.note(`activations: ${short(train.rows)} from ${from}, ${width}`);
+  const places = hookPoints ? `; hook points: ${hookPointsText(hookPoints)}` : "";
+  terminal.note(`activations: ${short(train.rows)} from ${from}, ${width}${places}`);
   const known = { ...(hookPoints && { hookPoints }), ...(manifest && { manifest }) };
   if (validationPath === undefined) return { ...splitSource(train, validationFraction), ...known };
   const { train: validation } = await foldersSource(activations, {

@@ -73,7 +73,7 @@ async function train(
     const folder = shortPath(run.folder);
     if (activations.model)
       terminal.next(`features ${folder}`, "find what excites each latent, and write the report");
-    else terminal.next(`export ${folder}`, "write the autoencoder for PyTorch");
+    else terminal.next(`export ${folder}`, "write it for PyTorch");
   } catch (error) {
     throw afterFailure(error, run, "train");
   } finally {
