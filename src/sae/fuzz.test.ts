@@ -1,10 +1,12 @@
 /** Random settings: whatever is legal trains without NaN, whatever is not is refused in words. */
 import { afterAll, expect, test } from "vitest";
 
-import { memorySource } from "../activation-source.ts";
+import { memorySource, type RowSource } from "../activation-source.ts";
+import { saeSchema, trainSchema } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
+import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { Trainer } from "./train.ts";
 
 const device = await openDevice("cpu", { threads: 2 });
@@ -33,7 +35,9 @@ class Choice {
   }
 }
 
-function legal(c: Choice) {
+type Structure = "autoencoder" | "transcoder" | "crosscoder";
+
+function legal(c: Choice, structure: Structure) {
   const dSae = c.whole(1, 70);
   const architecture = c.of("topk", "relu", "batchTopk", "jumprelu", "gated");
   const width = c.whole(1, dSae);
@@ -68,10 +72,16 @@ function legal(c: Choice) {
   const sae = {
     ...{ architecture, dSae, ...own },
     ...c.some({
-      ...{ matryoshkaWidths: width < dSae ? [width] : [], applyBDecToInput: c.of(true, false) },
-      ...{ init: c.of("tied", "xavier"), unitNormDecoder: c.of(true, false) },
+      matryoshkaWidths: width < dSae ? [width] : [],
+      applyBDecToInput: structure === "transcoder" ? false : c.of(true, false),
+      ...{ init: c.of("tied", "xavier", "data"), unitNormDecoder: c.of(true, false) },
       decoderBiasInit: c.of("mean", "zero", "geometricMedian"),
-      normalizeActivations: c.of("none", "expectedAverageNorm", "rms"),
+      normalizeActivations: c.of(
+        ...["none", "expectedAverageNorm", "rms"],
+        ...(structure !== "crosscoder" ? ["whitening"] : []),
+        ...(structure === "autoencoder" ? ["layerNorm"] : []),
+      ),
+      ...(structure === "transcoder" && { skip: c.of(true, false) }),
     }),
   };
   if ("thresholdRate" in sae && sae.thresholdRate === undefined) delete sae.thresholdRate;
@@ -80,50 +90,89 @@ function legal(c: Choice) {
     ...c.some({
       ...{ warmupSteps: c.whole(0, 9), decaySteps: c.whole(0, 9), deadAfterTokens: c.whole(1, 99) },
       ...{ schedule: c.of("constant", "linear", "cosine"), clipGradNorm: c.power(-2, 2) },
-      ...{ emaDecay: c.of(0, 0.9), resampleEvery: c.whole(0, 9), beta1: c.of(0, 0.9) },
+      ...{ emaDecay: c.of(0, 0.9), beta1: c.of(0, 0.9), beta2: c.of(0.9, 0.999) },
+      ...{ resampleEvery: c.whole(0, 9), resampleUntil: c.whole(0, 15), eps: c.power(-10, -3) },
+      ...{ finalLearningRate: c.of(0, 0.3, 1), shuffle: c.of(true, false) },
+      bufferRows: c.whole(1, 99),
     }),
   };
   return { sae, train };
 }
 
-function source(c: Choice) {
-  const dIn = c.whole(1, 19);
-  const rows = c.whole(1, 90);
+function rowsOf(c: Choice, rows: number, width: number): RowSource {
   const scale = c.power(-3, 3);
   const rng = new Rng(c.whole(0, 1e6), "data");
-  const kind = c.of("gaussian", "offset", "some zero rows");
-  const data = Float32Array.from({ length: rows * dIn }, (_, i) => {
-    if (kind === "some zero rows" && Math.floor(i / dIn) % 3 === 0) return 0;
-    return scale * (rng.normal() + (kind === "offset" ? 20 : 0));
+  const kind = c.of("gaussian", "offset", "some zero rows", "rank 1", "one large column");
+  const data = Float32Array.from({ length: rows * width }, (_, i) => {
+    const column = i % width;
+    if (kind === "some zero rows" && Math.floor(i / width) % 3 === 0) return 0;
+    if (kind === "rank 1") return scale * ((Math.floor(i / width) % 7) - 3) * (column + 1);
+    const factor = kind === "one large column" && column === 0 ? 1000 : 1;
+    return scale * factor * (rng.normal() + (kind === "offset" ? 20 : 0));
   });
   data[0] += scale; // Never all of it 0.
-  return memorySource(data, dIn);
+  return memorySource(data, width);
 }
 
-test.each(Array.from({ length: 60 }, (_, seed) => seed))(
-  "legal settings train twenty steps without NaN (%i)",
-  async (seed) => {
-    const c = new Choice(seed);
-    const options = { ...legal(c), source: source(c), seed };
+function source(c: Choice, structure: Structure): RowSource {
+  // Whitening needs some variance.
+  const rows = c.whole(2, 90);
+  const inputs = rowsOf(c, rows, c.whole(1, 19));
+  if (structure === "transcoder") return pairedSource(inputs, rowsOf(c, rows, c.whole(1, 19)));
+  if (structure === "autoencoder") return inputs;
+  return joinedSource([inputs, ...c.of([], [1], [1, 2]).map(() => rowsOf(c, rows, inputs.dIn))]);
+}
+
+/** All that legal settings are drawn for, by seeds that the test below runs through. */
+const draws = Array.from({ length: 90 }, (_, seed) => {
+  const c = new Choice(seed);
+  const structure = c.of<Structure>("autoencoder", "autoencoder", "transcoder", "crosscoder");
+  return { seed, structure, ...legal(c, structure), source: source(c, structure) };
+});
+
+/** They are about disk and logging, budgets and other runs. */
+const elsewhere = [
+  ...["dSae", "expansion", "architecture", "epochs", "tokens", "steps", "from", "logEvery"],
+  ...["validateEvery", "checkpointEvery", "keepCheckpoints", "earlyStopPatience"],
+  "earlyStopMinDelta",
+];
+
+test("every setting of the autoencoder and of training is drawn", () => {
+  const known = [...saeSchema.options, trainSchema].flatMap((schema) => Object.keys(schema.shape));
+  const drawn = new Set(
+    draws.flatMap(({ sae, train }) => [...Object.keys(sae), ...Object.keys(train)]),
+  );
+  const left = known.filter((name) => !drawn.has(name) && !elsewhere.includes(name));
+  expect([...new Set(left)]).toEqual([]);
+});
+
+test.each(draws)(
+  "legal settings train twenty steps without NaN ($seed, $structure)",
+  async ({ seed, sae, train, source }) => {
+    const options = { sae, train, source, seed };
+    const what = JSON.stringify({ sae, train });
     const trainer = await Trainer.create(device, options as never);
-    const validation = options.source;
     let steps = 0;
-    for await (const metrics of trainer.fit({ validation })) {
+    for await (const metrics of trainer.fit({ validation: source })) {
       steps = metrics.step;
-      for (const [name, value] of Object.entries({ ...metrics, ...metrics.terms }))
+      const { terms, validation } = metrics;
+      for (const [name, value] of Object.entries({ ...metrics, ...terms, ...validation?.terms }))
         // With a single row there is no variance to explain.
         if (typeof value === "number" && name !== "fvu")
-          expect(value, `${name} at step ${steps}: ${JSON.stringify(options)}`).toSatisfy(
-            Number.isFinite,
-          );
+          expect(value, `${name} at step ${steps}: ${what}`).toSatisfy(Number.isFinite);
     }
     expect(steps).toBe(20);
-    await trainer.sae();
+    const folded = (await trainer.sae()).fold();
     trainer.close();
+    for (const weights of [folded.W_enc, folded.b_enc, folded.W_dec, folded.b_dec])
+      expect(weights.every(Number.isFinite), what).toBe(true);
   },
 );
 
-const wrong: [string, Record<string, unknown>, Record<string, unknown>, RegExp][] = [
+const x = memorySource(new Float32Array(90).fill(1), 9);
+const pair = pairedSource(x, x);
+
+const wrong: [string, Record<string, unknown>, Record<string, unknown>, RegExp, RowSource?][] = [
   [
     "k above dSae",
     { architecture: "topk", k: 71, dSae: 70 },
@@ -173,10 +222,35 @@ const wrong: [string, Record<string, unknown>, Record<string, unknown>, RegExp][
   ["a decay of 1", {}, { emaDecay: 1 }, /emaDecay must be less than 1/],
   ["a clip of 0", {}, { clipGradNorm: 0 }, /clipGradNorm must be more than 0/],
   ["two budgets", {}, { steps: 3, epochs: 1 }, /only one of epochs, tokens and steps/],
+  ["an unknown way to begin", { init: "date" }, {}, /did you mean data/],
+  ["whitening what does not vary", { normalizeActivations: "whitening" }, {}, /variance is 0/],
+  ["a skip connection without a target", { skip: true }, {}, /sae.skip is for transcoders/],
+  [
+    "a transcoder that subtracts its bias from the input",
+    ...([{ applyBDecToInput: true }, {}, /cannot be true for a transcoder/, pair] as const),
+  ],
+  [
+    "a transcoder on rows normalised one by one",
+    ...([{ normalizeActivations: "layerNorm" }, {}, /use rms or whitening/, pair] as const),
+  ],
+  [
+    "a whitened crosscoder",
+    ...([
+      { normalizeActivations: "whitening" },
+      {},
+      /is for one hook point/,
+      joinedSource([x, x]),
+    ] as const),
+  ],
+  [
+    "a crosscoder of different widths",
+    ...([{}, {}, /must have one width; these have 9, 5/] as const),
+    joinedSource([x, memorySource(new Float32Array(50).fill(1), 5)]),
+  ],
 ];
 
-test.each(wrong)("%s is refused in words", async (_, sae, train, message) => {
-  const options = { sae, train, source: memorySource(new Float32Array(90).fill(1), 9) };
+test.each(wrong)("%s is refused in words", async (_, sae, train, message, source = x) => {
+  const options = { sae, train, source };
   const created = Trainer.create(device, options as never);
   await expect(created).rejects.toThrow(UserError);
   await expect(created).rejects.toThrow(message);
