@@ -11,7 +11,7 @@ import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { Worker } from "./contest.mjs";
 import { at, search } from "./curve.mjs";
-import { lensTraining, recipes, WIDTHS } from "./recipes.mjs";
+import { lensTraining, nestedWidths, recipes } from "./recipes.mjs";
 import { betweenMarkers, markdownTable, textTable } from "./table.mjs";
 
 const here = fileURLToPath(new URL(".", import.meta.url));
@@ -28,24 +28,55 @@ const { values } = parseArgs({
     l0: { type: "string" },
     rates: { type: "string" },
     seeds: { type: "string" },
+    latents: { type: "string" },
     jobs: { type: "string", default: "2" },
     quick: { type: "boolean", default: false },
+    reduced: { type: "boolean", default: false },
     markdown: { type: "string" },
   },
 });
-const numbers = (given, full, quick) =>
-  given ? given.split(",").map(Number) : values.quick ? quick : full;
+function known(what, given, all) {
+  const unknown = given.filter((name) => !all.includes(name));
+  if (unknown.length === 0) return given;
+  process.stderr.write(`${what}: there is no ${unknown.join(", ")}; there are ${all.join(", ")}\n`);
+  process.exit(1);
+}
+
+const architectures = known(
+  "--architectures",
+  values.architectures.split(","),
+  Object.keys(recipes),
+);
+const libraries = known("--libraries", values.libraries.split(","), Object.keys(LIBRARIES));
+
+/** Three sizes of the experiment; the learning rate is chosen at the first target. */
+const SIZES = {
+  full: {
+    ...{ dSae: 2048, batch: 1024, tokens: 600_000, evaluationTokens: 20_000 },
+    ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3, 6.25e-3], seeds: [0, 1, 2] },
+  },
+  reduced: {
+    ...{ dSae: 1024, batch: 512, tokens: 200_000, evaluationTokens: 10_000 },
+    ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3], seeds: [0, 1] },
+  },
+  quick: {
+    ...{ dSae: 1024, batch: 512, tokens: 50_000, evaluationTokens: 5_000 },
+    ...{ targets: [32], learningRates: [2.5e-3], seeds: [0] },
+  },
+};
+const size = SIZES[values.quick ? "quick" : values.reduced ? "reduced" : "full"];
+const numbers = (given, otherwise) => (given ? given.split(",").map(Number) : otherwise);
 const plan = {
   dIn: 256,
-  dSae: 2048,
-  batch: values.quick ? 512 : 1024,
-  tokens: Number(values.tokens ?? (values.quick ? 150_000 : 600_000)),
-  evaluationTokens: values.quick ? 5_000 : 20_000,
-  // The learning rate is chosen at the first.
-  targets: numbers(values.l0, [32, 16, 64], [32]),
-  learningRates: numbers(values.rates, [2.5e-3, 1e-3, 6.25e-3], [2.5e-3]),
-  seeds: numbers(values.seeds, [0, 1, 2], [0]),
+  dSae: Number(values.latents ?? size.dSae),
+  batch: size.batch,
+  tokens: Number(values.tokens ?? size.tokens),
+  evaluationTokens: size.evaluationTokens,
+  targets: numbers(values.l0, size.targets),
+  learningRates: numbers(values.rates, size.learningRates),
+  seeds: numbers(values.seeds, size.seeds),
 };
+const widths = nestedWidths(plan.dSae);
 const steps = Math.floor(plan.tokens / plan.batch);
 // A tenth of the run without firing is dead, for every library.
 const deadAfter = Math.round(plan.tokens / 10);
@@ -75,7 +106,7 @@ async function activations() {
 const data = await activations();
 const jobs = Number(values.jobs);
 const settings = {
-  ...{ data, dIn: plan.dIn, dSae: plan.dSae, batch: plan.batch, widths: WIDTHS, deadAfter },
+  ...{ data, dIn: plan.dIn, dSae: plan.dSae, batch: plan.batch, widths, deadAfter },
   ...{ hookPoint: HOOK_POINT, evaluationTokens: plan.evaluationTokens },
   threads: Math.max(1, Math.floor(2 / jobs)),
 };
@@ -101,7 +132,7 @@ const waiting = [];
 
 /** One job for one of the library's processes, when fewer than `jobs` are at work. */
 async function perform(library, job) {
-  if (running >= jobs) await new Promise((resolve) => waiting.push(resolve));
+  while (running >= jobs) await new Promise((resolve) => waiting.push(resolve));
   running++;
   try {
     const worker = await workerOf(library);
@@ -118,11 +149,11 @@ async function perform(library, job) {
 
 /** Trains and evaluates, unless that has been done. */
 async function cell(library, architecture, { knob, learningRate, seed }) {
-  const { evaluationTokens, dSae } = plan;
+  const { evaluationTokens, dSae, batch } = plan;
   const what = { library, architecture, knob, learningRate, seed };
-  const lens = library === "lens" ? lensTraining(architecture, knob, steps) : undefined;
+  const lens = library === "lens" ? lensTraining(architecture, knob, steps, widths) : undefined;
   const key = createHash("sha256")
-    .update(JSON.stringify({ ...what, lens, evaluationTokens, deadAfter, dSae }))
+    .update(JSON.stringify({ ...what, lens, evaluationTokens, deadAfter, dSae, batch }))
     .digest("hex")
     .slice(0, 12);
   const name = join(folder, "cells", `${library}-${architecture}-${key}`);
@@ -181,7 +212,7 @@ async function curveOf(library, architecture) {
   return { learningRate, points };
 }
 
-/** Standard deviation of the FVU at the first target over seeds, the knob as it was for the first one. */
+/** Standard deviations over seeds at the first target, the knob as it was for the first seed. */
 async function spreadOf(library, architecture, { learningRate, points }) {
   const [target] = plan.targets;
   const near = points.toSorted((a, b) => Math.abs(a.l0 - target) - Math.abs(b.l0 - target))[0];
@@ -189,64 +220,93 @@ async function spreadOf(library, architecture, { learningRate, points }) {
   const runs = await Promise.all(
     plan.seeds.map((seed) => cell(library, architecture, { knob: near.knob, learningRate, seed })),
   );
-  const fvus = runs.filter((run) => !run.failed).map((run) => run.fvu);
-  const mean = fvus.reduce((a, b) => a + b, 0) / fvus.length;
-  return Math.sqrt(fvus.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (fvus.length - 1));
+  const worked = runs.filter((run) => !run.failed);
+  if (worked.length < 2) return undefined;
+  return {
+    fvu: deviation(worked.map((run) => run.fvu)),
+    ceLossRecovered: deviation(worked.map((run) => run.ceLossRecovered)),
+  };
 }
 
-const architectures = values.architectures.split(",");
-const libraries = values.libraries.split(",");
-const found = new Map();
-await Promise.all(
-  architectures.flatMap((architecture) =>
-    libraries.map(async (library) => {
-      const curve = await curveOf(library, architecture);
-      const spread = await spreadOf(library, architecture, curve);
-      found.set(`${library} ${architecture}`, { ...curve, spread });
-    }),
-  ),
-);
-for (const worker of all) await worker.stop();
+function deviation(values) {
+  const mean = values.reduce((a, b) => a + b, 0) / values.length;
+  return Math.sqrt(values.reduce((sum, v) => sum + (v - mean) ** 2, 0) / (values.length - 1));
+}
 
 const names = libraries.map((library) => LIBRARIES[library]);
 const rows = [];
-const notes = [];
-for (const architecture of architectures)
+const worse = [];
+const rates = [];
+
+/** The libraries' standard deviations as one: the root of their mean square. */
+function pooled(curves, what) {
+  const spreads = curves.flatMap(({ spread }) => (spread ? [spread[what] ** 2] : []));
+  return spreads.length > 0 ? Math.sqrt(spreads.reduce((a, b) => a + b) / spreads.length) : 0;
+}
+
+function report(architecture, curves) {
+  const spread = {
+    fvu: pooled(curves, "fvu"),
+    ceLossRecovered: pooled(curves, "ceLossRecovered"),
+  };
+  const shown = (value) => (value > 0 ? value.toFixed(4) : "–");
   for (const target of plan.targets.toSorted((a, b) => a - b)) {
-    const curves = libraries.map((library) => found.get(`${library} ${architecture}`));
     const values = curves.map(({ points }) => at(points, target));
-    const spread = Math.max(...curves.map((curve) => curve.spread ?? 0));
     rows.push([
       architecture,
       String(target),
       ...values.map((v) => (v ? v.fvu.toFixed(4) : "–")),
+      shown(spread.fvu),
       ...values.map((v) => (v ? v.ceLossRecovered.toFixed(4) : "–")),
-      spread > 0 ? spread.toFixed(4) : "–",
+      shown(spread.ceLossRecovered),
     ]);
     const [ours, ...theirs] = values;
-    const best = Math.min(...theirs.map((v) => v?.fvu ?? Infinity));
-    if (libraries[0] === "lens" && (ours?.fvu ?? Infinity) > best + spread)
-      notes.push(`Worse than a peer by more than the spread: ${architecture} at L0 ${target}.`);
+    if (libraries[0] !== "lens" || theirs.length === 0) continue;
+    const fvu = Math.min(...theirs.map((v) => v?.fvu ?? Infinity));
+    const ce = Math.max(...theirs.map((v) => v?.ceLossRecovered ?? -Infinity));
+    const cell = `${architecture} at L0 ${target}`;
+    if ((ours?.fvu ?? Infinity) > fvu + spread.fvu) worse.push(`FVU of ${cell}`);
+    if ((ours?.ceLossRecovered ?? -Infinity) < ce - spread.ceLossRecovered)
+      worse.push(`CE recovered of ${cell}`);
   }
-for (const architecture of architectures) {
-  const rates = libraries.map((library, i) => {
-    const rate = found.get(`${library} ${architecture}`).learningRate;
-    return `${names[i]} ${rate?.toPrecision(2)}`;
-  });
-  notes.push(`Learning rates, ${architecture}: ${rates.join(", ")}.`);
+  const each = curves.map(({ learningRate }, i) => `${names[i]} ${learningRate?.toPrecision(2)}`);
+  rates.push(`Learning rates, ${architecture}: ${each.join(", ")}.`);
 }
-const columns = [
-  "architecture",
-  "L0",
-  ...names.map((name) => `FVU ${name}`),
-  ...names.map((name) => `CE recovered ${name}`),
-  "FVU spread",
+
+function columns() {
+  const of = (what) => names.map((name) => `${what} ${name}`);
+  return ["architecture", "L0", ...of("FVU"), "FVU spread", ...of("CE recovered"), "CE spread"];
+}
+
+const notes = () => [
+  worse.length > 0
+    ? `Lens is worse than the better peer by more than the spread in: ${worse.join("; ")}.`
+    : "In no cell is Lens worse than the better peer by more than the spread.",
+  ...rates,
 ];
-process.stdout.write(`${textTable(columns, rows)}\n\n${notes.join("\n")}\n`);
-if (values.markdown) {
-  const page = readFileSync(values.markdown, "utf8");
-  const list = notes.map((note) => `- ${note}`).join("\n");
-  const setting = `256 → 2,048 latents, ${plan.tokens.toLocaleString("en-US")} activations of ${HOOK_POINT} in batches of ${plan.batch.toLocaleString("en-US")}.`;
-  const content = `${setting}\n\n${markdownTable(columns, rows)}\n\n${list}`;
-  writeFileSync(values.markdown, betweenMarkers(page, "quality", content));
+
+function writePage(path) {
+  const count = (value) => value.toLocaleString("en-US");
+  const list = notes().map((note) => `- ${note}`);
+  const setting =
+    `${plan.dIn} → ${count(plan.dSae)} latents, ${count(plan.tokens)} activations of ` +
+    `\`${HOOK_POINT}\` in batches of ${count(plan.batch)}, measured on ` +
+    `${count(plan.evaluationTokens)} tokens of held-out text; ${plan.seeds.length} seeds.`;
+  const content = `${setting}\n\n${markdownTable(columns(), rows)}\n\n${list.join("\n")}`;
+  writeFileSync(path, betweenMarkers(readFileSync(path, "utf8"), "quality", content));
 }
+
+// One architecture after the other: what is there of the table is whole.
+for (const architecture of architectures) {
+  const curves = await Promise.all(
+    libraries.map(async (library) => {
+      const curve = await curveOf(library, architecture);
+      return { ...curve, spread: await spreadOf(library, architecture, curve) };
+    }),
+  );
+  report(architecture, curves);
+  if (values.markdown) writePage(values.markdown);
+  say(`\n${textTable(columns(), rows)}\n`);
+}
+for (const worker of all) await worker.stop();
+process.stdout.write(`${textTable(columns(), rows)}\n\n${notes().join("\n")}\n`);

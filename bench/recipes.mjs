@@ -3,7 +3,10 @@
  * `start` is a guess for 32 active latents, `slope` how log L0 moves with the log of the knob.
  * Lens' recipe is here; the peers' are in peers/quality_*.py.
  */
-export const WIDTHS = [128, 256, 512, 1024, 2048];
+const NESTED = [128, 256, 512, 1024];
+
+/** Widths of the nested autoencoders of a dictionary of `dSae`, the whole one last. */
+export const nestedWidths = (dSae) => [...NESTED.filter((width) => width < dSae), dSae];
 
 const direct = { slope: 1, start: 32, exact: true };
 const penalty = (start) => ({ slope: -1, start });
@@ -42,14 +45,17 @@ export const recipes = {
     },
   },
   matryoshka: {
-    lens: (k) => ({ architecture: "batchTopk", k, matryoshkaWidths: WIDTHS.slice(0, -1) }),
+    lens: (k, widths) => ({
+      ...{ architecture: "batchTopk", k },
+      matryoshkaWidths: widths.slice(0, -1),
+    }),
     knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
   },
 };
 
 /** Lens' schedule: warm-up over 5 % of the steps, of the penalty too, and decay over the last 20 %. */
-export function lensTraining(architecture, knob, steps) {
-  const sae = recipes[architecture].lens(knob);
+export function lensTraining(architecture, knob, steps, widths) {
+  const sae = recipes[architecture].lens(knob, widths);
   const penalised = ["relu", "gated", "jumprelu"].includes(architecture);
   return {
     sae: { ...sae, ...(penalised && { sparsityWarmupSteps: Math.round(steps / 20) }) },
