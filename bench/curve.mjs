@@ -1,13 +1,13 @@
 /** Reaching a number of active latents by turning one knob, and reading a curve at it. */
 
 const CLOSE = 0.12;
-const TRIES = 4;
 
 /**
- * Points {knob, l0, fvu, ...} of `run(knob)` until every target has one within 12 %, or four tries.
- * In logarithms L0 is taken to be a straight line of the knob between its two nearest points.
+ * Points {knob, l0, fvu, ...} of `run(knob)` until every target has one within 12 %, or `tries` of
+ * them. In logarithms L0 is taken to be a straight line of the knob between its two nearest points;
+ * a `whole` knob takes whole numbers from 1 only.
  */
-export async function search({ start, slope, exact }, targets, run, points = []) {
+export async function search({ start, slope, exact, whole, tries }, targets, run, points = []) {
   const found = [...points];
   for (const target of targets) {
     if (exact) {
@@ -15,9 +15,11 @@ export async function search({ start, slope, exact }, targets, run, points = [])
       if (!point.failed) found.push(point);
       continue;
     }
-    for (let tries = 0; tries < TRIES; tries++) {
+    for (let n = 0; n < tries; n++) {
       if (found.some((p) => Math.abs(Math.log(p.l0 / target)) < CLOSE)) break;
-      const knob = guess(found, target, start, slope);
+      const guessed = guess(found, target, start, slope);
+      const knob = whole ? Math.max(1, Math.round(guessed)) : guessed;
+      if (found.some((p) => p.knob === knob)) break;
       const point = await run(knob);
       if (point.failed || !(point.l0 > 0)) break;
       found.push(point);

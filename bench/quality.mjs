@@ -54,14 +54,17 @@ const SIZES = {
   full: {
     ...{ dSae: 2048, batch: 1024, tokens: 600_000, evaluationTokens: 20_000 },
     ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3, 6.25e-3], seeds: [0, 1, 2] },
+    tries: 4,
   },
   reduced: {
-    ...{ dSae: 1024, batch: 512, tokens: 200_000, evaluationTokens: 10_000 },
+    ...{ dSae: 512, batch: 256, tokens: 100_000, evaluationTokens: 5_000 },
     ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3], seeds: [0, 1] },
+    tries: 3,
   },
   quick: {
     ...{ dSae: 1024, batch: 512, tokens: 50_000, evaluationTokens: 5_000 },
     ...{ targets: [32], learningRates: [2.5e-3], seeds: [0] },
+    tries: 1,
   },
 };
 const size = SIZES[values.quick ? "quick" : values.reduced ? "reduced" : "full"];
@@ -186,7 +189,7 @@ async function cell(library, architecture, { knob, learningRate, seed }) {
  * most), then the other targets at that rate.
  */
 async function curveOf(library, architecture) {
-  const knob = recipes[architecture].knobs[library];
+  const knob = { ...recipes[architecture].knobs[library], tries: size.tries };
   const [first, ...others] = plan.targets;
   const curves = new Map();
   let start = knob.start;

@@ -9,6 +9,8 @@ const NESTED = [128, 256, 512, 1024];
 export const nestedWidths = (dSae) => [...NESTED.filter((width) => width < dSae), dSae];
 
 const direct = { slope: 1, start: 32, exact: true };
+/** k in training, but a threshold afterwards, an average over time: L0 is only near k. */
+const average = { slope: 1, start: 32, whole: true };
 const penalty = (start) => ({ slope: -1, start });
 
 export const recipes = {
@@ -18,7 +20,7 @@ export const recipes = {
   },
   batchTopk: {
     lens: (k) => ({ architecture: "batchTopk", k }),
-    knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
+    knobs: { lens: average, sae_lens: average, dictionary_learning: average },
   },
   jumprelu: {
     lens: (targetL0) => ({ architecture: "jumprelu", targetL0 }),
@@ -37,9 +39,10 @@ export const recipes = {
     },
   },
   relu: {
-    lens: (targetL0) => ({ architecture: "relu", targetL0 }),
+    // In so few steps the controller of targetL0 arrives at it by shrinking every latent to nothing.
+    lens: (l1) => ({ architecture: "relu", l1 }),
     knobs: {
-      lens: { slope: 1, start: 32 },
+      lens: penalty(2.5),
       sae_lens: penalty(5),
       dictionary_learning: penalty(0.06),
     },
@@ -49,16 +52,23 @@ export const recipes = {
       ...{ architecture: "batchTopk", k },
       matryoshkaWidths: widths.slice(0, -1),
     }),
-    knobs: { lens: direct, sae_lens: direct, dictionary_learning: direct },
+    knobs: { lens: average, sae_lens: average, dictionary_learning: average },
   },
 };
 
-/** Lens' schedule: warm-up over 5 % of the steps, of the penalty too, and decay over the last 20 %. */
+/**
+ * Lens' start, from activations (docs/training.md#where-weights-begin), and its schedule: warm-up over
+ * 5 % of the steps, of the penalty too, and decay over the last 20 %.
+ */
 export function lensTraining(architecture, knob, steps, widths) {
   const sae = recipes[architecture].lens(knob, widths);
   const penalised = ["relu", "gated", "jumprelu"].includes(architecture);
   return {
-    sae: { ...sae, ...(penalised && { sparsityWarmupSteps: Math.round(steps / 20) }) },
+    sae: {
+      ...sae,
+      init: "data",
+      ...(penalised && { sparsityWarmupSteps: Math.round(steps / 20) }),
+    },
     train: { warmupSteps: Math.round(steps / 20), decaySteps: Math.round(steps / 5) },
   };
 }
