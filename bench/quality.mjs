@@ -284,7 +284,7 @@ function columns() {
 const notes = () => [
   worse.length > 0
     ? `Lens is worse than the better peer by more than the spread in: ${worse.join("; ")}.`
-    : "In no cell is Lens worse than the better peer by more than the spread.",
+    : `In no cell here is Lens worse than the better peer${plan.seeds.length > 1 ? " by more than the spread" : ""}.`,
   ...rates,
 ];
 
@@ -294,7 +294,7 @@ function writePage(path) {
   const setting =
     `${plan.dIn} → ${count(plan.dSae)} latents, ${count(plan.tokens)} activations of ` +
     `\`${HOOK_POINT}\` in batches of ${count(plan.batch)}, measured on ` +
-    `${count(plan.evaluationTokens)} tokens of held-out text; ${plan.seeds.length} seeds.`;
+    `${count(plan.evaluationTokens)} tokens of held-out text; seeds ${plan.seeds.join(", ")}.`;
   const content = `${setting}\n\n${markdownTable(columns(), rows)}\n\n${list.join("\n")}`;
   writeFileSync(path, betweenMarkers(readFileSync(path, "utf8"), "quality", content));
 }
