@@ -37,7 +37,12 @@ export { syntheticActivations, type SyntheticActivations } from "./sae/synthetic
 export { absorption, recovery, type Absorption, type Recovery } from "./sae/recovery.ts";
 
 // Model and autoencoder together
-export { evaluate, type EvaluateOptions, type ModelEvaluation } from "./analysis/evaluate.ts";
+export {
+  evaluate,
+  evaluateAll,
+  type EvaluateOptions,
+  type ModelEvaluation,
+} from "./analysis/evaluate.ts";
 export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";

@@ -1,9 +1,9 @@
 import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, it } from "vitest";
+import { afterAll, describe, expect, it, vi } from "vitest";
 import { openDevice } from "../device/device.ts";
 import { loadModel } from "../model/model.ts";
 import { Sae } from "../sae/sae.ts";
-import { evaluate } from "./evaluate.ts";
+import { evaluate, evaluateAll } from "./evaluate.ts";
 
 const model = await loadModel(
   fileURLToPath(new URL("../../test/fixtures/gpt2-tiny/f32", import.meta.url)),
@@ -79,6 +79,19 @@ describe("evaluate", () => {
       found.spliced[0].crossEntropy.clean,
       3,
     );
+  });
+
+  it("gives several SAEs the numbers that each has alone, with one clean and two ablated passes for all", async () => {
+    const saes = [signedPairs(1), signedPairs(0), signedPairs(0.5)];
+    const forward = vi.spyOn(model, "forward");
+    const together = await evaluateAll(saes, model, documents, options);
+    const patched = forward.mock.calls.filter(([{ patch }]) => patch !== undefined).length;
+    const unpatched = forward.mock.calls.length - patched;
+    forward.mockRestore();
+    const batches = unpatched / 2; // once for the mean, once as it is
+    expect(patched).toBe((2 + saes.length) * batches);
+    for (const [i, sae] of saes.entries())
+      expect(together[i]).toEqual(await evaluate(sae, model, documents, options));
   });
 
   it("counts every prediction of a token of the text once, whatever the batch", async () => {

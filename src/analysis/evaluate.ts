@@ -80,71 +80,119 @@ export async function evaluate(
   documents: () => AsyncIterable<Document> | Iterable<Document>,
   options: EvaluateOptions,
 ): Promise<ModelEvaluation> {
+  return (await evaluateAll([sae], model, documents, options))[0];
+}
+
+/**
+ * `evaluate` of several SAEs on the same hook points, in their order. The text goes through the model
+ * once as it is and once for each ablation, and then once more for each SAE; all of them are on the
+ * device at once.
+ * @throws UserError when an SAE and the hook points do not fit, or the text has no tokens.
+ */
+export async function evaluateAll(
+  saes: readonly Sae[],
+  model: Model,
+  documents: () => AsyncIterable<Document> | Iterable<Document>,
+  options: EvaluateOptions,
+): Promise<ModelEvaluation[]> {
   const { device } = options;
-  const { dSae, dOut } = sae.spec;
-  const inputs = requireFit(sae, model, options.hookPoint);
-  const target = requireTarget(sae, model, options.targetHookPoint);
-  const splices = splicesOf(sae, target === undefined ? inputs : [target]);
+  const [{ inputs, target }] = saes.map((sae) => ({
+    inputs: requireFit(sae, model, options.hookPoint),
+    target: requireTarget(sae, model, options.targetHookPoint),
+  }));
+  const splices = splicesOf(saes[0], target === undefined ? inputs : [target]);
   await addMeans(splices, model, documents(), options);
   const capture = target === undefined ? inputs : [...inputs, target];
-  const totals = new ReconstructionSums(dOut, dSae);
-  const activationSums = new Float64Array(dSae);
+  const parts = saes.map((sae) => partOf(sae, splices));
+  const encoders: ReturnType<Sae["on"]>[] = [];
+  const { dIn, heads, dOut } = saes[0].spec;
   let predictions = 0;
   let cleanLoss = 0;
-  let encoder: ReturnType<Sae["on"]> | undefined;
   try {
     for await (const batch of rowBatches(model, documents(), options)) {
       const input = { tokens: batch.tokens, batch: batch.rows.length, length: batch.length };
       const clean = await model.forward({ ...input, capture, loss: true });
       const kept = (name: string) =>
         gatherRows(clean.activations[name], batch.kept, model.hookWidth(name));
-      const x = joinHeads(sae.spec, inputs.map(kept));
+      const x = joinHeads({ dIn, heads }, inputs.map(kept));
       const y = target === undefined ? undefined : kept(target);
-      const rows = batch.kept.length;
-      // The first batch is never the smaller one.
-      encoder ??= sae.on(device, batch.tokens.length);
-      totals.addTargets(y ?? x, rows);
-      const { statistics, reconstruction } = await encoder.measure(x, rows, y);
-      totals.addOutputs(statistics);
-      for (let f = 0; f < dSae; f++) activationSums[f] += statistics.sums[f];
-
       const places = counted(batch);
       const sumCounted = (loss: Float32Array) => places.reduce((sum, at) => sum + loss[at], 0);
       predictions += places.length;
       cleanLoss += sumCounted(clean.loss!);
-      for (const splice of splices) {
-        const { hookPoint, width, column, losses } = splice;
-        addErrors(splice, y ?? x, reconstruction, dOut);
-        const lossWith = async (row: (n: number) => Float32Array) => {
-          const patch = replaceRows(clean.activations[hookPoint], batch.kept, row);
-          const patched = { ...input, patch: { [hookPoint]: patch }, loss: true };
-          return sumCounted((await model.forward(patched)).loss!);
-        };
+      const lossWith = async (hookPoint: string, row: (n: number) => Float32Array) => {
+        const patch = replaceRows(clean.activations[hookPoint], batch.kept, row);
+        const patched = { ...input, patch: { [hookPoint]: patch }, loss: true };
+        return sumCounted((await model.forward(patched)).loss!);
+      };
+
+      for (const [i, part] of parts.entries()) {
+        // The first batch is never the smaller one.
+        const encoder = (encoders[i] ??= part.sae.on(device, batch.tokens.length));
+        part.totals.addTargets(y ?? x, batch.kept.length);
+        const { statistics, reconstruction } = await encoder.measure(x, batch.kept.length, y);
+        part.totals.addOutputs(statistics);
+        statistics.sums.forEach((sum, f) => (part.activationSums[f] += sum));
+        for (const [s, { hookPoint, width, column }] of splices.entries()) {
+          addErrors(part.errors[s], column, y ?? x, reconstruction, dOut);
+          part.losses[s] += await lossWith(hookPoint, (n) => {
+            const at = n * dOut + column;
+            return reconstruction.subarray(at, at + width);
+          });
+        }
+      }
+      for (const { hookPoint, width, mean, losses } of splices) {
         const zero = new Float32Array(width);
-        losses.sae += await lossWith((n) => {
-          const at = n * dOut + column;
-          return reconstruction.subarray(at, at + width);
-        });
-        losses.zero += await lossWith(() => zero);
-        losses.mean += await lossWith(() => splice.mean);
+        losses.zero += await lossWith(hookPoint, () => zero);
+        losses.mean += await lossWith(hookPoint, () => mean);
       }
     }
   } finally {
-    encoder?.close();
+    for (const encoder of encoders) encoder.close();
   }
   if (predictions === 0)
     throw new UserError("the text has no row of two tokens, so there is no prediction to evaluate");
-  const spliced = splices.map(({ hookPoint, losses, errors }): SplicedEvaluation => {
+  return parts.map((part) => evaluationOf(part, splices, cleanLoss, predictions));
+}
+
+/** What is summed up about one SAE. */
+interface Part {
+  sae: Sae;
+  totals: ReconstructionSums;
+  activationSums: Float64Array;
+  /** For each hook point that is replaced: the loss, summed over the predictions, and the errors. */
+  losses: number[];
+  errors: ReconstructionSums[];
+}
+
+function partOf(sae: Sae, splices: readonly Splice[]): Part {
+  const { dOut, dSae } = sae.spec;
+  return {
+    sae,
+    totals: new ReconstructionSums(dOut, dSae),
+    activationSums: new Float64Array(dSae),
+    losses: splices.map(() => 0),
+    errors: splices.map(({ width }) => new ReconstructionSums(width, 0)),
+  };
+}
+
+function evaluationOf(
+  { sae, totals, activationSums, losses, errors }: Part,
+  splices: readonly Splice[],
+  cleanLoss: number,
+  predictions: number,
+): ModelEvaluation {
+  const spliced = splices.map(({ hookPoint, losses: ablated }, s): SplicedEvaluation => {
     const crossEntropy = {
       predictions,
       clean: cleanLoss / predictions,
-      sae: losses.sae / predictions,
-      zero: losses.zero / predictions,
-      mean: losses.mean / predictions,
+      sae: losses[s] / predictions,
+      zero: ablated.zero / predictions,
+      mean: ablated.mean / predictions,
     };
     return {
       hookPoint,
-      fvu: errors.metrics().fvu,
+      fvu: errors[s].metrics().fvu,
       crossEntropy,
       ceLossRecovered: recovered(crossEntropy, crossEntropy.zero),
       ceLossRecoveredFromMean: recovered(crossEntropy, crossEntropy.mean),
@@ -154,7 +202,7 @@ export async function evaluate(
     spliced.reduce((sum, one) => sum + one[key], 0) / spliced.length;
   return {
     ...totals.metrics(),
-    deadFraction: totals.counts.filter((n) => n === 0).length / dSae,
+    deadFraction: totals.counts.filter((n) => n === 0).length / sae.spec.dSae,
     density: totals.counts.map((n) => n / totals.rows),
     meanActivation: activationSums.map((sum) => sum / totals.rows),
     spliced,
@@ -180,7 +228,7 @@ function requireTarget(
   return target;
 }
 
-/** A hook point whose activations are replaced, and what comes of it. */
+/** A hook point whose activations are replaced, and what comes of its ablation. */
 interface Splice {
   hookPoint: string;
   width: number;
@@ -189,8 +237,7 @@ interface Splice {
   /** Mean activation over the kept positions; [width]. */
   mean: Float32Array;
   /** Summed over the predictions. */
-  losses: { sae: number; zero: number; mean: number };
-  errors: ReconstructionSums;
+  losses: { zero: number; mean: number };
 }
 
 function splicesOf({ spec }: Sae, hookPoints: readonly string[]): Splice[] {
@@ -201,8 +248,7 @@ function splicesOf({ spec }: Sae, hookPoints: readonly string[]): Splice[] {
     end += width;
     return {
       ...{ hookPoint, width, column, mean: new Float32Array(width) },
-      losses: { sae: 0, zero: 0, mean: 0 },
-      errors: new ReconstructionSums(width, 0),
+      losses: { zero: 0, mean: 0 },
     };
   });
 }
@@ -237,12 +283,14 @@ async function addMeans(
 
 /** Adds a batch's errors at one hook point. @param y what was to be reconstructed, as `reconstruction` [rows, dOut]. */
 function addErrors(
-  { width, column, errors }: Splice,
+  errors: ReconstructionSums,
+  column: number,
   y: Float32Array,
   reconstruction: Float32Array,
   dOut: number,
 ): void {
   const rows = y.length / dOut;
+  const width = errors.xSum.length;
   const part = new Float32Array(rows * width);
   const rowStats = new Float64Array(rows * 4);
   for (let n = 0; n < rows; n++) {

@@ -3,7 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 
 import type { RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
-import { evaluate, type SplicedEvaluation } from "../analysis/evaluate.ts";
+import { evaluateAll, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
 import { documents } from "../model/text.ts";
@@ -31,13 +31,22 @@ export interface RunEvaluation {
 
 const EVALUATION = "evaluation.json";
 
-/** Measures the autoencoder on text (or rows) it was not trained on, and records it as the run's result. */
+/** Whether an earlier attempt has measured the run's autoencoder. */
+export function isEvaluated(run: RunFolder): boolean {
+  return existsSync(run.path(EVALUATION));
+}
+
+/**
+ * Measures the autoencoder on text (or rows) it was not trained on, unless it was `measured` already,
+ * and records it as the run's result.
+ */
 export async function evaluateStage(
   context: Context,
   run: RunFolder,
   device: Device,
   activations: Activations,
   trained: Trained,
+  measured?: RunEvaluation,
 ): Promise<RunEvaluation> {
   const { config, terminal } = context;
   const path = run.path(EVALUATION);
@@ -46,7 +55,7 @@ export async function evaluateStage(
   if (existsSync(path)) {
     evaluation = JSON.parse(readFileSync(path, "utf8")) as RunEvaluation;
   } else {
-    evaluation = await measure(context, device, activations, trained);
+    evaluation = measured ?? (await measure(context, device, activations, trained));
     const { scores } = evaluation;
     const { details, sae } = trained;
     const metrics = { ...(details.metrics as object), ...scores };
@@ -70,14 +79,23 @@ export async function evaluateStage(
 
 /** Held-out metrics, with the cross-entropies when there is a model. */
 export async function measure(
+  context: Context,
+  device: Device,
+  activations: Activations,
+  trained: Trained,
+): Promise<RunEvaluation> {
+  return (await measureAll(context, device, activations, [trained]))[0];
+}
+
+/** `measure` of several autoencoders of the same activations: what does not depend on them is done once. */
+export async function measureAll(
   { config, terminal, signal }: Context,
   device: Device,
   { model, validation, train, synthetic }: Activations,
-  { sae }: Trained,
-): Promise<RunEvaluation> {
-  let evaluation: Evaluation;
-  const scores: Record<string, number> = {};
-  let spliced: SplicedEvaluation[] | undefined;
+  trained: readonly Trained[],
+): Promise<RunEvaluation[]> {
+  if (trained.length === 0) return [];
+  const saes = trained.map(({ sae }) => sae);
   if (model && config.activations.from === "model") {
     const { validationTokens: tokens, contextLength, bos } = config.activations;
     const { inputs, target } = hookPointsOf(model, config.activations);
@@ -88,8 +106,8 @@ export async function measure(
       quiet: terminal.quiet,
     });
     // The text is read twice: once through the model, then again as it is and, for each hook point
-    // that is replaced, with the reconstruction, with zero and with the mean in place.
-    const passes = 2 + 3 * (target === undefined ? inputs.length : 1);
+    // that is replaced, with the reconstructions, with zero and with the mean in place.
+    const passes = 2 + (2 + saes.length) * (target === undefined ? inputs.length : 1);
     let pass = 0;
     let done = 0;
     const text = async function* () {
@@ -100,20 +118,26 @@ export async function measure(
         yield document;
       }
     };
-    const measured = await evaluate(sae, model, text, {
+    const measured = await evaluateAll(saes, model, text, {
       ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, contextLength, bos },
     }).catch((error: unknown) => {
       progress.stop();
       throw error;
     });
-    progress.end(`the model with and without the ${kindOf(sae.spec)}`);
-    evaluation = measured;
-    spliced = measured.spliced;
-    scores.ceLossRecovered = measured.ceLossRecovered;
-  } else {
+    const [{ spec }] = saes;
+    const subject = saes.length === 1 ? kindOf(spec) : `${saes.length} ${kindOf(spec)}s`;
+    progress.end(`the model with and without the ${subject}`);
+    return measured.map((evaluation) => {
+      const { ceLossRecovered, spliced } = evaluation;
+      return { ...recordOf(evaluation, { ceLossRecovered }), spliced };
+    });
+  }
+  const measured: RunEvaluation[] = [];
+  for (const sae of saes) {
+    const scores: Record<string, number> = {};
     const onDevice = sae.on(device, config.train.batchSize);
     try {
-      evaluation = await evaluateReconstruction(onDevice, validation ?? train);
+      const evaluation = await evaluateReconstruction(onDevice, validation ?? train);
       if (synthetic) {
         // Directions are in raw units, and so is the decoder once a whitening is folded in.
         const { W_dec, spec } = sae.fold();
@@ -121,15 +145,19 @@ export async function measure(
         Object.assign(scores, recovery(synthetic.directions, W_dec, spec.dIn, density));
         Object.assign(scores, await absorption(onDevice, W_dec, synthetic));
       }
+      measured.push(recordOf(evaluation, scores));
     } finally {
       onDevice.close();
     }
   }
+  return measured;
+}
+
+function recordOf(evaluation: Evaluation, scores: Record<string, number>): RunEvaluation {
   const { fvu, mse, l0, l1, cosine, deadFraction, denseFraction, rows } = evaluation;
   const { activeFeatures } = latentSummary(evaluation);
   return {
     scores: { fvu, l0, deadFraction, ...scores, mse, l1, cosine, denseFraction, activeFeatures },
-    ...(spliced && { spliced }),
     rows,
     density: [...evaluation.density],
     meanActivation: [...evaluation.meanActivation],

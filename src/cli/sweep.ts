@@ -11,11 +11,18 @@ import { configHash, RunFolder, writeWhole } from "../runs.ts";
 import { writeCheckpoint } from "../sae/checkpoint.ts";
 import type { Trainer } from "../sae/train.ts";
 import { trainTogether } from "../sae/train-together.ts";
-import { evaluateStage } from "./analyse.ts";
+import { evaluateStage, isEvaluated, measureAll, type RunEvaluation } from "./analyse.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { openSources, type Activations, type Context } from "./sources.ts";
-import { createRun, openTrainer, saveTrained, trainedBefore, watch } from "./stages.ts";
+import {
+  createRun,
+  openTrainer,
+  saveTrained,
+  trainedBefore,
+  watch,
+  type Trained,
+} from "./stages.ts";
 import { readSweep, type Variant } from "./sweep-config.ts";
 import { duration, lens, short, shortPath, table, Terminal } from "./terminal.ts";
 
@@ -48,12 +55,17 @@ export async function sweep(
     const saes = members.map((member) => member.config.sae);
     activations = await openSources(context, saes);
     await trainAll(context, members, device, activations);
+    const quiet = { ...context, terminal: new Terminal({ quiet: true }) };
+    const trained: Trained[] = [];
+    for (const { run } of members) trained.push((await trainedBefore(quiet, run))!);
+    const unmeasured = trained.filter((_, i) => !isEvaluated(members[i].run));
+    const measured = await measureAll(context, device, activations, unmeasured);
     const points: ParetoPoint[] = [];
-    for (const { name, config, run } of members) {
+    for (const [i, { name, config, run }] of members.entries()) {
       terminal.note(`\n${name}`);
       const own = { config, terminal, signal };
-      const trained = await trainedBefore({ ...own, terminal: new Terminal({ quiet: true }) }, run);
-      const { scores } = await evaluateStage(own, run, device, activations, trained!);
+      const evaluation = measured[unmeasured.indexOf(trained[i])] as RunEvaluation | undefined;
+      const { scores } = await evaluateStage(own, run, device, activations, trained[i], evaluation);
       run.finish();
       const { fvu, l0, ceLossRecovered } = scores;
       points.push({ name, fvu, l0, ...(ceLossRecovered !== undefined && { ceLossRecovered }) });
