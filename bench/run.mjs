@@ -28,7 +28,7 @@ function makeRows({ dIn, rows, reference = false }) {
   const features = reference ? 100 : 8192;
   const { train } = syntheticActivations(
     {
-      ...{ samples: rows, validationSamples: 1, dIn, features, noise: 0.1 },
+      ...{ from: "synthetic", samples: rows, validationSamples: 1, dIn, features, noise: 0.1 },
       sparsity: reference ? 0.1 : 20 / features,
     },
     0,
