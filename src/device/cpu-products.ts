@@ -35,6 +35,8 @@ export class OwnMemory {
   readonly #control: Int32Array;
   readonly #ort: typeof Ort;
   readonly #sessions = new Map<string, Promise<Ort.InferenceSession>>();
+  /** Leads nowhere: what is transferred to it is freed at once. */
+  readonly #drain = new MessageChannel();
   /** What lies at an address, so that a block used again is not copied again. */
   readonly #loaded = new Map<number, string>();
 
@@ -60,10 +62,10 @@ export class OwnMemory {
     this.#copyRows = copyRows;
     this.#control = control;
     this.#ort = ort;
-    // The runtime copies every output into a new block of memory, also when it was given one to write
-    // to. glibc takes such blocks from the system, page fault by page fault, which costs more than
-    // the product; once it has seen a block of this size freed it keeps the smaller ones for reuse.
-    new ArrayBuffer(31 * 2 ** 20);
+    this.#drain.port2.close();
+    // glibc takes blocks as large as outputs from the system, page fault by page fault, which costs
+    // more than a product; once it has seen one of this size freed it keeps smaller ones for reuse.
+    this.#discard(new ArrayBuffer(31 * 2 ** 20));
   }
 
   /** Gives each name an address with room for that many floats. Forgets what was here before. */
@@ -206,10 +208,7 @@ export class OwnMemory {
       new this.#ort.Tensor("float32", this.f32(address, rows * columns), [rows, columns]);
     const left = transA ? tensor(a, k, m) : tensor(a, m, k);
     const right = transB ? tensor(b, n, k) : tensor(b, k, n);
-    await runNative(this.#control, async () => {
-      const session = await this.#session(transA, transB);
-      await session.run({ a: left, b: right }, { out: tensor(out, m, n) });
-    });
+    await this.#run(this.#session(transA, transB), left, right, tensor(out, m, n));
   }
 
   /** A product (A - 128) B of A u8 [m, k] and B s8 [k, n], i32 [m, n], all dense. */
@@ -219,10 +218,27 @@ export class OwnMemory {
     const left = new Tensor("uint8", new Uint8Array(buffer, a, m * k), [m, k]);
     const right = new Tensor("int8", new Int8Array(buffer, b, k * n), [k, n]);
     const product = new Tensor("int32", this.i32(out, m * n), [m, n]);
+    await this.#run(this.#byteSession(), left, right, product);
+  }
+
+  /** Runs a session of a and b into `out`. */
+  async #run(
+    session: Promise<Ort.InferenceSession>,
+    a: Ort.Tensor,
+    b: Ort.Tensor,
+    out: Ort.Tensor,
+  ): Promise<void> {
     await runNative(this.#control, async () => {
-      const session = await this.#byteSession();
-      await session.run({ a: left, b: right }, { out: product });
+      const copy = (await (await session).run({ a, b }, { out })).out.data;
+      // The runtime copies an output that it wrote to the place it was given once more, into a buffer
+      // of its own. Left to the garbage collector those would pile up outside of the cache.
+      if (ArrayBuffer.isView(copy) && copy.buffer !== this.memory.buffer)
+        this.#discard(copy.buffer);
     });
+  }
+
+  #discard(buffer: ArrayBufferLike): void {
+    this.#drain.port1.postMessage(null, [buffer as ArrayBuffer]);
   }
 
   /**
