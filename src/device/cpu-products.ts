@@ -25,7 +25,7 @@ export interface Product {
 }
 
 /** A product of bytes at byte addresses: A [m, k], B [k, n]. */
-export type ByteProduct = Omit<Product, "transA" | "transB">;
+type ByteProduct = Omit<Product, "transA" | "transB">;
 
 export class OwnMemory {
   readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65535 });
@@ -132,10 +132,8 @@ export class OwnMemory {
     const { stride } = tensor;
     const from = new Float32Array(this.#shared.buffer, tensor.address, tensor.rows * stride);
     const to = this.f32(address, rows.length * stride);
-    for (let start = 0, end: number; start < rows.length; start = end) {
-      for (end = start + 1; end < rows.length && rows[end] === rows[end - 1] + 1;) end++;
-      to.set(from.subarray(rows[start] * stride, (rows[end - 1] + 1) * stride), start * stride);
-    }
+    for (const { at, first, last } of runsOf(rows))
+      to.set(from.subarray(first * stride, last * stride), at * stride);
   }
 
   /** Copies a block with rows `width` floats apart into rows [r0, r1) and columns [c0, c1) of a shared tensor. */
@@ -179,18 +177,8 @@ export class OwnMemory {
 
   /** Copies rows `width` floats apart into the numbered rows of a shared tensor. */
   storeRows(address: number, width: number, tensor: CpuTensor, rows: Int32Array): void {
-    for (let start = 0, end: number; start < rows.length; start = end) {
-      for (end = start + 1; end < rows.length && rows[end] === rows[end - 1] + 1;) end++;
-      this.store(
-        address + start * width * 4,
-        width,
-        tensor,
-        rows[start],
-        rows[end - 1] + 1,
-        0,
-        width,
-      );
-    }
+    for (const { at, first, last } of runsOf(rows))
+      this.store(address + at * width * 4, width, tensor, first, last, 0, width);
   }
 
   #sharedF32(address: number, count: number): Float32Array {
@@ -291,5 +279,13 @@ export class OwnMemory {
       this.#sessions.set(key, session);
     }
     return session;
+  }
+}
+
+/** The runs of consecutive numbers in a list: where in it they begin, and rows first … last-1. */
+function* runsOf(rows: Int32Array) {
+  for (let at = 0, end: number; at < rows.length; at = end) {
+    for (end = at + 1; end < rows.length && rows[end] === rows[end - 1] + 1;) end++;
+    yield { at, first: rows[at], last: rows[end - 1] + 1 };
   }
 }

@@ -275,8 +275,9 @@ export async function* screen(
       const counts = own.i32(at.counts + row * 4, width);
       for (let n = 0; n < width; n++) {
         counts[n] = limits[n] < Infinity ? 0 : GIVEN_UP;
-        const first = Math.max(limit, perSize === -Infinity ? limit : perSize * numbers[width + n]);
-        limits[n] = n < count && limits[n] < Infinity ? first : Infinity;
+        // Not -Infinity times a size of 0.
+        const guess = perSize === -Infinity ? limit : perSize * numbers[width + n];
+        limits[n] = n < count && limits[n] < Infinity ? Math.max(limit, guess) : Infinity;
       }
       own.copyOut(at.rows + stats + 12 * width, places.limits + row * 4, count * 4);
     }

@@ -32,7 +32,7 @@ export function screens(
   return screening === "auto" && rows >= 64 && wEnc.columns >= 64 && wEnc.rows >= 2048;
 }
 
-/** The same for the k largest of each row. Where they are few among many, most rows are screened in vain. */
+/** The same for the k largest of each row. Where they are more than a few of all latents, most rows are screened in vain. */
 export function screensTopK(screening: Screening, op: CpuOp<"encodeTopK">): boolean {
   const k = op.indices.columns;
   const fewest = screening === "always" ? 2 * k : 64 * k;
@@ -160,7 +160,7 @@ async function guessPerSize(
 
 /**
  * Adds to the list the pairs of this worker's rows [first, last) with z > limitOf(latent), row by row;
- * returns the rows that are left for f32. Passes two barriers.
+ * returns the rows that are left for f32. Passes a barrier.
  */
 export async function screenedAbove(
   crew: Crew,
@@ -174,7 +174,7 @@ export async function screenedAbove(
   const limits = new Float32Array(crew.shared.buffer, scratch.limits, op.wEnc.rows);
   const [first, last] = share(crew, op.wEnc.rows, 16);
   for (let f = first; f < last; f++) limits[f] = limitOf(f);
-  // Each worker quantises the very latents whose limits it has just written, but all use all of them.
+  // Each worker quantises the latents whose limits it has just written; the others' come after a barrier.
   const prepared = prepare(crew, op, scratch, scratch.limits);
   const above = { limits: scratch.limits, limit: 0, capacity: op.indices.columns };
   return takeAbove(crew, op, scratch, prepared, mine, unit, above, list);
