@@ -10,8 +10,7 @@ export const times = (value) => `${value.toFixed(value < 10 ? 2 : 1)}×`;
 export const met = (value, target) => (value >= target ? "reached" : "missed");
 
 /** How long contests last. */
-export const lengths = ({ quick }) =>
-  quick ? { rounds: 1, steps: 3, warmup: 2 } : { rounds: 3, steps: 3, warmup: 2 };
+export const lengths = ({ rounds }) => ({ rounds, steps: 3, warmup: 2 });
 
 export function peer(context, script, settings, more) {
   const { python, threads } = context;

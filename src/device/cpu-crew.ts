@@ -8,7 +8,7 @@
  */
 import type { Device, Tensor } from "./device.ts";
 import type { CpuTensor } from "./cpu-memory.ts";
-import type { OwnMemory } from "./cpu-products.ts";
+import type { ByteForm, OwnMemory } from "./cpu-products.ts";
 import type { OwnKernels, SharedKernels } from "./kernels.ts";
 
 /** When sparse latents are found by screening: where it pays, wherever it is possible, or never. */
@@ -17,6 +17,8 @@ export type Screening = "auto" | "always" | "never";
 /** What a worker runs operations with. */
 export interface Crew {
   readonly screening: Screening;
+  /** The form in which products of bytes are exact here. */
+  readonly byteForm: ByteForm;
   readonly thread: number;
   readonly threads: number;
   readonly shared: WebAssembly.Memory;

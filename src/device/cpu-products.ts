@@ -27,6 +27,12 @@ export interface Product {
 /** A product of bytes at byte addresses: A [m, k], B [k, n]. */
 type ByteProduct = Omit<Product, "transA" | "transB">;
 
+/** What the second factor's bytes are: signed, or unsigned with 128 for zero. The first one's are unsigned. */
+export type ByteForm = "s8" | "u8";
+
+/** What turns a signed byte into one of the form, by exclusive or. */
+export const FLIP = { s8: 0, u8: 128 };
+
 export class OwnMemory {
   readonly memory = new WebAssembly.Memory({ initial: 1, maximum: 65535 });
   readonly #shared: WebAssembly.Memory;
@@ -199,14 +205,17 @@ export class OwnMemory {
     await this.#run(this.#session(transA, transB), left, right, tensor(out, m, n));
   }
 
-  /** A product (A - 128) B of A u8 [m, k] and B s8 [k, n], i32 [m, n], all dense. */
-  async multiplyBytes({ m, n, k, a, b, out }: ByteProduct): Promise<void> {
+  /** A product (A - 128) (B - zero) of bytes A [m, k] and B [k, n], i32 [m, n], all dense; `form` says what B's bytes are. */
+  async multiplyBytes({ m, n, k, a, b, out }: ByteProduct, form: ByteForm): Promise<void> {
     const { buffer } = this.memory;
     const { Tensor } = this.#ort;
     const left = new Tensor("uint8", new Uint8Array(buffer, a, m * k), [m, k]);
-    const right = new Tensor("int8", new Int8Array(buffer, b, k * n), [k, n]);
+    const right =
+      form === "s8"
+        ? new Tensor("int8", new Int8Array(buffer, b, k * n), [k, n])
+        : new Tensor("uint8", new Uint8Array(buffer, b, k * n), [k, n]);
     const product = new Tensor("int32", this.i32(out, m * n), [m, n]);
-    await this.#run(this.#byteSession(), left, right, product);
+    await this.#run(this.#byteSession(form), left, right, product);
   }
 
   /** Runs a session of a and b into `out`. */
@@ -230,24 +239,30 @@ export class OwnMemory {
   }
 
   /**
-   * Are products of bytes exact? Processors without VNNI or the like may add pairs of them in 16
-   * bits, with saturation.
+   * The quickest form in which products of bytes are exact, if there is one. Without VNNI or the like u8
+   * times s8 adds pairs of products in 16 bits, with saturation; u8 times u8 does not.
    */
-  async multipliesBytesExactly(): Promise<boolean> {
-    const [m, n, k] = [4, 16, 256];
+  async exactByteForm(): Promise<ByteForm | undefined> {
+    for (const form of ["s8", "u8"] as const)
+      if (await this.#multipliesBytesExactly(form)) return form;
+    return undefined;
+  }
+
+  async #multipliesBytesExactly(form: ByteForm): Promise<boolean> {
+    // Enough rows for the kernels of large products.
+    const [m, n, k] = [70, 48, 256];
     const { a, b, out } = this.layOut({ a: (m * k) / 4, b: (n * k) / 4, out: m * n });
     const [left, right] = [this.bytes(a, m * k), this.bytes(b, n * k)];
-    for (const [first, second, each] of [
-      [255, 127, 127 * 127],
-      [1, 129, 127 * 127],
-      [255, 129, -127 * 127],
-    ]) {
-      left.fill(first);
-      right.fill(second);
-      await this.multiplyBytes({ m, n, k, a, b, out });
-      if (this.i32(out, m * n).some((sum) => sum !== k * each)) return false;
-    }
-    return true;
+    const flip = FLIP[form];
+    // Row r of A and column c of B hold one number each: products at the ends of the range, and others.
+    const first = (r: number) => [127, -127, 127, r - 35][r % 4];
+    const second = (c: number) => [127, 127, -127, 5 * c - 120][c % 4];
+    left.forEach((_, i) => (left[i] = first(Math.floor(i / k)) + 128));
+    right.forEach((_, i) => (right[i] = (second(i % n) & 255) ^ flip));
+    await this.multiplyBytes({ m, n, k, a, b, out }, form);
+    return this.i32(out, m * n).every(
+      (sum, i) => sum === k * first(Math.floor(i / n)) * second(i % n),
+    );
   }
 
   #session(transA: boolean, transB: boolean): Promise<Ort.InferenceSession> {
@@ -259,13 +274,13 @@ export class OwnMemory {
     });
   }
 
-  /** u8 times s8 is what ONNX Runtime is quickest with on most processors. */
-  #byteSession(): Promise<Ort.InferenceSession> {
-    return this.#sessionOf("bytes", (graph) => {
+  #byteSession(form: ByteForm): Promise<Ort.InferenceSession> {
+    return this.#sessionOf(form, (graph) => {
       graph.input("a", "uint8", ["m", "k"]);
-      graph.input("b", "int8", ["k", "n"]);
+      graph.input("b", form === "s8" ? "int8" : "uint8", ["k", "n"]);
       graph.initializer("zero", "uint8", [1], Uint8Array.of(128));
-      graph.op("MatMulInteger", ["a", "b", "zero"], {}, { name: "out" });
+      const zeros = form === "s8" ? ["zero"] : ["zero", "zero"];
+      graph.op("MatMulInteger", ["a", "b", ...zeros], {}, { name: "out" });
       graph.output("out", "int32", ["m", "n"]);
     });
   }

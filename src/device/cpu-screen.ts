@@ -22,6 +22,7 @@
  */
 import { share, type Crew } from "./cpu-crew.ts";
 import { roundUp, type CpuTensor } from "./cpu-memory.ts";
+import { FLIP } from "./cpu-products.ts";
 
 /** Latents and rows of one integer product: its result, and what it is made of, fit into a core's cache. */
 const TILE = 512;
@@ -234,7 +235,7 @@ export async function* screen(
   { k, limit, perSize }: { k: number; limit: number; perSize: number },
   [first, last]: readonly [number, number],
 ): AsyncGenerator<Candidates, void> {
-  const { own, ownKernels, kernels, shared, thread } = crew;
+  const { own, ownKernels, kernels, shared, thread, byteForm } = crew;
   const { wEnc, x, bPre } = op;
   const d = wEnc.stride;
   const latents = wEnc.rows;
@@ -266,7 +267,7 @@ export async function* screen(
       kernels.quantizeRows(
         ...[x.address, bPre?.address ?? 0, d * 4, prepared.center, prepared.centerLength],
         ...[prepared.shrink, prepared.rounding, scratch.centred, quantized + row * d, width],
-        ...[rowStatistics + stats, start + row, start + row + count],
+        ...[FLIP[byteForm], rowStatistics + stats, start + row, start + row + count],
       );
       const numbers = own.f32(at.rows + stats, PER_ROW * width);
       numbers.set(new Float32Array(shared.buffer, rowStatistics + stats, PER_ROW * width));
@@ -294,7 +295,7 @@ export async function* screen(
         const limits = own.f32(at.rows + stats + 12 * width, width);
         if (limits.every((least) => least === Infinity)) continue;
         const factors = { a: at.bytes, b: at.x + row * d };
-        await own.multiplyBytes({ m, n: width, k: d, ...factors, out: at.product });
+        await own.multiplyBytes({ m, n: width, k: d, ...factors, out: at.product }, byteForm);
         ownKernels.collectCandidates(
           ...[at.product, width, at.statistics, m, f, at.rows + stats],
           ...[at.counts + row * 4, at.lists + row * capacity * 12, capacity, k, at.spare],

@@ -29,11 +29,13 @@ const report = (message: WorkerReport) => port.post(message);
 let turn = 0;
 const kernels = instantiate<SharedKernels>(sharedModules, shared);
 const own = await OwnMemory.create(shared, staging, kernels, control);
+const byteForm = await own.exactByteForm();
 const crew: Crew = {
   thread,
   threads,
-  // Where the processor's products of bytes are not exact nothing can be proved by them.
-  screening: screening === "never" || (await own.multipliesBytesExactly()) ? screening : "never",
+  // Where no product of bytes is exact nothing can be proved by them.
+  screening: byteForm ? screening : "never",
+  byteForm: byteForm ?? "s8",
   shared,
   kernels,
   own,

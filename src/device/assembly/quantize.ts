@@ -112,7 +112,7 @@ export function quantizeLatents(
 
 /**
  * Rows [first, last) of x: centred = x - bPre (bPre may be 0), and q = round((centred - center) / c / scale),
- * s8, as columns 0 … of a matrix with rows of `width` bytes; `shrink` is 1/c. Statistics, four arrays of
+ * s8 exclusive or `flip`, as columns 0 … of a matrix with rows of `width` bytes; `shrink` is 1/c. Statistics, four arrays of
  * `width` floats from column 0 on: scale; size = ‖(centred - center)/c‖; error = ‖that - scale q‖
  * + 2^-19 size + rounding (‖centred‖ + centerLength); -Infinity. A row that cannot be worked with gets
  * zeros and Infinity.
@@ -128,6 +128,7 @@ export function quantizeRows(
   centred: usize,
   q: usize,
   width: i32,
+  flip: i32,
   statistics: usize,
   first: i32,
   last: i32,
@@ -170,7 +171,7 @@ export function quantizeRows(
       const off = f32x4.sub(u, f32x4.mul(f32x4.sub(shifted, whole), scale4));
       rest = f32x4.add(rest, f32x4.mul(off, off));
       // The lowest byte is the number's.
-      const ints = shifted;
+      const ints = v128.xor(shifted, i32x4.splat(flip));
       const place = q + (i >> 2) * <usize>width + column;
       store<i8>(place, <i8>i32x4.extract_lane(ints, 0));
       store<i8>(place + <usize>width, <i8>i32x4.extract_lane(ints, 1));
