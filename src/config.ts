@@ -3,7 +3,8 @@
  * the JSON Schema for editors and the errors a person sees all come from here.
  */
 import { z } from "zod";
-import { UserError, nearestName } from "./error.ts";
+import { describeIssue, isRecord } from "./config-errors.ts";
+import { UserError } from "./error.ts";
 
 const count = (description: string) => z.int().positive().describe(description);
 const text = (description: string) => z.string().min(1).describe(description);
@@ -509,19 +510,10 @@ export type SaeConfig = z.infer<typeof saeSchema>;
 export type TrainConfig = z.infer<typeof trainSchema>;
 export type FeaturesConfig = z.infer<typeof featuresSchema>;
 
-/** Defaults of one section, with `values` on top. Throws UserError as `parseConfig` does. */
-export function parseSection<S extends z.ZodType>(
-  schema: S,
-  values: unknown,
-  section: string,
-): z.infer<S> {
-  return parse(schema, values, section);
-}
-
 /** A run's config from what was read from a file and flags; absent fields get their defaults.
  * @throws UserError naming each wrong field, the value seen and, for an unknown key, the nearest valid one. */
 export function parseConfig(values: unknown): RunConfig {
-  return parse(runSchema, values, "");
+  return parseSection(runSchema, values, "");
 }
 
 /** The JSON Schema that editors use for completion and checking. */
@@ -556,11 +548,17 @@ export interface JsonSchema {
   [keyword: string]: unknown;
 }
 
-function parse<S extends z.ZodType>(schema: S, values: unknown, section: string): z.infer<S> {
-  const result = schema.safeParse(withDefaultVariants(schema, values));
+/** Defaults of one section, with `values` on top. Throws UserError as `parseConfig` does. */
+export function parseSection<S extends z.ZodType>(
+  schema: S,
+  values: unknown,
+  section: string,
+): z.infer<S> {
+  const given = withDefaultVariants(schema, values);
+  const result = schema.safeParse(given);
   if (result.success) return result.data;
   const lines = result.error.issues.flatMap((issue) =>
-    describeIssue(schema, values, section, issue),
+    describeIssue(schema, given, section, issue),
   );
   throw new UserError(lines.join("\n"));
 }
@@ -576,108 +574,4 @@ function withDefaultVariants(schema: z.ZodType, values: unknown): unknown {
   if (isRecord(filled.activations))
     filled.activations = withDefaultVariants(activationsSchema, filled.activations);
   return filled;
-}
-
-function describeIssue(
-  schema: z.ZodType,
-  values: unknown,
-  section: string,
-  issue: z.core.$ZodIssue,
-): string[] {
-  const path = [section, ...issue.path.map(String)].filter(Boolean).join(".");
-  const given = withDefaultVariants(schema, values);
-  if (issue.code === "unrecognized_keys") {
-    const { known, elsewhere } = keysAt(schema, given, issue.path);
-    return issue.keys.map((key) => {
-      const full = [path, key].filter(Boolean).join(".");
-      if (elsewhere.has(key)) return `${full} does not exist here; ${elsewhere.get(key)}`;
-      const near = nearestName(key, known);
-      const hint = near ? `did you mean ${near}?` : `known keys: ${known.join(", ")}`;
-      return `unknown key ${full}; ${hint}`;
-    });
-  }
-  const seen = valueAt(given, issue.path);
-  const requirement = requirementOf(issue, seen);
-  if (seen === undefined) return [`${path} is missing; it ${requirement}`];
-  return [`${path || "the config"} ${requirement}; got ${JSON.stringify(seen)}`];
-}
-
-/** What a field must be, in words. */
-function requirementOf(issue: z.core.$ZodIssue, seen: unknown): string {
-  const names: Record<string, string> = {
-    int: "a whole number",
-    number: "a number",
-    string: "text",
-    boolean: "true or false",
-    object: "a section of settings",
-    record: "a section of settings",
-  };
-  switch (issue.code) {
-    case "invalid_type":
-      return `must be ${names[issue.expected] ?? issue.expected}`;
-    case "too_small":
-      return `must be ${issue.inclusive ? "at least" : "more than"} ${issue.minimum}`;
-    case "too_big":
-      return `must be ${issue.inclusive ? "at most" : "less than"} ${issue.maximum}`;
-    case "invalid_value":
-    case "invalid_union": {
-      const allowed = "values" in issue ? issue.values : "options" in issue ? issue.options : [];
-      const options = (allowed as unknown[]).map(String);
-      const near = nearestName(String(seen), options);
-      return `must be one of ${options.join(", ")}${near ? ` (did you mean ${near}?)` : ""}`;
-    }
-    default:
-      return issue.message;
-  }
-}
-
-/** Keys that are allowed at `path`, and those that only another variant of the section has, with what to say of them. */
-function keysAt(
-  schema: z.ZodType,
-  values: unknown,
-  path: PropertyKey[],
-): { known: string[]; elsewhere: Map<string, string> } {
-  const elsewhere = new Map<string, string>();
-  let current: z.ZodType | undefined = schema;
-  let value = values;
-  for (const key of [...path, undefined]) {
-    current = unwrap(current);
-    if (current instanceof z.ZodDiscriminatedUnion) {
-      const { discriminator } = current.def;
-      const tag = isRecord(value) ? value[discriminator] : undefined;
-      const variants = current.options as z.ZodObject[];
-      const tagOf = (variant: z.ZodObject) => (variant.shape[discriminator] as z.ZodLiteral).value;
-      const owners = new Map<string, string[]>();
-      for (const variant of variants)
-        for (const name of Object.keys(variant.shape))
-          owners.set(name, [...(owners.get(name) ?? []), String(tagOf(variant))]);
-      for (const [name, tags] of owners)
-        elsewhere.set(
-          name,
-          `it belongs to ${discriminator} ${tags.join(" or ")}, not ${String(tag)}`,
-        );
-      current = variants.find((variant) => tagOf(variant) === tag);
-    }
-    if (!(current instanceof z.ZodObject)) break;
-    if (key === undefined) return { known: Object.keys(current.shape), elsewhere };
-    current = (current.shape as Record<string, z.ZodType>)[String(key)];
-    value = isRecord(value) ? value[String(key)] : undefined;
-  }
-  return { known: [], elsewhere };
-}
-
-function unwrap(schema: z.ZodType | undefined): z.ZodType | undefined {
-  while (schema instanceof z.ZodDefault || schema instanceof z.ZodOptional)
-    schema = schema.unwrap() as z.ZodType;
-  return schema;
-}
-
-function valueAt(values: unknown, path: PropertyKey[]): unknown {
-  let value = values;
-  for (const key of path) value = isRecord(value) ? value[String(key)] : undefined;
-  return value;
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
