@@ -9,6 +9,7 @@ import { memorySource } from "../activation-source.ts";
 import { parseSection, saeSchema, trainSchema } from "../config.ts";
 import { openDevice, type Device } from "../device/device.ts";
 import { Rng } from "../rng.ts";
+import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { Trainer, type LossTerms, type Metrics, type Settings, type StateTensor } from "./train.ts";
 
 /** Every setting that any architecture has; a case has those of its own. */
@@ -34,9 +35,16 @@ interface Config {
   bandwidth?: number;
   preActCoefficient?: number;
   preActOn?: "dead" | "all";
+  /** A transcoder, whose targets are y; with a linear map beside its latents. */
+  target?: "y";
+  skip?: boolean;
+  /** A crosscoder of hook points of these widths. */
+  heads?: number[];
 }
 
-const [dIn, dSae, rows] = [5, 36, 8];
+const [dIn, dSae, rows] = [6, 36, 8];
+/** Of what is reconstructed. */
+const dOutOf = ({ target }: Config) => (target ? 4 : dIn);
 const deadAfterTokens = 100;
 const sinceFiredOf = ({ deadEvery = 3 }: Config) =>
   Int32Array.from({ length: dSae }, (_, f) => (f % deadEvery === 0 ? 100 : 99));
@@ -51,6 +59,9 @@ const batchTopk = { ...topk, architecture: "batchTopk" } as const;
 const jump = { architecture: "jumprelu", bandwidth: 0.6, l0Coefficient: 0.3, ...free } as const;
 const preAct = { preActCoefficient: 0.2, preActOn: "dead" } as const;
 const nested = { matryoshkaWidths: [9, 20] };
+const transcoder = { ...plain, target: "y" } as const;
+const skip = { ...transcoder, skip: true } as const;
+const cross = { heads: [3, 3], ...free };
 
 const cases: Record<string, Config> = {
   "relu, decoder norms": { ...relu },
@@ -83,9 +94,22 @@ const cases: Record<string, Config> = {
   "matryoshka over relu, mean loss": { ...relu, ...nested, loss: "mean" },
   "matryoshka over gated": { ...gated, ...nested },
   "matryoshka over jumprelu": { ...jump, ...nested, sparsityLoss: "step" },
+  "transcoder, relu": { ...relu, ...transcoder },
+  "transcoder, topk, eleuther": { ...topk, auxKVariant: "eleuther", ...transcoder },
+  "transcoder, jumprelu": { ...jump, sparsityLoss: "tanh", tanhScale: 2, ...preAct, ...transcoder },
+  "transcoder, gated": { ...gated, ...transcoder },
+  "skip transcoder, relu": { ...relu, ...skip },
+  "skip transcoder, batchTopk, openai": { ...batchTopk, auxKVariant: "openai", ...skip },
+  "skip transcoder, gated, matryoshka": { ...gated, ...nested, ...skip },
+  "crosscoder, relu": { ...relu, ...cross },
+  "crosscoder, relu, exponent 0.6, plain input": { ...relu, pEnd: 0.6, ...cross, ...plain },
+  "crosscoder, topk": { ...topk, ...cross },
+  "crosscoder, jumprelu": { ...jump, sparsityLoss: "tanh", tanhScale: 2, ...cross },
+  "crosscoder, pre-activation loss": { ...jump, sparsityLoss: "step", ...preAct, ...cross },
+  "crosscoder, gated": { ...gated, ...cross },
 };
 
-type Name = "W_enc" | "b_enc" | "W_dec" | "b_dec" | "threshold" | "b_mag" | "r_mag";
+type Name = "W_enc" | "b_enc" | "W_dec" | "b_dec" | "threshold" | "b_mag" | "r_mag" | "W_skip";
 type Weights = Partial<Record<Name, Float64Array>>;
 type Latents = Float64Array[];
 
@@ -95,13 +119,16 @@ function gaussian(count: number, seed: number, scale: number, mean = 0): Float32
 }
 
 const x = gaussian(rows * dIn, 1, 1, 0.2);
+const y = gaussian(rows * 4, 9, 1, -0.1);
 
-function startOf({ architecture, unitNormDecoder }: Config): Partial<Record<Name, Float32Array>> {
+function startOf(sae: Config): Partial<Record<Name, Float32Array>> {
+  const { architecture, unitNormDecoder } = sae;
+  const dOut = dOutOf(sae);
   // A bias of -1.3: few latents are active, so that sparse forms have room for them.
   const isThresholded = architecture !== "topk" && architecture !== "batchTopk";
-  const W_dec = gaussian(dSae * dIn, 4, 0.6);
+  const W_dec = gaussian(dSae * dOut, 4, 0.6);
   for (let f = 0; unitNormDecoder && f < dSae; f++) {
-    const row = W_dec.subarray(f * dIn, (f + 1) * dIn);
+    const row = W_dec.subarray(f * dOut, (f + 1) * dOut);
     const norm = Math.hypot(...row);
     row.forEach((v, c) => (row[c] = v / norm));
   }
@@ -109,7 +136,8 @@ function startOf({ architecture, unitNormDecoder }: Config): Partial<Record<Name
     W_enc: gaussian(dSae * dIn, 2, 0.5),
     b_enc: gaussian(dSae, 3, 0.3, isThresholded ? -1.9 : 0),
     W_dec,
-    b_dec: gaussian(dIn, 5, 0.3),
+    b_dec: gaussian(dOut, 5, 0.3),
+    ...(sae.skip && { W_skip: gaussian(dOut * dIn, 10, 0.3) }),
     ...(architecture === "jumprelu" && {
       threshold: gaussian(dSae, 6, 0.1, 0.3).map(Math.abs),
     }),
@@ -140,11 +168,20 @@ function lossOf(sae: Config) {
   const input = Array.from({ length: rows }, (_, n) =>
     Float64Array.from(x.subarray(n * dIn, (n + 1) * dIn)),
   );
+  const dOut = dOutOf(sae);
+  const aim = sae.target
+    ? input.map((_, n) => Float64Array.from(y.subarray(n * dOut, (n + 1) * dOut)))
+    : input;
   const sinceFired = sinceFiredOf(sae);
   const isDead = (f: number) => sinceFired[f] >= deadAfterTokens;
   const allLatents = Array.from({ length: dSae }, (_, f) => f);
+  /** Of a crosscoder the sum of the norms of the parts. */
   const decoderNorms = (w: Weights) =>
-    Float64Array.from(allLatents, (f) => norm(rowOf(w.W_dec!, dIn, f)));
+    Float64Array.from(allLatents, (f) => {
+      const row = rowOf(w.W_dec!, dOut, f);
+      let end = 0;
+      return (sae.heads ?? [dOut]).reduce((sum, n) => sum + norm(row.subarray(end, (end += n))), 0);
+    });
   const weightsOfNorms = (w: Weights) =>
     sae.unitNormDecoder ? new Float64Array(dSae).fill(1) : decoderNorms(w);
   const largest = (z: Float64Array, among: number[], k: number) =>
@@ -194,16 +231,25 @@ function lossOf(sae: Config) {
     a.map((row) => {
       const decoded = b_dec.slice();
       for (let f = 0; f < count; f++)
-        for (let c = 0; row[f] !== 0 && c < dIn; c++) decoded[c] += row[f] * W_dec[f * dIn + c];
+        for (let c = 0; row[f] !== 0 && c < dOut; c++) decoded[c] += row[f] * W_dec[f * dOut + c];
       return decoded;
     });
-  const residuals = (w: Weights, a: Latents, count: number) =>
-    decode(w.W_dec!, w.b_dec!, a, count).map((row, n) => row.map((v, c) => input[n][c] - v));
+  /** What latents are to explain: of a skip transcoder what its linear map leaves. */
+  const aims = ({ W_skip }: Weights) =>
+    aim.map((row, n) =>
+      row.map((v, c) => (W_skip ? v - sumOver(dIn, (i) => W_skip[c * dIn + i] * input[n][i]) : v)),
+    );
+  const residuals = (w: Weights, a: Latents, count: number) => {
+    const wanted = aims(w);
+    return decode(w.W_dec!, w.b_dec!, a, count).map((row, n) =>
+      row.map((v, c) => wanted[n][c] - v),
+    );
+  };
   const squares = (vectors: Float64Array[]) => sumOver(rows, (n) => norm(vectors[n]) ** 2);
 
   const reconstruction = (w: Weights, a: Latents): number => {
     const widths = [...(sae.matryoshkaWidths ?? []), dSae];
-    const elements = sae.loss === "mean" ? rows * dIn : rows;
+    const elements = sae.loss === "mean" ? rows * dOut : rows;
     return (
       sumOver(widths.length, (l) => squares(residuals(w, a, widths[l]))) / widths.length / elements
     );
@@ -236,10 +282,11 @@ function lossOf(sae: Config) {
     const z = preActivations(w);
     if (sae.architecture === "gated") {
       const gates = z.map((row) => row.map((v) => Math.max(v, 0)));
+      const wanted = aims(at);
       const decoded = decode(at.W_dec!, at.b_dec!, gates, dSae);
       return (
         (sae.auxCoefficient! *
-          squares(decoded.map((row, n) => row.map((v, c) => input[n][c] - v)))) /
+          squares(decoded.map((row, n) => row.map((v, c) => wanted[n][c] - v)))) /
         rows
       );
     }
@@ -257,13 +304,13 @@ function lossOf(sae: Config) {
       const kept = largest(row, dead, sae.auxK!);
       return row.map((v, f) => (kept.has(f) ? Math.max(v, 0) : 0));
     });
-    const decoded = decode(w.W_dec!, new Float64Array(dIn), acts, dSae);
+    const decoded = decode(w.W_dec!, new Float64Array(dOut), acts, dSae);
     const left = squares(decoded.map((row, n) => row.map((v, c) => residual[n][c] - v)));
     const share = Math.min(1, dead.length / (dIn / 2));
     const scale = {
       summed: 1 / rows,
       openai: 1 / variance(residual),
-      eleuther: share / variance(input),
+      eleuther: share / variance(aim),
       saelens: share / rows,
     }[sae.auxKVariant ?? "summed"];
     return sae.auxKCoefficient * scale * left;
@@ -329,14 +376,31 @@ function expectedGradients(sae: Config) {
   }
   if (sae.unitNormDecoder)
     for (let f = 0; f < dSae; f++) {
-      const [g, w] = [gradients.W_dec!, start.W_dec!].map((matrix) => rowOf(matrix, dIn, f));
-      const along = sumOver(dIn, (c) => g[c] * w[c]) / norm(w) ** 2;
+      const dOut = dOutOf(sae);
+      const [g, w] = [gradients.W_dec!, start.W_dec!].map((matrix) => rowOf(matrix, dOut, f));
+      const along = sumOver(dOut, (c) => g[c] * w[c]) / norm(w) ** 2;
       g.forEach((v, c) => (g[c] = v - along * w[c]));
     }
   return { terms: terms(start, start), gradients };
 }
 
-function settings({ pEnd, deadEvery: _deadEvery, ...sae }: Config): Settings {
+/** Columns from … to-1 of x. */
+function columns(from: number, to: number): Float32Array {
+  return x.filter((_, i) => i % dIn >= from && i % dIn < to);
+}
+
+function sourceOf({ target, heads }: Config) {
+  if (target) return pairedSource(memorySource(x, dIn), memorySource(y, 4));
+  if (!heads) return memorySource(x, dIn);
+  const [first, second] = heads;
+  return joinedSource([
+    memorySource(columns(0, first), first),
+    memorySource(columns(first, dIn), second),
+  ]);
+}
+
+function settings(config: Config): Settings {
+  const { pEnd, deadEvery: _deadEvery, target: _target, heads: _heads, ...sae } = config;
   return {
     sae: parseSection(
       saeSchema,
@@ -353,7 +417,7 @@ function settings({ pEnd, deadEvery: _deadEvery, ...sae }: Config): Settings {
       "train",
     ),
     seed: 0,
-    source: memorySource(x, dIn),
+    source: sourceOf(config),
   };
 }
 
