@@ -50,10 +50,14 @@ export class ReconstructionSums {
     this.counts = new Float64Array(dSae);
   }
 
-  /** Adds what a batch's reconstructions aim at: x [rows, d], raw units. */
-  addTargets(x: Float32Array, rows: number): void {
+  /**
+   * Adds what a batch's reconstructions aim at: x [rows, d], raw units.
+   * @returns Σ ‖x - x̄‖² of this batch against its own mean.
+   */
+  addTargets(x: Float32Array, rows: number): number {
     const { xSum } = this;
     const width = xSum.length;
+    const before = xSum.slice();
     let squared = 0;
     for (let n = 0, i = 0; n < rows; n++)
       for (let c = 0; c < width; c++, i++) {
@@ -63,6 +67,8 @@ export class ReconstructionSums {
       }
     this.xSquared += squared;
     this.rows += rows;
+    const meanSquared = xSum.reduce((sum, v, c) => sum + (v - before[c]) ** 2, 0) / rows;
+    return Math.max(0, squared - meanSquared);
   }
 
   /** Adds what came of that batch. */

@@ -12,7 +12,7 @@ test("the controller brings latents that follow the coefficient with a lag to th
     const course: number[] = [];
     let log = Math.log(start);
     for (let step = 0; step < 3000; step++) {
-      control(state, Math.exp(log), target);
+      control(state, { l0: Math.exp(log), fvu: 0 }, target);
       log += (Math.log(100 / state.factor) - log) / 300;
       course.push(Math.exp(log));
     }
@@ -25,12 +25,23 @@ test("the controller brings latents that follow the coefficient with a lag to th
 
 test("the coefficient moves by no more than a tenth a step, and never by more than a factor of 10,000 in all", () => {
   const state = newControl();
-  control(state, 1000, 1);
+  control(state, { l0: 1000, fvu: 0 }, 1);
   const first = state.factor;
-  control(state, 1e9, 1);
+  control(state, { l0: 1e9, fvu: 0 }, 1);
   expect(state.factor / first).toBeCloseTo(Math.exp(0.1), 9);
-  for (let step = 0; step < 2000; step++) control(state, 1e9, 1);
+  for (let step = 0; step < 2000; step++) control(state, { l0: 1e9, fvu: 0 }, 1);
   expect(state.factor).toBe(1e4);
-  for (let step = 0; step < 3000; step++) control(state, 0, 1);
+  for (let step = 0; step < 3000; step++) control(state, { l0: 0, fvu: 0 }, 1);
   expect(state.factor).toBe(1e-4);
+});
+
+test("the coefficient does not rise while nothing is reconstructed, but falls when too few latents are active", () => {
+  const state = newControl();
+  for (let step = 0; step < 100; step++) control(state, { l0: 100, fvu: 1.2 }, 5);
+  expect(state.factor).toBe(1);
+  for (let step = 0; step < 100; step++) control(state, { l0: 100, fvu: 0.3 }, 5);
+  expect(state.factor).toBeCloseTo(Math.exp(100 * 0.02 * 0.49), 6);
+  const before = state.factor;
+  for (let step = 0; step < 300; step++) control(state, { l0: 1, fvu: 1.2 }, 5);
+  expect(state.factor).toBeLessThan(before / 100);
 });

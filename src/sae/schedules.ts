@@ -98,21 +98,32 @@ const PROPORTIONAL = 2;
 const LARGEST_MOVE = 0.1;
 const LARGEST_FACTOR = 1e4;
 
+/** What the controller is told of a batch. */
+export interface ControlInput {
+  /** Active latents per row. */
+  l0: number;
+  /** Fraction of variance unexplained, of this batch against its own mean; 0 where it has no variance. */
+  fvu: number;
+}
+
 /**
  * A proportional–integral controller on the logarithm of the coefficient, e = log(L0 / target):
- * Δ log c = 0.02·e + 2·Δe, e limited to ±1 in the first term and the whole to ±0.1.
+ * Δ log c = 0.02·g·e + 2·Δe, e limited to ±1 in the first term and the whole to ±0.1, with
+ * g = max(0, 1 − FVU)² where the coefficient would rise (e > 0) and 1 where it would fall.
  *
  * Weights follow the coefficient with a lag of hundreds of steps (Adam moves them by about the
  * learning rate). Without the second term, which takes the coefficient back while L0 is still on its
  * way down, it overshoots by orders of magnitude, and the second moments that a huge penalty leaves
- * behind keep the weights where they are long afterwards.
+ * behind keep the weights where they are long afterwards. Without g a short run ends with nothing
+ * reconstructed: where L0 falls slowly the coefficient goes on rising although it is too large already.
  */
-export function control(state: ControlState, l0: number, target: number): void {
+export function control(state: ControlState, { l0, fvu }: ControlInput, target: number): void {
   state.l0 = state.l0 === null ? l0 : L0_MEMORY * state.l0 + (1 - L0_MEMORY) * l0;
   const error = Math.log(Math.max(state.l0, 1e-3) / target);
   const change = error - (state.error ?? error);
   state.error = error;
-  const move = INTEGRAL * clamp(error, 1) + PROPORTIONAL * change;
+  const caution = error > 0 ? Math.max(0, 1 - fvu) ** 2 : 1;
+  const move = INTEGRAL * caution * clamp(error, 1) + PROPORTIONAL * change;
   const factor = state.factor * Math.exp(clamp(move, LARGEST_MOVE));
   state.factor = Math.min(LARGEST_FACTOR, Math.max(1 / LARGEST_FACTOR, factor));
 }

@@ -2,9 +2,9 @@
  * One training step on a device: the memory it needs and its operations, written out in order.
  * Losses and their terms are in the scaled units of training.
  *
- * A selection by threshold (relu, jumprelu, gated) begins dense, and the step works on [rows, dSae]
- * latents, a piece of the batch at a time where memory asks for it; once few latents are active it
- * works on ragged codes. Both take the same path through the loss.
+ * With a selection by threshold (relu, jumprelu, gated) the step works on ragged codes where few latents
+ * are active, else on [rows, dSae] latents, a piece of the batch at a time where memory asks for it. Both
+ * take the same path through the loss.
  */
 import type { Adam, Device, Slots, Tensor } from "../device/device.ts";
 import { gradScaleOf, reconstructionTerm, type ResolvedSae } from "./architecture.ts";
@@ -12,19 +12,13 @@ import { auxKLoss, auxKTensors, type AuxKTensors } from "./aux-k.ts";
 import { sumOfSquares } from "./metrics.ts";
 import { Parameters, type OptimiserOptions, type StepTensors } from "./parameters.ts";
 import { resample } from "./resample.ts";
-import { SaeOnDevice, type BatchStatistics } from "./sae-on-device.ts";
+import { SaeOnDevice } from "./sae-on-device.ts";
 import { Side } from "./side.ts";
 import { denseForm, fixedForm, raggedForm, type CodeForm } from "./step-codes.ts";
+import { joined, noTerms, type StepResult } from "./step-result.ts";
 import { freeRoom, stepRoom, type StepRoom } from "./step-room.ts";
 import type { Transforms } from "./transform.ts";
 import type { SaeSpec, SaeWeights } from "./weights.ts";
-
-/** The loss is their sum; each includes its coefficient. */
-export interface LossTerms {
-  reconstruction: number;
-  sparsity: number;
-  aux: number;
-}
 
 /** What changes from step to step. */
 export interface StepSettings {
@@ -38,18 +32,6 @@ export interface StepSettings {
   k: number;
   /** Whether selections by threshold are to work on dense latents. */
   dense: boolean;
-}
-
-/** What one step computed. */
-export interface StepResult {
-  terms: LossTerms;
-  statistics: BatchStatistics;
-  /** Pairs of row and latent that a sparse step had to do with, or those active in a dense one. */
-  listed: number;
-  /** The smallest latent that batch top-k kept; 0 when it kept none. */
-  cutoff: number;
-  /** Σ of the lp penalty without its coefficient, for p and for nextP. */
-  penalties: { now: number; next: number } | null;
 }
 
 export interface StepOptions extends OptimiserOptions {
@@ -511,7 +493,7 @@ export class TrainingStep {
     this.#sinceFired = sinceFired;
     this.#dead = countDead(sinceFired, this.#options.deadAfterTokens);
 
-    const terms = { reconstruction: 0, sparsity: 0, aux: 0 };
+    const terms = noTerms();
     const errors = levelStats.length > 0 ? levelStats : [rowStats];
     for (const stats of errors)
       terms.reconstruction +=
@@ -583,45 +565,6 @@ export class TrainingStep {
     this.#dense?.close();
     this.parameters.close();
   }
-}
-
-/** The result of a batch from those of its pieces, which divide by the whole batch already. */
-function joined(results: StepResult[]): StepResult {
-  const [first, ...rest] = results;
-  if (rest.length === 0) return first;
-  const rowStats = new Float64Array(
-    results.reduce((sum, { statistics }) => sum + statistics.rowStats.length, 0),
-  );
-  let at = 0;
-  for (const { statistics } of results) {
-    rowStats.set(statistics.rowStats, at);
-    at += statistics.rowStats.length;
-  }
-  const terms = { ...first.terms };
-  let penalties = first.penalties && { ...first.penalties };
-  for (const result of rest) {
-    terms.reconstruction += result.terms.reconstruction;
-    terms.sparsity += result.terms.sparsity;
-    terms.aux += result.terms.aux;
-    if (penalties && result.penalties)
-      penalties = {
-        now: penalties.now + result.penalties.now,
-        next: penalties.next + result.penalties.next,
-      };
-  }
-  const counts = first.statistics.counts.slice();
-  const sums = first.statistics.sums.slice();
-  let { listed } = first;
-  let { error } = first.statistics;
-  for (const { statistics, listed: more } of rest) {
-    error += statistics.error;
-    for (let f = 0; f < counts.length; f++) {
-      counts[f] += statistics.counts[f];
-      sums[f] += statistics.sums[f];
-    }
-    listed += more;
-  }
-  return { terms, penalties, listed, cutoff: 0, statistics: { rowStats, error, counts, sums } };
 }
 
 function total(values: Float32Array): number {

@@ -7,13 +7,7 @@
 import type { ActivationSource, Batch, Cursor } from "../activation-source.ts";
 import type { z } from "zod";
 
-import {
-  parseSection,
-  saeSchema,
-  trainSchema,
-  type SaeConfig,
-  type TrainConfig,
-} from "../config.ts";
+import { parseSection, saeSchema, trainSchema, type TrainConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import {
@@ -26,8 +20,12 @@ import {
 } from "./architecture.ts";
 import { initialize } from "./initialize.ts";
 import { requireMemory } from "./memory-plan.ts";
-import { measureReconstruction, ReconstructionSums, type Evaluation } from "./metrics.ts";
-import type { StepTensor } from "./parameters.ts";
+import {
+  measureReconstruction,
+  ReconstructionSums,
+  sumOfSquares,
+  type Evaluation,
+} from "./metrics.ts";
 import { Sae } from "./sae.ts";
 import {
   anneal,
@@ -37,23 +35,31 @@ import {
   newControl,
   nextExponent,
   warmup,
-  type AnnealState,
-  type ControlState,
 } from "./schedules.ts";
 import { isSparse } from "./step-codes.ts";
-import { TrainingStep, type LossTerms, type StepResult, type StepSettings } from "./step.ts";
+import {
+  addTerms,
+  meanTerms,
+  noTerms,
+  totalLoss,
+  type LossTerms,
+  type StepResult,
+} from "./step-result.ts";
+import { TrainingStep, type StepSettings } from "./step.ts";
 import { trainTogether } from "./train-together.ts";
 import {
-  identity,
-  recordOf,
-  whiteningTensors,
-  type Transform,
-  type TransformRecord,
-  type Transforms,
-} from "./transform.ts";
+  requireSameRun,
+  transformFrom,
+  transformTensors,
+  type Progress,
+  type Settings,
+  type TrainerState,
+} from "./trainer-state.ts";
+import { identity, recordOf, type Transforms } from "./transform.ts";
 import type { SaeSpec } from "./weights.ts";
 
-export type { LossTerms } from "./step.ts";
+export type { LossTerms } from "./step-result.ts";
+export type { Progress, Settings, StateTensor, TrainerState } from "./trainer-state.ts";
 
 /** Absent fields take the defaults that config.ts states. */
 export interface TrainerOptions {
@@ -61,13 +67,6 @@ export interface TrainerOptions {
   train?: z.input<typeof trainSchema>;
   /** Seed of the initial weights and of the order of the activations; default 0. */
   seed?: number;
-  source: ActivationSource;
-}
-
-export interface Settings {
-  sae: SaeConfig;
-  train: TrainConfig;
-  seed: number;
   source: ActivationSource;
 }
 
@@ -127,51 +126,6 @@ export interface FitOptions {
   saveCheckpoint?: (state: TrainerState) => Promise<void>;
 }
 
-/** Everything a trainer knows: restored from it, training goes on bit for bit. */
-export interface TrainerState {
-  /** Plain JSON. */
-  progress: Progress;
-  /** Absent tensors are all 0. */
-  tensors: Partial<Record<StateTensor, Float32Array | Int32Array>>;
-}
-
-export interface Progress {
-  sae: SaeConfig;
-  train: TrainConfig;
-  seed: number;
-  dIn: number;
-  dOut: number;
-  heads: number[];
-  transcoder: boolean;
-  /** Rows in an epoch of the source. */
-  rows: number;
-  /** What is done to inputs and targets; of an autoencoder twice the same. */
-  input: TransformRecord;
-  output: TransformRecord;
-  /** The unit of coefficients, see architecture.ts. */
-  rho: number;
-  /** Whether a selection by threshold works on dense latents. */
-  dense: boolean;
-  /** Running threshold of batch top-k, null before the first batch. */
-  threshold: number | null;
-  anneal: AnnealState;
-  control: ControlState;
-  /** Best validation loss, and how many validations ago that was. */
-  best: { loss: number; since: number } | null;
-  step: number;
-  tokens: number;
-  cursor: Cursor;
-  /** Sums since the last metrics; their counts are the tensor windowCounts. */
-  window: { sums: Record<string, number | number[]>; terms: LossTerms };
-  epoch: { rows: number; terms: LossTerms };
-}
-
-export type StateTensor =
-  StepTensor | `${"input" | "output"}.${(typeof whiteningTensors)[number]}` | "windowCounts";
-
-/** Settings that may differ between a checkpoint and the run that goes on from it: none of them touches the weights. */
-const freeSettings = new Set(["logEvery", "validateEvery", "checkpointEvery", "keepCheckpoints"]);
-
 export class Trainer {
   readonly resolved: ResolvedSae;
   /** Adam's learning rate before warm-up and decay. */
@@ -208,7 +162,7 @@ export class Trainer {
     const progress: Progress = {
       ...{ sae, train, seed, dIn, dOut, heads, transcoder, rows, rho },
       ...{ input: recordOf(input), output: recordOf(output) },
-      ...{ dense: true, threshold, anneal: newAnneal(), control: newControl(), best: null },
+      ...{ dense: false, threshold, anneal: newAnneal(), control: newControl(), best: null },
       step: 0,
       tokens: 0,
       cursor: { epoch: 0, row: 0 },
@@ -228,23 +182,8 @@ export class Trainer {
    * @throws UserError when the configuration or the source is not the one that the state comes from.
    */
   static resume(device: Device, options: TrainerOptions, state: TrainerState): Trainer {
-    const { progress } = state;
     const settings = settingsOf(options);
-    const { sae, train, seed, source } = settings;
-    const compare = (section: string, before: object, now: object) => {
-      for (const key of new Set([...Object.keys(before), ...Object.keys(now)])) {
-        const [was, is] = [before, now].map((o) => JSON.stringify((o as never)[key]));
-        if (was !== is && !freeSettings.has(key))
-          throw new UserError(
-            `the checkpoint was made with ${section}${key} ${was}; now it is ${is}. Resume with the old value, or train anew.`,
-          );
-      }
-    };
-    compare("sae.", progress.sae, sae);
-    compare("train.", progress.train, train);
-    const { dIn, rows, dOut = dIn, heads = [dIn] } = source;
-    const transcoder = source.dOut !== undefined;
-    compare("", pick(progress), { seed, dIn, dOut, heads, transcoder, rows });
+    requireSameRun(state.progress, settings);
     return new Trainer(device, settings, state);
   }
 
@@ -319,8 +258,8 @@ export class Trainer {
     const next = { ...batch.next };
     const settings = this.#stepSettings();
     const running = this.#step.run(data, rows, settings, target);
-    this.#sums.addTargets(target ?? data, rows);
-    this.#record(await running, rows, settings);
+    const variance = this.#sums.addTargets(target ?? data, rows);
+    this.#record(await running, { rows, variance }, settings);
     this.#progress.cursor = next;
     await this.#resample();
   }
@@ -374,12 +313,16 @@ export class Trainer {
   }
 
   /** Adds a step's result to the running sums and lets what adapts adapt. */
-  #record(result: StepResult, rows: number, settings: StepSettings): void {
+  #record(
+    result: StepResult,
+    { rows, variance }: { rows: number; variance: number },
+    settings: StepSettings,
+  ): void {
     const progress = this.#progress;
     const { terms, statistics, listed, cutoff, penalties } = result;
     const { sparsity, selection } = this.resolved.objective;
     const step = progress.step + 1;
-    const loss = total(terms);
+    const loss = totalLoss(terms);
     if (!Number.isFinite(loss))
       throw new UserError(
         `the loss became ${loss} at step ${step}; training stops, checkpoints stay as they are. ` +
@@ -407,7 +350,8 @@ export class Trainer {
       });
     if (sparsity && sparsity.targetL0 !== null && step > sparsity.warmupSteps) {
       const active = statistics.counts.reduce((sum, count) => sum + count, 0);
-      control(progress.control, active / rows, sparsity.targetL0);
+      const fvu = variance > 0 ? sumOfSquares(statistics.rowStats) / variance : 0;
+      control(progress.control, { l0: active / rows, fvu }, sparsity.targetL0);
     }
   }
 
@@ -431,7 +375,7 @@ export class Trainer {
       step,
       epoch: tokens / this.settings.source.rows,
       tokens,
-      loss: total(terms),
+      loss: totalLoss(terms),
       terms,
       mse,
       fvu,
@@ -450,7 +394,7 @@ export class Trainer {
     window.terms = noTerms();
     if (epochEnds) {
       const means = meanTerms(epoch.terms, epoch.rows);
-      metrics.epochLoss = { loss: total(means), terms: means };
+      metrics.epochLoss = { loss: totalLoss(means), terms: means };
       progress.epoch = { rows: 0, terms: noTerms() };
     }
     return metrics;
@@ -481,7 +425,7 @@ export class Trainer {
       } else if (sparsity?.kind === "step") terms.sparsity = c * metrics.l0;
       else if (sparsity?.kind === "quadratic")
         terms.sparsity = c * (metrics.l0 / sparsity.target - 1) ** 2;
-      return { ...metrics, loss: total(terms), terms };
+      return { ...metrics, loss: totalLoss(terms), terms };
     } finally {
       onDevice.close();
     }
@@ -556,46 +500,4 @@ function totalSteps(train: TrainConfig, rows: number): number {
   const perEpoch = Math.ceil(rows / train.batchSize);
   const rest = Math.ceil((tokens % rows) / train.batchSize);
   return Math.max(1, Math.floor(tokens / rows) * perEpoch + rest);
-}
-
-function pick({ seed, dIn, dOut, heads, transcoder, rows }: Progress): object {
-  return { seed, dIn, dOut, heads, transcoder, rows };
-}
-
-function transformTensors(
-  side: "input" | "output",
-  transform: Transform,
-): Partial<Record<StateTensor, Float32Array>> {
-  if (transform.kind !== "whiten") return {};
-  return Object.fromEntries(whiteningTensors.map((name) => [`${side}.${name}`, transform[name]]));
-}
-
-function transformFrom(
-  record: TransformRecord,
-  side: "input" | "output",
-  tensors: TrainerState["tensors"],
-): Transform {
-  if (record.kind !== "whiten") return record;
-  const [mean, matrix, inverse] = whiteningTensors.map(
-    (name) => tensors[`${side}.${name}`] as Float32Array,
-  );
-  return { kind: "whiten", mean, matrix, inverse };
-}
-
-function noTerms(): LossTerms {
-  return { reconstruction: 0, sparsity: 0, aux: 0 };
-}
-
-function total({ reconstruction, sparsity, aux }: LossTerms): number {
-  return reconstruction + sparsity + aux;
-}
-
-function addTerms(sum: LossTerms, terms: LossTerms, rows: number): void {
-  sum.reconstruction += terms.reconstruction * rows;
-  sum.sparsity += terms.sparsity * rows;
-  sum.aux += terms.aux * rows;
-}
-
-function meanTerms({ reconstruction, sparsity, aux }: LossTerms, rows: number): LossTerms {
-  return { reconstruction: reconstruction / rows, sparsity: sparsity / rows, aux: aux / rows };
 }

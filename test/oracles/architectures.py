@@ -157,6 +157,7 @@ class Side:
 
     def __init__(self, kind: str, t: torch.Tensor, heads: list[int], dtype: torch.dtype):
         n, d = t.shape
+        self.original = t.double()
         self.lower = None
         match kind:
             case "none":
@@ -347,7 +348,7 @@ class Run:
 
     # ---- the loop ----
 
-    def adapt(self, step: int) -> None:
+    def adapt(self, step: int, rows: slice) -> None:
         """What moves after a step: thresholds of batch top-k, exponents, controlled coefficients, dead latents."""
         sae, n = self.sae, len(self.a)
         fired = self.a.detach() > 0
@@ -373,7 +374,10 @@ class Run:
             error = math.log(max(self.l0_memory, 1e-3) / sae["targetL0"])
             change = error - (error if self.l0_error is None else self.l0_error)
             self.l0_error = error
-            move = 0.02 * min(1.0, max(-1.0, error)) + 2 * change
+            y = self.target.original[rows]
+            fvu = self.target.raw(self.r.detach(), rows).square().sum() / (y - y.mean(0)).square().sum()
+            caution = max(0.0, 1 - fvu.item()) ** 2 if error > 0 else 1
+            move = 0.02 * caution * min(1.0, max(-1.0, error)) + 2 * change
             self.control_factor = min(1e4, max(1e-4, self.control_factor * math.exp(min(0.1, max(-0.1, move)))))
         # A latent that fires in the batch's last row has not fired for 0 rows.
         last = torch.where(fired.any(0), n - 1 - fired.flip(0).int().argmax(0), -1)
@@ -436,7 +440,7 @@ class Run:
             rate = learning_rate(train, step)
             adam.param_groups[0]["lr"] = rate
             with torch.no_grad():
-                self.adapt(step)
+                self.adapt(step, rows)
             adam.step()
             with torch.no_grad():
                 if self.unit_norm:
