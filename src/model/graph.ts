@@ -24,9 +24,10 @@ export interface GraphRequest {
   loss?: boolean;
   /**
    * Keys and values of earlier positions as inputs `past.<layer>.key|value`
-   * [batch, heads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`.
+   * [batch, heads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`; of all
+   * layers, or of layers from … to-1, which must hold all that the other outputs depend on.
    */
-  cache?: boolean;
+  cache?: boolean | { from: number; to: number };
   /**
    * `onnx` (default): the Attention operator of opset 23. `plain`: MatMul and Softmax, for devices
    * that have no kernel for the operator. The same numbers up to rounding.
@@ -150,7 +151,7 @@ class Builder {
   #onnxAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.#graph;
     const attributes = { scale: { float: scale } };
-    if (!this.#request.cache) {
+    if (!this.#isCached(layer)) {
       return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
     }
     const past = this.#pastOf(layer);
@@ -162,7 +163,7 @@ class Builder {
 
   #plainAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.#graph;
-    if (this.#request.cache) {
+    if (this.#isCached(layer)) {
       const past = this.#pastOf(layer);
       const present = this.#presentOf(layer);
       k = graph.op("Concat", [past.key, k], { axis: 2 }, { name: present.key });
@@ -337,11 +338,23 @@ class Builder {
     return this.#once("batch", () => this.#graph.op("Shape", ["tokens"], { start: 0, end: 1 }));
   }
 
+  /** The layers with a cache. */
+  #cached(): { from: number; to: number } {
+    const { cache = false } = this.#request;
+    return cache === true ? { from: 0, to: this.#spec.layers } : cache || { from: 0, to: 0 };
+  }
+
+  #isCached(layer: number): boolean {
+    const { from, to } = this.#cached();
+    return from <= layer && layer < to;
+  }
+
   /** Number of positions in the cache, as [1]. */
   #pastLength(): string {
     const graph = this.#graph;
-    if (!this.#request.cache) return graph.int64(0);
-    const { key } = this.#pastOf(0);
+    const { from, to } = this.#cached();
+    if (from === to) return graph.int64(0);
+    const { key } = this.#pastOf(from);
     return this.#once("past length", () => graph.op("Shape", [key], { start: 2, end: 3 }));
   }
 

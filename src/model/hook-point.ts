@@ -52,6 +52,20 @@ export function parseHookPoint(name: string, widths: Widths): HookPoint {
   throw unknown(name, widths);
 }
 
+/**
+ * The first layer whose attention sees the values at a hook point, and whether those values are all
+ * that it and what follows see of the layers before.
+ */
+export function layersAfter(
+  name: string,
+  widths: Widths,
+): { firstLayer: number; isWhole: boolean } {
+  const { kind, layer } = parseHookPoint(name, widths);
+  if (kind === "hook_embed") return { firstLayer: 0, isWhole: false };
+  const isWhole = kind.startsWith("hook_resid");
+  return { firstLayer: kind === "hook_resid_pre" ? layer : layer + 1, isWhole };
+}
+
 /** Width of the values at a hook point. Throws UserError if the model has no such point. */
 export function hookWidth(name: string, widths: Widths): number {
   const { kind } = parseHookPoint(name, widths);

@@ -12,7 +12,7 @@ import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
 import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
 import { bindWeights, readSpec, type Spec, type Weights } from "./family.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
-import { expandHookPoints, hookPoints, hookWidth, type Widths } from "./hook-point.ts";
+import { expandHookPoints, hookPoints, hookWidth, layersAfter, type Widths } from "./hook-point.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 
 export interface ModelInfo extends Widths {
@@ -108,6 +108,11 @@ export class Model {
   /** Width of the values at a hook point; UserError if there is no such point. */
   hookWidth(name: string): number {
     return hookWidth(name, this.#spec);
+  }
+
+  /** The first layer whose attention sees the values at a hook point; see hook-point.ts. */
+  layersAfter(name: string): { firstLayer: number; isWhole: boolean } {
+    return layersAfter(name, this.#spec);
   }
 
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
