@@ -58,7 +58,7 @@ const SIZES = {
   },
   reduced: {
     ...{ dSae: 512, batch: 256, tokens: 100_000, evaluationTokens: 5_000 },
-    ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3], seeds: [0, 1] },
+    ...{ targets: [32, 16, 64], learningRates: [2.5e-3, 1e-3], seeds: [0, 1, 2] },
     tries: 3,
   },
   quick: {

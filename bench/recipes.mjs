@@ -13,6 +13,7 @@ const direct = { slope: 1, start: 32, exact: true };
 const average = { slope: 1, start: 32, whole: true };
 const penalty = (start) => ({ slope: -1, start });
 
+/** Where a coefficient moves L0 quickly it is the knob: the controller of targetL0 is still on its way at the end of so short a run. */
 export const recipes = {
   topk: {
     lens: (k) => ({ architecture: "topk", k }),
@@ -23,7 +24,8 @@ export const recipes = {
     knobs: { lens: average, sae_lens: average, dictionary_learning: average },
   },
   jumprelu: {
-    lens: (targetL0) => ({ architecture: "jumprelu", targetL0 }),
+    // Thresholds move by about the learning rate a step, so they begin where L0 is not far off.
+    lens: (targetL0) => ({ architecture: "jumprelu", targetL0, initialThreshold: 1 }),
     knobs: {
       lens: { slope: 1, start: 32 },
       sae_lens: penalty(5),
@@ -31,15 +33,14 @@ export const recipes = {
     },
   },
   gated: {
-    lens: (targetL0) => ({ architecture: "gated", targetL0 }),
+    lens: (l1) => ({ architecture: "gated", l1 }),
     knobs: {
-      lens: { slope: 1, start: 32 },
+      lens: penalty(3),
       sae_lens: penalty(5),
       dictionary_learning: penalty(0.06),
     },
   },
   relu: {
-    // Not targetL0: in 390 steps its controller ended at L0 30 with FVU 0.99, this at 28 with 0.31.
     lens: (l1) => ({ architecture: "relu", l1 }),
     knobs: {
       lens: penalty(2.5),
