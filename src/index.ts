@@ -11,7 +11,13 @@ export { stories, storyAt, CONCEPTS, type Concept, type Story } from "./corpus/i
 export { documents, type Document, type DocumentOptions, type Span } from "./model/text.ts";
 export { loadModel, Model, type ForwardOptions, type ForwardResult } from "./model/model.ts";
 export { loadTokenizer, type Encoding, type Tokenizer } from "./model/tokenizer.ts";
-export { generate, type GeneratedToken, type GenerateOptions } from "./model/generate.ts";
+export {
+  generate,
+  generateMany,
+  type GeneratedToken,
+  type GenerateOptions,
+} from "./model/generate.ts";
+export type { Intervention } from "./model/generate.ts";
 export { collect, type CollectOptions } from "./model/collect.ts";
 export { openActivations, type ActivationStore, type StoreTokens } from "./model/activations.ts";
 export { memorySource, splitSource } from "./activation-source.ts";
@@ -47,6 +53,11 @@ export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
 export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";
+export { edited, steering, type Edit, type SteerOptions } from "./analysis/steer.ts";
+export { doseResponse, recommended, type DoseOptions, type DoseResponse } from "./analysis/dose.ts";
+export { subjectsOf } from "./analysis/controls.ts";
+export { findFeatures, type Found } from "./analysis/find.ts";
+export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts";
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";
 export { writeReport, type Report } from "./analysis/report.ts";
 

@@ -187,7 +187,7 @@ interface LinePlot {
   series: Series[];
 }
 
-function linePlot(plot: Plot, spec: LinePlot): Figure {
+export function linePlot(plot: Plot, spec: LinePlot): Figure {
   const { series, log = false, percent = false } = spec;
   const all = series.flatMap((s) => s.points);
   const values = all.map((p) => p.y);

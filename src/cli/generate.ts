@@ -6,33 +6,32 @@ import { generate } from "../model/generate.ts";
 import { loadModel } from "../model/model.ts";
 import { Terminal } from "./terminal.ts";
 
-interface Options {
-  model: string;
+/** Flags of how tokens are drawn. */
+export interface SamplingOptions {
   tokens: string;
   temperature: string;
   topK?: string;
   topP?: string;
   seed: string;
+}
+
+interface Options extends SamplingOptions {
+  model: string;
   json?: boolean;
 }
 
-export function define(command: Command): void {
-  command
-    .argument("[text...]", "how the text begins; absent: as the model likes")
-    .description("Let a model continue a text, until it ends it or the tokens are used up.")
-    .option("--model <text>", "builtin:tiny, or a folder in Hugging Face layout", "builtin:tiny")
+export function samplingOptions(command: Command): Command {
+  return command
     .option("--tokens <integer>", "new tokens at most", "120")
     .option("--temperature <number>", "0 always takes the most likely token", "0.8")
     .option("--top-k <integer>", "sample among the k most likely tokens only")
     .option("--top-p <number>", "sample among the fewest tokens with this probability together")
-    .option("--seed <integer>", "same seed, same text", "0")
-    .option("--json", "print {prompt, text, tokens} as JSON")
-    .action(run);
+    .option("--seed <integer>", "same seed, same text", "0");
 }
 
-async function run(words: string[], options: Options): Promise<void> {
-  const terminal = new Terminal(options);
-  const number = (name: "tokens" | "temperature" | "topK" | "topP" | "seed") => {
+/** What `generate` takes. @throws UserError for what is no number. */
+export function sampling(options: SamplingOptions) {
+  const number = (name: keyof SamplingOptions) => {
     const text = options[name];
     if (text === undefined) return undefined;
     const value = Number(text);
@@ -40,13 +39,26 @@ async function run(words: string[], options: Options): Promise<void> {
       throw new UserError(`${name} must be a number; got ${text}`);
     return value;
   };
-  const settings = {
+  return {
     maxNewTokens: number("tokens")!,
     temperature: number("temperature")!,
     topK: number("topK"),
     topP: number("topP"),
     seed: number("seed")!,
   };
+}
+
+export function define(command: Command): void {
+  command
+    .argument("[text...]", "how the text begins; absent: as the model likes")
+    .description("Let a model continue a text, until it ends it or the tokens are used up.")
+    .option("--model <text>", "builtin:tiny, or a folder in Hugging Face layout", "builtin:tiny");
+  samplingOptions(command).option("--json", "print {prompt, text, tokens} as JSON").action(run);
+}
+
+async function run(words: string[], options: Options): Promise<void> {
+  const terminal = new Terminal(options);
+  const settings = sampling(options);
   const model = await loadModel(options.model);
   try {
     const { tokenizer } = model;

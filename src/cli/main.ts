@@ -41,6 +41,11 @@ export const commands: Entry[] = [
     load: () => import("./features.ts"),
   },
   {
+    name: "steer",
+    summary: "let a model continue a text with features turned up or down",
+    load: () => import("./steer.ts"),
+  },
+  {
     name: "export",
     summary: "write a run's autoencoder for other tools",
     load: () => import("./export.ts"),

@@ -1,0 +1,71 @@
+/** What steering by a latent is compared with: other latents and random directions, of the same length. */
+import type { Intervention } from "../model/generate.ts";
+import type { Model } from "../model/model.ts";
+import { Rng } from "../rng.ts";
+import type { Sae } from "../sae/sae.ts";
+import type { Features } from "./features.ts";
+import { directionOf, steering, type SteerOptions } from "./steer.ts";
+import type { Subject } from "./dose.ts";
+
+export interface SubjectOptions extends SteerOptions {
+  /** Other latents, and random directions. */
+  latents: number;
+  directions: number;
+  seed?: number;
+}
+
+/**
+ * The latent, turned up by strength · its largest activation at every position; and controls, each of
+ * which moves the activation as far: latents that fire about as often, none of them among `exclude`,
+ * and directions drawn from a normal distribution.
+ */
+export function subjectsOf(
+  sae: Sae,
+  model: Model,
+  features: Features,
+  latent: number,
+  { latents, directions, seed = 0, ...steer }: SubjectOptions,
+  exclude: readonly number[] = [],
+): Subject[] {
+  const { columns } = features.index;
+  const row = new Float32Array(sae.spec.dIn);
+  const unit = columns.max[latent] * lengthOf(directionOf(sae, latent, row));
+  const up = (f: number, perStrength: number) => (strength: number) =>
+    steering(sae, model, [{ latent: f, kind: "add", value: strength * perStrength }], steer);
+  const target: Subject = {
+    ...{ name: `latent ${latent}`, kind: "target", at: up(latent, columns.max[latent]) },
+  };
+  const others = alike(columns.firings, latent, exclude)
+    .slice(0, latents)
+    .map((f): Subject => {
+      const perStrength = unit / lengthOf(directionOf(sae, f, row));
+      return { name: `latent ${f}`, kind: "latent", at: up(f, perStrength) };
+    });
+  const { hookPoint } = steering(sae, model, [], steer);
+  const random = Array.from({ length: directions }, (_, i): Subject => {
+    const rng = new Rng(seed, "direction", i);
+    const drawn = Float64Array.from(row, () => rng.normal());
+    const scale = unit / lengthOf(drawn);
+    const at = (strength: number): Intervention => ({
+      hookPoint,
+      replace: (x) => x.map((v, j) => v + strength * scale * drawn[j % drawn.length]),
+    });
+    return { name: `random direction ${i + 1}`, kind: "random", at };
+  });
+  return [target, ...others, ...random];
+}
+
+/** Latents by how near their number of firings is, on a logarithmic scale, to that of `latent`; silent ones left out. */
+function alike(firings: readonly number[], latent: number, exclude: readonly number[]): number[] {
+  const left = new Set([latent, ...exclude]);
+  const distance = (f: number) => Math.abs(Math.log(firings[f] / firings[latent]));
+  return firings
+    .flatMap((n, f) => (n > 0 && !left.has(f) ? [f] : []))
+    .toSorted((a, b) => distance(a) - distance(b) || a - b);
+}
+
+function lengthOf(v: ArrayLike<number>): number {
+  let sum = 0;
+  for (let i = 0; i < v.length; i++) sum += v[i] * v[i];
+  return Math.sqrt(sum);
+}

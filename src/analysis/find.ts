@@ -1,0 +1,46 @@
+/** Features by what they stand for, in words. */
+import { isSpecific, type BestLabel } from "./concepts.ts";
+import type { Features } from "./features.ts";
+
+/** A feature that a search found. */
+export interface Found {
+  latent: number;
+  /** Why, in words. */
+  because: string;
+  label?: BestLabel | undefined;
+}
+
+/**
+ * Features for a query, best first: those whose label is the query, then those whose label holds it (each by
+ * F1 on text that had no part in choosing the label), then those that are most active on a token
+ * that reads like it, by their share of activation on it.
+ */
+export function findFeatures({ index, labels }: Features, query: string): Found[] {
+  const wanted = query.trim().toLowerCase();
+  const bare = (text: string) => text.trim().toLowerCase();
+  const found: (Found & { rank: number })[] = [];
+  for (let latent = 0; latent < index.dSae; latent++) {
+    const label = labels?.best[latent] ?? undefined;
+    const name = label && bare(label.name);
+    const quoted = name?.match(/"([^"]*)"/)?.[1]?.trim();
+    const score = label?.atThreshold.f1 ?? 0;
+    if (name === wanted || quoted === wanted)
+      found.push({ latent, label, because: `label ${label!.name}`, rank: 4 + score });
+    else if (name?.includes(wanted))
+      found.push({ latent, label, because: `label ${label!.name}`, rank: 2 + score });
+    else if (index.columns.topTokens[latent].slice(0, 1).some((text) => bare(text) === wanted))
+      found.push({
+        ...{ latent, label, rank: index.columns.tokenSelectivity[latent] },
+        because: `most active on ${JSON.stringify(index.columns.topTokens[latent][0])}`,
+      });
+  }
+  return found
+    .toSorted((a, b) => b.rank - a.rank || a.latent - b.latent)
+    .map(({ rank: _rank, ...rest }) => rest);
+}
+
+/** A feature in one line. */
+export function describeFound({ latent, because, label }: Found): string {
+  const trust = label && !isSpecific(label) ? ", which it does not fit well" : "";
+  return `latent ${latent} (${because}${trust})`;
+}
