@@ -75,8 +75,8 @@ export async function doseFigures(result: DoseResponse, of: string): Promise<Fig
   const xLabel = "strength (in units of the largest activation)";
   return [
     linePlot(plot, {
-      ...{ id: "rate", title: `Rate of ${of}`, xLabel, yLabel: "share of words", percent: true },
-      caption: `Share of the words in generated text that are ${of}; controls are means over those of a kind.`,
+      ...{ id: "rate", title: `Rate of ${of}`, xLabel, yLabel: "rate", percent: true },
+      caption: `Share of the words in generated text that are ${of}: steered by the feature, by others that fire about as often, in random directions; the controls as means.`,
       series: series((r) => r.rate.value, baseline.rate.value),
     }),
     linePlot(plot, {
@@ -92,4 +92,4 @@ export async function doseFigures(result: DoseResponse, of: string): Promise<Fig
   ];
 }
 
-const NAMES = { target: "the feature", latent: "other features", random: "random directions" };
+const NAMES = { target: "feature", latent: "others", random: "random" };
