@@ -101,8 +101,8 @@ describe("help", () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
     expect(names).toEqual([
-      ...["run", "collect", "train", "eval", "features", "export"],
-      ...["runs", "generate", "corpus", "devices", "config"],
+      ...["run", "collect", "train", "eval", "features", "steer"],
+      ...["export", "runs", "generate", "corpus", "devices", "config"],
     ]);
   });
 
@@ -307,6 +307,30 @@ describe("a run", () => {
     const features = await run("features", "latest", "--features.gallery", "3");
     expect(features.code, features.stderr).toBe(0);
     expect(features.stdout).toContain("report: file://");
+
+    // The model writes on, as it is and steered; a change of nothing changes nothing.
+    const steer = async (...flags: string[]) => {
+      const { code, stdout, stderr } = await run(
+        "steer",
+        "One",
+        "--tokens",
+        "8",
+        "--json",
+        ...flags,
+      );
+      expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
+      type Text = { text: string; tokens: unknown[] };
+      return JSON.parse(stdout) as { default: Text; steered: Text };
+    };
+    const same = await steer("--scale", "3=1");
+    expect(same.steered).toEqual(same.default);
+    expect(same.default.tokens).toHaveLength(8);
+    const other = await steer("--add", "3=500");
+    expect(other.default).toEqual(same.default);
+    expect(other.steered.text).not.toBe(same.default.text);
+    const wrong = await run("steer", "--ablate", "100000");
+    expect(wrong).toMatchObject({ code: 1, stdout: "" });
+    expect(wrong.stderr).toContain("latent must be a whole number from 0 to");
   }, 180_000);
 });
 
