@@ -4,6 +4,9 @@ import { afterAll, expect, test } from "vitest";
 import { labelWords } from "../corpus/labeller.ts";
 import { storyAt } from "../corpus/index.ts";
 import { loadModel } from "../model/model.ts";
+import { Features, type FeatureIndex } from "./features.ts";
+import { findFeatures } from "./find.ts";
+import { wordOf } from "./labels.ts";
 import { doseResponse, klOf, recommended, type Subject } from "./dose.ts";
 import { bootstrap, ratioInterval } from "./interval.ts";
 
@@ -72,6 +75,20 @@ test("a dose that changes nothing has the baseline's numbers and no divergence; 
   expect(much.kl.value).toBeGreaterThan(0.01);
   expect(much.samples).not.toEqual(none.samples);
   expect(baseline.perplexity.low).toBeLessThan(baseline.perplexity.value);
+});
+
+test("a word finds the feature whose label is that word before one whose label only holds it", () => {
+  const label = (name: string, f1: number) => ({
+    ...{ kind: "token" as const, name, positives: 50, auc: 0.99, precision: 1, recall: 1 },
+    ...{ threshold: 1, atThreshold: { precision: 1, recall: 1, f1 }, selection: { auc: 1, f1 } },
+  });
+  const best = [label("token “ rainy”", 0.9), label("token “ rain”", 0.6), null];
+  const columns = { topTokens: [[" rainy"], [" rain"], [" Rain"]], tokenSelectivity: [1, 1, 1] };
+  const index = { dSae: 3, columns } as unknown as FeatureIndex;
+  const labels = { selectionPositions: 1, testPositions: 1, best };
+  const found = findFeatures(new Features("", index, labels), "rain");
+  expect(found.map(({ latent }) => latent)).toEqual([1, 0, 2]);
+  expect(wordOf(best[1]!)).toBe("rain");
 });
 
 test("what is recommended raises the rate most among what costs no more than allowed", () => {

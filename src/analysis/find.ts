@@ -1,6 +1,7 @@
 /** Features by what they stand for, in words. */
 import { isSpecific, type BestLabel } from "./concepts.ts";
 import type { Features } from "./features.ts";
+import { wordOf } from "./labels.ts";
 
 /** A feature that a search found. */
 export interface Found {
@@ -22,9 +23,9 @@ export function findFeatures({ index, labels }: Features, query: string): Found[
   for (let latent = 0; latent < index.dSae; latent++) {
     const label = labels?.best[latent] ?? undefined;
     const name = label && bare(label.name);
-    const quoted = name?.match(/"([^"]*)"/)?.[1]?.trim();
+    const word = label && wordOf(label)?.toLowerCase();
     const score = label?.atThreshold.f1 ?? 0;
-    if (name === wanted || quoted === wanted)
+    if (name === wanted || word === wanted)
       found.push({ latent, label, because: `label ${label!.name}`, rank: 4 + score });
     else if (name?.includes(wanted))
       found.push({ latent, label, because: `label ${label!.name}`, rank: 2 + score });

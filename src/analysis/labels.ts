@@ -123,6 +123,12 @@ function quote(text: string): string {
   return `“${text.replaceAll("\n", "⏎")}”`;
 }
 
+/** The word or token that a label is about by itself, without its spaces; undefined for other labels. */
+export function wordOf({ kind, name }: Label): string | undefined {
+  if (kind !== "word" && kind !== "token") return undefined;
+  return /“(.*)”/.exec(name)?.[1].trim();
+}
+
 const OPENING = /[“«]/;
 const CLOSING = /[”»]/;
 

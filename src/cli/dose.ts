@@ -7,6 +7,7 @@ import { DOSE_COLUMNS, doseFigures, doseTable, recommendation } from "../analysi
 import { doseResponse, type DoseOptions, type Score } from "../analysis/dose.ts";
 import { openFeatures } from "../analysis/features.ts";
 import { describeFound, findFeatures, type Found } from "../analysis/find.ts";
+import { wordOf } from "../analysis/labels.ts";
 import { renderPng } from "../analysis/plots.ts";
 import type { SteerOptions } from "../analysis/steer.ts";
 import { CONCEPTS } from "../corpus/index.ts";
@@ -117,7 +118,7 @@ function scoreOf({ concept, regex }: Options, { label }: Found): { score: Score;
     };
     return { score, of: name };
   }
-  const word = label?.name.match(/"([^"]*)"/)?.[1]?.trim();
+  const word = label && wordOf(label);
   if (!word) throw new UserError("what should be counted in the texts? Give --concept or --regex");
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return {
