@@ -6,17 +6,10 @@ const { sae: config, data, dIn, batch, threads } = settings;
 const device = await openDevice("cpu", { threads, ...settings.device });
 const rows = readRows(data);
 const source = memorySource(rows, dIn);
-const trainer = await Trainer.create(device, { sae: config, train: { batchSize: batch }, source });
+const train = { batchSize: batch, steps: 1 };
+const trainer = await Trainer.create(device, { sae: config, train, source });
 // A step: batch top-k has no threshold to encode by before its first batch.
-for await (const first of source.batches({
-  batchSize: batch,
-  seed: 0,
-  shuffle: false,
-  bufferRows: batch,
-})) {
-  await trainer.train(first);
-  break;
-}
+await trainer.fit().next();
 const sae = await trainer.sae();
 trainer.close();
 const encoder = sae.on(device, batch);

@@ -29,7 +29,7 @@ export function subjectsOf(
 ): Subject[] {
   const { columns } = features.index;
   const row = new Float32Array(sae.spec.dIn);
-  const unit = columns.max[latent] * lengthOf(directionOf(sae, latent, row));
+  const unit = columns.max[latent] * Math.hypot(...directionOf(sae, latent, row));
   const up = (f: number, perStrength: number) => (strength: number) =>
     steering(sae, model, [{ latent: f, kind: "add", value: strength * perStrength }], steer);
   const target: Subject = {
@@ -38,14 +38,14 @@ export function subjectsOf(
   const others = alike(columns.firings, latent, exclude)
     .slice(0, latents)
     .map((f): Subject => {
-      const perStrength = unit / lengthOf(directionOf(sae, f, row));
+      const perStrength = unit / Math.hypot(...directionOf(sae, f, row));
       return { name: `latent ${f}`, kind: "latent", at: up(f, perStrength) };
     });
   const { hookPoint } = steering(sae, model, [], steer);
   const random = Array.from({ length: directions }, (_, i): Subject => {
     const rng = new Rng(seed, "direction", i);
     const drawn = Float64Array.from(row, () => rng.normal());
-    const scale = unit / lengthOf(drawn);
+    const scale = unit / Math.hypot(...drawn);
     const at = (strength: number): Intervention => ({
       hookPoint,
       replace: (x) => x.map((v, j) => v + strength * scale * drawn[j % drawn.length]),
@@ -62,10 +62,4 @@ function alike(firings: readonly number[], latent: number, exclude: readonly num
   return firings
     .flatMap((n, f) => (n > 0 && !left.has(f) ? [f] : []))
     .toSorted((a, b) => distance(a) - distance(b) || a - b);
-}
-
-function lengthOf(v: ArrayLike<number>): number {
-  let sum = 0;
-  for (let i = 0; i < v.length; i++) sum += v[i] * v[i];
-  return Math.sqrt(sum);
 }

@@ -98,7 +98,7 @@ export function edited(
   x: Float32Array,
   { first, promptLength }: { first: number; promptLength: number },
 ): Float32Array {
-  const { dIn, dSae } = sae.spec;
+  const { dIn } = sae.spec;
   const rows = x.length / dIn;
   let out = x;
   for (let n = 0; n < rows; n++) {
@@ -107,7 +107,7 @@ export function edited(
     const row = x.subarray(n * dIn, (n + 1) * dIn);
     const needsCodes = acting.some((edit) => !blind(edit) || edit.when);
     const before = needsCodes ? sae.encode(row) : undefined;
-    const delta = deltaOf(sae, acting, row, before, dSae);
+    const delta = deltaOf(sae, acting, row, before);
     if (!delta) continue;
     if (out === x) out = x.slice();
     for (let c = 0; c < dIn; c++) out[n * dIn + c] = row[c] + delta[c];
@@ -127,7 +127,6 @@ function deltaOf(
   edits: readonly Edit[],
   row: Float32Array,
   before: Float32Array | undefined,
-  dSae: number,
 ): Float64Array | undefined {
   const changed = new Map<number, number>();
   let moved: Float64Array | undefined;
@@ -142,14 +141,11 @@ function deltaOf(
     const now = changed.get(latent) ?? before?.[latent] ?? 0;
     changed.set(latent, changeOf(edit, now));
   }
-  const difference = new Float64Array(dSae);
-  let any = false;
-  for (const [latent, value] of changed) {
-    difference[latent] = value - (before?.[latent] ?? 0);
-    any ||= difference[latent] !== 0;
-  }
-  if (!any) return moved;
-  const decoded = decodedDifference(sae, difference, row);
+  const differences = [...changed]
+    .map(([latent, value]) => [latent, value - (before?.[latent] ?? 0)] as const)
+    .filter(([, difference]) => difference !== 0);
+  if (differences.length === 0) return moved;
+  const decoded = decodedDifference(sae, differences, row);
   if (moved) for (let c = 0; c < moved.length; c++) decoded[c] += moved[c];
   return decoded;
 }
@@ -176,23 +172,19 @@ function changeOf(change: Exclude<Change, { kind: "orthogonal" }>, a: number): n
 /** P⁻¹ Σ_f difference_f W_dec[f] without P⁻¹'s shift, in raw units. */
 function decodedDifference(
   sae: Sae,
-  difference: Float64Array,
+  differences: readonly (readonly [latent: number, difference: number])[],
   row: Float32Array,
 ): Float64Array<ArrayBuffer> {
   const { dOut, output } = sae.spec;
   const sum = new Float64Array(dOut);
-  difference.forEach((a, f) => {
-    if (a !== 0) sae.decoderRow(f).forEach((w, c) => (sum[c] += a * w));
-  });
+  for (const [f, a] of differences) sae.decoderRow(f).forEach((w, c) => (sum[c] += a * w));
   const shift = inverseRow(output, new Float64Array(dOut), row);
   return Float64Array.from(inverseRow(output, sum, row), (v, c) => v - shift[c]);
 }
 
 /** What one unit of a latent adds to x, in raw units; [dOut]. `row` matters where rows are normalised one by one. */
 export function directionOf(sae: Sae, latent: number, row: Float32Array): Float64Array {
-  const one = new Float64Array(sae.spec.dSae);
-  one[latent] = 1;
-  return decodedDifference(sae, one, row);
+  return decodedDifference(sae, [[latent, 1]], row);
 }
 
 /** Adds to `moved` what makes the component of row + moved along `direction` value · direction. */

@@ -31,21 +31,22 @@ export function samplingOptions(command: Command): Command {
 
 /** What `generate` takes. @throws UserError for what is no number. */
 export function sampling(options: SamplingOptions) {
-  const number = (name: keyof SamplingOptions) => {
-    const text = options[name];
-    if (text === undefined) return undefined;
-    const value = Number(text);
-    if (text.trim() === "" || Number.isNaN(value))
-      throw new UserError(`${name} must be a number; got ${text}`);
-    return value;
-  };
+  const { tokens, temperature, topK, topP, seed } = options;
   return {
-    maxNewTokens: number("tokens")!,
-    temperature: number("temperature")!,
-    topK: number("topK"),
-    topP: number("topP"),
-    seed: number("seed")!,
+    maxNewTokens: numberOf("tokens", tokens),
+    temperature: numberOf("temperature", temperature),
+    topK: topK === undefined ? undefined : numberOf("topK", topK),
+    topP: topP === undefined ? undefined : numberOf("topP", topP),
+    seed: numberOf("seed", seed),
   };
+}
+
+/** @throws UserError for what is no number. */
+export function numberOf(name: string, text: string): number {
+  const value = Number(text);
+  if (text.trim() === "" || Number.isNaN(value))
+    throw new UserError(`${name} must be a number; got ${text}`);
+  return value;
 }
 
 export function define(command: Command): void {

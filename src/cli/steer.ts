@@ -13,7 +13,7 @@ import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { dose } from "./dose.ts";
 import { saeFolder } from "./export.ts";
-import { sampling, samplingOptions, type SamplingOptions } from "./generate.ts";
+import { numberOf, sampling, samplingOptions, type SamplingOptions } from "./generate.ts";
 import { hookPointsOf } from "./sources.ts";
 import { lens, Terminal } from "./terminal.ts";
 
@@ -186,13 +186,6 @@ function scopeOf({ positions, from, to, when }: Options): Scope {
       when: { latent: Number(latent), ...(above && { above: numberOf("when", above) }) },
     }),
   };
-}
-
-function numberOf(name: string, text: string): number {
-  const value = Number(text);
-  if (text.trim() === "" || Number.isNaN(value))
-    throw new UserError(`${name} must be a number; got ${text}`);
-  return value;
 }
 
 interface Text {

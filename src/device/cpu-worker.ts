@@ -29,7 +29,7 @@ const report = (message: WorkerReport) => port.post(message);
 let turn = 0;
 const kernels = instantiate<SharedKernels>(sharedModules, shared);
 const own = await OwnMemory.create(shared, staging, kernels, control);
-const byteForm = await own.exactByteForm();
+const byteForm = screening === "never" ? undefined : await own.exactByteForm();
 const crew: Crew = {
   thread,
   threads,

@@ -24,10 +24,10 @@ export interface GraphRequest {
   loss?: boolean;
   /**
    * Keys and values of earlier positions as inputs `past.<layer>.key|value`
-   * [batch, heads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`; of all
-   * layers, or of layers from … to-1, which must hold all that the other outputs depend on.
+   * [batch, heads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`, of
+   * layers from … to-1: all that the other outputs depend on must be among them.
    */
-  cache?: boolean | { from: number; to: number };
+  cache?: { from: number; to: number };
   /**
    * `onnx` (default): the Attention operator of opset 23. `plain`: MatMul and Softmax, for devices
    * that have no kernel for the operator. The same numbers up to rounding.
@@ -338,23 +338,17 @@ class Builder {
     return this.#once("batch", () => this.#graph.op("Shape", ["tokens"], { start: 0, end: 1 }));
   }
 
-  /** The layers with a cache. */
-  #cached(): { from: number; to: number } {
-    const { cache = false } = this.#request;
-    return cache === true ? { from: 0, to: this.#spec.layers } : cache || { from: 0, to: 0 };
-  }
-
   #isCached(layer: number): boolean {
-    const { from, to } = this.#cached();
-    return from <= layer && layer < to;
+    const { cache } = this.#request;
+    return cache !== undefined && cache.from <= layer && layer < cache.to;
   }
 
   /** Number of positions in the cache, as [1]. */
   #pastLength(): string {
     const graph = this.#graph;
-    const { from, to } = this.#cached();
-    if (from === to) return graph.int64(0);
-    const { key } = this.#pastOf(from);
+    const { cache } = this.#request;
+    if (!cache || cache.from === cache.to) return graph.int64(0);
+    const { key } = this.#pastOf(cache.from);
     return this.#once("past length", () => graph.op("Shape", [key], { start: 2, end: 3 }));
   }
 
