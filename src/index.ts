@@ -10,6 +10,7 @@ export { openDevice, type Device, type DeviceOptions, type Tensor } from "./devi
 export { stories, storyAt, CONCEPTS, type Concept, type Story } from "./corpus/index.ts";
 export { documents, type Document, type DocumentOptions, type Span } from "./model/text.ts";
 export { loadModel, Model, type ForwardOptions, type ForwardResult } from "./model/model.ts";
+export type { FinalNorm, Unembedding } from "./model/unembedding.ts";
 export { loadTokenizer, type Encoding, type Tokenizer } from "./model/tokenizer.ts";
 export {
   generate,

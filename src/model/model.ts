@@ -14,6 +14,7 @@ import { bindWeights, readSpec, type Spec, type Weights } from "./family.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
 import { expandHookPoints, hookPoints, hookWidth, layersAfter, type Widths } from "./hook-point.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
+import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
 
 export interface ModelInfo extends Widths {
   /** As given to `loadModel`. */
@@ -79,6 +80,7 @@ export class Model {
   readonly #options: LoadOptions;
   /** By request, least recently used first. */
   readonly #sessions = new Map<string, OpenSession>();
+  #unembedding: Promise<Unembedding> | undefined;
   #closed = false;
 
   /** Use `loadModel`. `files`: real paths of the weights. */
@@ -113,6 +115,24 @@ export class Model {
   /** The first layer whose attention sees the values at a hook point; see hook-point.ts. */
   layersAfter(name: string): { firstLayer: number; isWhole: boolean } {
     return layersAfter(name, this.#spec);
+  }
+
+  /** What turns the residual stream into logits, as arrays; read once, when first asked for. */
+  unembedding(): Promise<Unembedding> {
+    if (!this.#unembedding) {
+      this.#unembedding = readUnembedding(this.#weightFiles());
+      this.#unembedding.catch(() => (this.#unembedding = undefined)); // the next one to ask may have more luck
+    }
+    return this.#unembedding;
+  }
+
+  /** The matrix [width, dModel] by which values at a hook point enter the residual stream, null where they do as they are; see `readWriter`. */
+  writer(hookPoint: string): Promise<Float32Array | null> {
+    return readWriter(this.#weightFiles(), hookPoint);
+  }
+
+  #weightFiles() {
+    return { spec: this.#spec, weights: this.#weights, files: this.#files };
   }
 
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
