@@ -58,6 +58,7 @@ export { edited, steering, type Edit, type SteerOptions } from "./analysis/steer
 export { doseResponse, recommended, type DoseOptions, type DoseResponse } from "./analysis/dose.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";
+export { agreement, auc, fitProbe, probeScores, type Probe } from "./analysis/probe.ts";
 export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts";
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";
 export { writeReport, type Report } from "./analysis/report.ts";

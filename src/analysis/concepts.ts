@@ -12,6 +12,7 @@
  */
 import type { CodesByLatent, TextChunk } from "./codes.ts";
 import type { Label, LabelledPositions, TokenLabels } from "./labels.ts";
+import { aucOfRanks } from "./probe.ts";
 
 /** How well a latent's activation tells which positions carry a label. */
 export interface LabelScore {
@@ -195,14 +196,10 @@ export class LabelledCodes {
   #auc(label: number, fired: number, hits: number, rankSum: number): number {
     const count = this.positives()[label];
     const negatives = this.#positions - count;
-    const silentNegatives = negatives - (fired - hits);
-    // Firing positives against firing negatives, then against silent ones, then silent against silent.
-    const wins =
-      rankSum -
-      (hits * (hits + 1)) / 2 +
-      hits * silentNegatives +
-      ((count - hits) * silentNegatives) / 2;
-    return wins / (count * negatives);
+    // Silent positions are the lowest, tied: ranks 1 … silent.
+    const silent = this.#positions - fired;
+    const ranks = rankSum + hits * silent + ((count - hits) * (silent + 1)) / 2;
+    return aucOfRanks(ranks, count, negatives);
   }
 
   #scratchFor(labels: number): Scratch {
