@@ -330,15 +330,20 @@ export function figure(
   const keys = legend.map((name, i) => {
     const key =
       `<g transform="translate(${round(x)},10)"><line x2="20" stroke="${SERIES[i]}" stroke-width="2.5" stroke-dasharray="${DASHES[i]}"/>` +
-      `<text x="25" dy="0.35em" fill="currentColor">${name}</text></g>`;
+      `<text x="25" dy="0.35em" fill="currentColor">${escaped(name)}</text></g>`;
     x += widths[i];
     return key;
   });
   const svg = element.outerHTML
     .replace(/<style>[\s\S]*?<\/style>/, "")
-    .replace(/^<svg /, `<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="${title}" `)
+    .replace(/^<svg /, `<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="${escaped(title)}" `)
     .replace(/<\/svg>\s*$/, `<g text-anchor="start">${keys.join("")}</g></svg>`);
   return { id, title, caption, svg };
+}
+
+/** Text as it stands in an attribute or between tags. */
+function escaped(text: string): string {
+  return text.replace(/[&<"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", '"': "&quot;" })[c]!);
 }
 
 function count(n: number, noun: string): string {
