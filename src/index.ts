@@ -55,6 +55,16 @@ export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
 export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";
 export { edited, steering, type Edit, type SteerOptions } from "./analysis/steer.ts";
+export { ablate, type Ablation, type AblateOptions } from "./analysis/ablate.ts";
+export type { Effect, LatentAblation } from "./analysis/ablation-tally.ts";
+export {
+  attribute,
+  singleToken,
+  type Attribution,
+  type AttributeOptions,
+  type Contribution,
+} from "./analysis/attribute.ts";
+export { attributionFigure } from "./analysis/attribution-figure.ts";
 export { doseResponse, recommended, type DoseOptions, type DoseResponse } from "./analysis/dose.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";

@@ -101,7 +101,7 @@ describe("help", () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
     expect(names).toEqual([
-      ...["run", "collect", "train", "eval", "features", "steer"],
+      ...["run", "collect", "train", "eval", "features", "ablate", "attribute", "steer"],
       ...["export", "runs", "generate", "corpus", "devices", "config"],
     ]);
   });

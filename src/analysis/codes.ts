@@ -309,7 +309,8 @@ export async function* encodeText(
   }
 }
 
-function chunkOf(
+/** A batch's text in reading order. @param first number of its first position. @param firstRow of its first row. */
+export function chunkOf(
   { rows, length, kept, documents }: RowBatch,
   first: number,
   firstRow: number,

@@ -195,9 +195,13 @@ async function divergence(
   return ratioInterval(sums, counts);
 }
 
-/** KL(softmax(a) ‖ softmax(b)) in nats, in float64. */
-export function klOf(a: Float32Array, b: Float32Array): number {
-  const [la, lb] = [logSumExp(a), logSumExp(b)];
+/** KL(softmax(a) ‖ softmax(b)) in nats, in float64; `la` and `lb` are their log Σ exp, where they are known. */
+export function klOf(
+  a: Float32Array,
+  b: Float32Array,
+  la = logSumExp(a),
+  lb = logSumExp(b),
+): number {
   let sum = 0;
   for (let v = 0; v < a.length; v++) {
     const log = a[v] - la;

@@ -212,7 +212,7 @@ function evaluationOf(
 }
 
 /** The hook point that a transcoder predicts. @throws UserError when it is missing, does not fit, or the SAE is none. */
-function requireTarget(
+export function requireTarget(
   { spec }: Sae,
   model: Model,
   target: string | undefined,
@@ -331,7 +331,7 @@ function replaceRows(
 }
 
 /** Places in loss [rows, length − 1] whose prediction is a token of the text. */
-function counted({ rows, length }: RowBatch): number[] {
+export function counted({ rows, length }: RowBatch): number[] {
   return rows.flatMap(({ documents }, r) =>
     Array.from({ length: length - 1 }, (_, i) => i).flatMap((i) =>
       documents[i + 1] >= 0 ? [r * (length - 1) + i] : [],

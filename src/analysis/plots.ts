@@ -336,7 +336,10 @@ export function figure(
   });
   const svg = element.outerHTML
     .replace(/<style>[\s\S]*?<\/style>/, "")
-    .replace(/^<svg /, `<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="${escaped(title)}" `)
+    .replace(
+      /^<svg /,
+      `<svg xmlns="http://www.w3.org/2000/svg" role="img" aria-label="${escaped(title)}" `,
+    )
     .replace(/<\/svg>\s*$/, `<g text-anchor="start">${keys.join("")}</g></svg>`);
   return { id, title, caption, svg };
 }

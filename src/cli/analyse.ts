@@ -207,13 +207,17 @@ export async function featuresStage(
 }
 
 /** Text that neither training nor validation saw. */
-function heldOutDocuments(config: RunConfig) {
+export function heldOutDocuments(config: RunConfig) {
   if (config.activations.from !== "model") throw new Error("only a model reads text");
   const { data, field } = config.activations;
   return documents(data, { split: "test", field });
 }
 
-async function* interruptibly<T>(items: AsyncIterable<T>, signal: AbortSignal): AsyncGenerator<T> {
+/** The same, until the signal is aborted. */
+export async function* interruptibly<T>(
+  items: AsyncIterable<T>,
+  signal: AbortSignal,
+): AsyncGenerator<T> {
   for await (const item of items) {
     signal.throwIfAborted();
     yield item;

@@ -41,6 +41,16 @@ export const commands: Entry[] = [
     load: () => import("./features.ts"),
   },
   {
+    name: "ablate",
+    summary: "measure what the model loses without a latent",
+    load: () => import("./ablate.ts"),
+  },
+  {
+    name: "attribute",
+    summary: "find the latents behind the model's next token",
+    load: () => import("./attribute.ts"),
+  },
+  {
     name: "steer",
     summary: "let a model continue a text with features turned up or down",
     load: () => import("./steer.ts"),

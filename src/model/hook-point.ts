@@ -66,6 +66,29 @@ export function layersAfter(
   return { firstLayer: kind === "hook_resid_pre" ? layer : layer + 1, isWhole };
 }
 
+/**
+ * The hook point of the residual stream that what comes of the values at a hook point is added to;
+ * null where they are the stream themselves. With both of them given, nothing before them is needed.
+ */
+export function residualBefore(name: string, widths: Widths): string | null {
+  const { kind, layer } = parseHookPoint(name, widths);
+  switch (kind) {
+    case "hook_embed":
+    case "hook_resid_pre":
+    case "hook_resid_mid":
+    case "hook_resid_post":
+      return null;
+    case "attn.hook_z":
+    case "hook_attn_out":
+      return `blocks.${layer}.hook_resid_pre`;
+    case "mlp.hook_post":
+    case "hook_mlp_out":
+      return `blocks.${layer}.hook_resid_mid`;
+    default:
+      return kind satisfies never;
+  }
+}
+
 /** Width of the values at a hook point. Throws UserError if the model has no such point. */
 export function hookWidth(name: string, widths: Widths): number {
   const { kind } = parseHookPoint(name, widths);

@@ -12,7 +12,14 @@ import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
 import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
 import { bindWeights, readSpec, type Spec, type Weights } from "./family.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
-import { expandHookPoints, hookPoints, hookWidth, layersAfter, type Widths } from "./hook-point.ts";
+import {
+  expandHookPoints,
+  hookPoints,
+  hookWidth,
+  layersAfter,
+  residualBefore,
+  type Widths,
+} from "./hook-point.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
 
@@ -133,6 +140,16 @@ export class Model {
 
   #weightFiles() {
     return { spec: this.#spec, weights: this.#weights, files: this.#files };
+  }
+
+  /** The residual stream that what is at a hook point is added to; see hook-point.ts. */
+  residualBefore(name: string): string | null {
+    return residualBefore(name, this.#spec);
+  }
+
+  /** The hook point of the residual stream that the final norm sees. */
+  lastResidual(): string {
+    return `blocks.${this.info.layers - 1}.hook_resid_post`;
   }
 
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */

@@ -1,0 +1,55 @@
+/** A trained run with its model, for the commands that try things out in it. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+
+import { openFeatures, type Features } from "../analysis/features.ts";
+import { parseConfig, type ModelActivationsConfig, type RunConfig } from "../config.ts";
+import { UserError } from "../error.ts";
+import { loadModel, type Model } from "../model/model.ts";
+import { findRun } from "../runs.ts";
+import { loadSae } from "../sae/formats.ts";
+import type { Sae } from "../sae/sae.ts";
+import { saeFolder } from "./export.ts";
+import { hookPointsOf } from "./sources.ts";
+
+export interface ModelRun {
+  folder: string;
+  config: RunConfig;
+  activations: ModelActivationsConfig;
+  sae: Sae;
+  /** To be closed. */
+  model: Model;
+  /** Where the SAE reads, and of a transcoder what it predicts. */
+  places: { hookPoint: string[]; targetHookPoint?: string };
+  /** What its features stand for, where they were looked up. */
+  features: Features | undefined;
+}
+
+/** @throws UserError when there is no such run, no SAE in it, or its activations come from no model. */
+export async function openModelRun(runs: string, id: string, purpose: string): Promise<ModelRun> {
+  const { folder, config: stored } = findRun(runs, id);
+  const config = parseConfig(stored);
+  const { activations } = config;
+  if (activations.from !== "model")
+    throw new UserError(
+      `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
+    );
+  const { sae } = await loadSae(saeFolder(runs, id));
+  const index = join(folder, "features");
+  const features = existsSync(join(index, "index.json")) ? await openFeatures(index) : undefined;
+  const model = await loadModel(activations.model, { threads: config.threads });
+  const { inputs, target } = hookPointsOf(model, activations);
+  const places = {
+    ...{ hookPoint: inputs },
+    ...(target !== undefined && { targetHookPoint: target }),
+  };
+  return { folder, config, activations, sae, model, places, features };
+}
+
+/** What a latent stands for, in a few words; empty where nothing is known. */
+export function meaningOf(features: Features | undefined, latent: number): string {
+  const label = features?.labels?.best[latent]?.name;
+  if (label !== undefined) return label;
+  const [token] = features?.index.columns.topTokens[latent] ?? [];
+  return token === undefined ? "" : `fires on ${JSON.stringify(token)}`;
+}
