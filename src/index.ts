@@ -52,6 +52,7 @@ export {
 } from "./analysis/evaluate.ts";
 export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
+export { CoActivation, type Partners } from "./analysis/co-activation.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
 export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";
 export { edited, steering, type Edit, type SteerOptions } from "./analysis/steer.ts";
