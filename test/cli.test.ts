@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 
+import type { FeatureView } from "../src/cli/feature-text.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
 
 const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
@@ -101,7 +102,7 @@ describe("help", () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
     expect(names).toEqual([
-      ...["run", "collect", "train", "eval", "features", "ablate", "attribute", "steer"],
+      ...["run", "collect", "train", "eval", "features", "feature", "ablate", "attribute", "steer"],
       ...["export", "runs", "generate", "corpus", "devices", "config"],
     ]);
   });
@@ -307,6 +308,26 @@ describe("a run", () => {
     const features = await run("features", "latest", "--features.gallery", "3");
     expect(features.code, features.stderr).toBe(0);
     expect(features.stdout).toContain("report: file://");
+
+    // One of them in full; both forms of output say the same.
+    const feature = async (...flags: string[]) => {
+      const { code, stdout, stderr } = await run("feature", ...flags);
+      expect(code, stderr).toBe(0);
+      return { stdout, stderr };
+    };
+    const asJson = await feature("3", "--logits", "raw", "--text", "Once upon", "--json");
+    const view = JSON.parse(asJson.stdout) as FeatureView;
+    expect(view).toMatchObject({ dSae: 64, feature: { latent: 3 }, logits: { form: "raw" } });
+    expect(view.text!.pieces.join("")).toBe("Once upon");
+    const asText = await feature("3", "--logits", "raw", "--top", "2");
+    expect(asText.stdout).toContain(JSON.stringify(view.logits.top[0].text));
+    const [{ latent: near }] = view.neighbors.decoder.nearest;
+    expect(asText.stdout).toMatch(new RegExp(`^ +${near} +0\\.\\d{3} `, "m"));
+    expect(asText.stderr).toContain("Next: ");
+    const beyond = await run("feature", "64");
+    expect(beyond.stderr).toBe("error: latent must be a whole number from 0 to 63; got 64\n");
+    const unclear = await run("feature", "3", "--logits", "centered");
+    expect(unclear.stderr).toContain("got centered. Did you mean centred?");
 
     // The model writes on, as it is and steered; a change of nothing changes nothing.
     const steer = async (...flags: string[]) => {

@@ -41,6 +41,11 @@ export const commands: Entry[] = [
     load: () => import("./features.ts"),
   },
   {
+    name: "feature",
+    summary: "show one latent: what excites it, what it does, what is near it",
+    load: () => import("./feature.ts"),
+  },
+  {
     name: "ablate",
     summary: "measure what the model loses without a latent",
     load: () => import("./ablate.ts"),

@@ -1,0 +1,197 @@
+/**
+ * Pairs of latents that look as if the SAE had cut a feature in the wrong place. Signs, not proofs:
+ * every suspect comes with its numbers, and with how many pairs drawn at random show the same signs.
+ *
+ *   duplicate  two latents for one thing: nearly the same direction, and they fire together
+ *   split      one thing cut in two: similar directions and tokens, but they take turns
+ *   absorbed   a broad latent stays silent where a narrow one fires whose decoder has a part along it, and
+ *              whose direction the broad one's encoder has learned to overlook (Chanin et al. 2024,
+ *              "A is for Absorption", found with probes; here without any)
+ */
+import type { Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
+import { Rng } from "../rng.ts";
+import type { Sae } from "../sae/sae.ts";
+import {
+  cosine,
+  nearestRows,
+  pairOf,
+  randomPair,
+  type CoFirings,
+  type Together,
+} from "./neighbors.ts";
+
+export type SuspectKind = "duplicate" | "split" | "absorbed";
+
+/** What makes a suspect; latents that fire at fewer than `minFirings` positions are never one. */
+export const RULES = {
+  minFirings: 50,
+  duplicate: { decoderCosine: 0.9, jaccard: 0.5 },
+  split: { decoderCosine: 0.4, phi: 0.1, profile: 0.5 },
+  /** `narrower`: the broad latent fires at least so many times as often. */
+  absorbed: { decoderCosine: 0.3, narrower: 2, lift: 0.5, minExpected: 10, overlooks: 0.5 },
+} as const;
+
+/** The rules in words. */
+export function describeRules(): Record<SuspectKind, string> {
+  const { duplicate, split, absorbed, minFirings } = RULES;
+  const both = `both fire ${minFirings} times or more`;
+  return {
+    duplicate: `decoder cosine ≥ ${duplicate.decoderCosine}, Jaccard ≥ ${duplicate.jaccard}; ${both}`,
+    split: `decoder cosine ≥ ${split.decoderCosine} and beyond chance, cosine of the activation by token ≥ ${split.profile}, phi ≤ ${split.phi}; ${both}`,
+    absorbed: `decoder cosine ≥ ${absorbed.decoderCosine} and beyond chance; the broad latent fires ${absorbed.narrower} times as often or more, together ${absorbed.lift} times as often as if independent or less (at least ${absorbed.minExpected} expected), and its encoder answers to the narrow one's direction at most ${absorbed.overlooks} times as much as the cosine implies; ${both}`,
+  };
+}
+
+/** What the rules look at, of latents f and g. */
+export interface PairEvidence extends Together {
+  decoderCosine: number;
+  encoderCosine: number;
+  firings: [f: number, g: number];
+  /** Cosine of the two latents' activation by token type, over the tokens that are kept of each. */
+  profile: number;
+  /**
+   * What the other's decoder direction does to a latent's pre-activation, in parts of what its own does:
+   * ⟨W_enc[f], d_g⟩ / ⟨W_enc[f], d_f⟩ with unit directions d. About the decoder cosine where nothing is overlooked.
+   */
+  response: [fToG: number, gToF: number];
+}
+
+export interface Suspect {
+  kind: SuspectKind;
+  /** The one that fires more often first. */
+  latents: [number, number];
+  evidence: PairEvidence;
+}
+
+/** What is known of latents beside their weights. */
+export interface LatentFacts {
+  co: CoFirings;
+  /** A latent's activation by token type, as far as it is kept. */
+  profile(latent: number): Promise<ReadonlyMap<number, number>>;
+}
+
+/**
+ * Where SAE and output are of different spaces (transcoders) an encoder cannot answer to a decoder
+ * direction; `response` is then NaN, and nothing is called absorbed.
+ */
+export async function evidenceOf(
+  { spec, W_enc, W_dec }: Sae,
+  { co, profile }: LatentFacts,
+  f: number,
+  g: number,
+): Promise<PairEvidence> {
+  const { dIn, dOut, transcoder } = spec;
+  const [encF, encG] = [f, g].map((l) => W_enc.subarray(l * dIn, (l + 1) * dIn));
+  const [decF, decG] = [f, g].map((l) => W_dec.subarray(l * dOut, (l + 1) * dOut));
+  const response = (own: Float32Array, ownDec: Float32Array, other: Float32Array) =>
+    transcoder ? NaN : cosine(own, other) / cosine(own, ownDec);
+  const [ofF, ofG] = [await profile(f), await profile(g)];
+  const tokens = [...new Set([...ofF.keys(), ...ofG.keys()])];
+  return {
+    ...pairOf(co, f, g),
+    decoderCosine: cosine(decF, decG),
+    encoderCosine: cosine(encF, encG),
+    firings: [co.firings[f], co.firings[g]],
+    profile: cosine(
+      tokens.map((t) => ofF.get(t) ?? 0),
+      tokens.map((t) => ofG.get(t) ?? 0),
+    ),
+    response: [response(encF, decF, decG), response(encG, decG, decF)],
+  };
+}
+
+/**
+ * What a pair, the more frequent latent first, is suspected of by the rules.
+ * @param least the largest decoder cosine that chance explains; −∞: whatever the decoder cosine is.
+ */
+export function suspicionsOf(evidence: PairEvidence, least: number): SuspectKind[] {
+  const { decoderCosine, firings, jaccard, phi, profile, together, expected, response } = evidence;
+  if (firings[1] < RULES.minFirings) return [];
+  const isAlong = (rule: { decoderCosine: number }) =>
+    least === -Infinity || decoderCosine >= Math.max(rule.decoderCosine, least);
+  const { duplicate, split, absorbed } = RULES;
+  const kinds: SuspectKind[] = [];
+  if (isAlong(duplicate) && jaccard >= duplicate.jaccard) kinds.push("duplicate");
+  if (isAlong(split) && profile >= split.profile && phi <= split.phi) kinds.push("split");
+  if (
+    isAlong(absorbed) &&
+    firings[0] >= absorbed.narrower * firings[1] &&
+    expected >= absorbed.minExpected &&
+    together <= absorbed.lift * expected &&
+    response[0] <= absorbed.overlooks * decoderCosine
+  )
+    kinds.push("absorbed");
+  return kinds;
+}
+
+/**
+ * The largest cosine to expect among all pairs of n random directions of so many dimensions:
+ * √(2 ln(n(n−1)/2) / dimensions), the extreme of as many normal numbers of variance 1/dimensions.
+ */
+export function chanceCosine(n: number, dimensions: number): number {
+  return Math.sqrt((2 * Math.log(Math.max(2, (n * (n - 1)) / 2))) / dimensions);
+}
+
+export interface Suspects {
+  suspects: Suspect[];
+  /** Pairs looked at: each latent with the `NEAREST` nearest by decoder cosine, each pair once. */
+  pairs: number;
+  /** Largest decoder cosine that chance explains, see `chanceCosine`. */
+  chance: number;
+  /** How many of as many random pairs meet all conditions but that on the decoder cosine. */
+  random: Record<SuspectKind, number>;
+}
+
+const NEAREST = 20;
+
+export interface SuspectOptions {
+  /** Pairs with one of these; absent: all. */
+  latents?: readonly number[];
+  device?: Device;
+  seed?: number;
+}
+
+/** @throws UserError when the counts are not of this SAE. */
+export async function suspectsOf(
+  sae: Sae,
+  facts: LatentFacts,
+  { latents, device, seed = 0 }: SuspectOptions = {},
+): Promise<Suspects> {
+  const { dSae, dOut } = sae.spec;
+  if (facts.co.firings.length !== dSae)
+    throw new UserError(
+      `the co-activation counts are of ${facts.co.firings.length} latents, the SAE has ${dSae}; index the features again`,
+    );
+  const count = Math.min(NEAREST, dSae - 1);
+  const near = await nearestRows(sae.W_dec, dOut, {
+    ...{ count, ...(latents && { of: latents }), ...(device && { device }) },
+  });
+  const chance = chanceCosine(dSae, dOut);
+  const { firings } = facts.co;
+  const ordered = (f: number, g: number): [number, number] =>
+    firings[f] > firings[g] || (firings[f] === firings[g] && f < g) ? [f, g] : [g, f];
+  const seen = new Set<number>();
+  const suspects: Suspect[] = [];
+  for (let i = 0; i < near.rows.length; i++) {
+    const [row, other] = [Math.floor(i / count), near.rows[i]];
+    if (other < 0) continue;
+    const pair = ordered(latents?.[row] ?? row, other);
+    const key = pair[0] * dSae + pair[1];
+    if (seen.has(key)) continue;
+    seen.add(key);
+    // The cheap condition first: what lies below it is no suspect of any kind.
+    if (near.cosines[i] < Math.max(chance, RULES.absorbed.decoderCosine)) continue;
+    const evidence = await evidenceOf(sae, facts, ...pair);
+    for (const kind of suspicionsOf(evidence, chance))
+      suspects.push({ kind, latents: pair, evidence });
+  }
+  const random = { duplicate: 0, split: 0, absorbed: 0 };
+  const rng = new Rng(seed, "pairs");
+  for (let i = 0; i < seen.size; i++) {
+    const evidence = await evidenceOf(sae, facts, ...ordered(...randomPair(rng, dSae)));
+    for (const kind of suspicionsOf(evidence, -Infinity)) random[kind]++;
+  }
+  suspects.sort((a, b) => b.evidence.decoderCosine - a.evidence.decoderCosine);
+  return { suspects, pairs: seen.size, chance, random };
+}

@@ -1,0 +1,242 @@
+/** `lens feature`: one latent of a trained run, with everything that is known of it. */
+import { join } from "node:path";
+import type { Command } from "commander";
+
+import { encodeText, piecesOf, tokenText } from "../analysis/codes.ts";
+import { openFeatures, type Features } from "../analysis/features.ts";
+import {
+  DIRECT_FORMS,
+  logitEffects,
+  writingOf,
+  type LogitEffect,
+  type LogitForm,
+  type Places,
+} from "../analysis/logits.ts";
+import { cosineNull, nearestRows, type CosineNull } from "../analysis/neighbors.ts";
+import { trueLogitEffect, type TrueLogitEffect } from "../analysis/true-logits.ts";
+import { parseConfig, type RunConfig } from "../config.ts";
+import { openDevice } from "../device/device.ts";
+import { nearestName, UserError } from "../error.ts";
+import { loadModel, type Model } from "../model/model.ts";
+import { findRun } from "../runs.ts";
+import { loadSae } from "../sae/formats.ts";
+import type { Sae } from "../sae/sae.ts";
+import { heldOutDocuments, interruptibly } from "./analyse.ts";
+import { saeFolder } from "./export.ts";
+import { featureText, type FeatureView } from "./feature-text.ts";
+import { numberOf } from "./generate.ts";
+import { interruptible } from "./interrupt.ts";
+import { Progress } from "./progress.ts";
+import { hookPointsOf } from "./sources.ts";
+import { shortPath, Terminal } from "./terminal.ts";
+
+interface Options {
+  runs: string;
+  logits: string;
+  text?: string;
+  top: string;
+  examples: string;
+  json?: boolean;
+  quiet?: boolean;
+}
+
+const FORMS: readonly LogitForm[] = [...DIRECT_FORMS, "true"];
+
+export function define(command: Command): void {
+  command
+    .argument("<latent>", "number of the latent, from 0")
+    .argument("[run]", "a run: id, folder or `latest`", "latest")
+    .description(
+      "Show one latent: what it fires on, its label, what it does to the next token, and the latents " +
+        "near it. Needs the run's features/, which lens run and lens features make.",
+    )
+    .option("--runs <folder>", "the folder that holds the run folders", "runs")
+    .option(
+      `--logits <${FORMS.join("|")}>`,
+      "the effect on the logits: decoder row through the unembedding as it is; with the final norm's gain; " +
+        "centred as well, as TransformerLens' weights are; or measured in held-out text by running the later layers again",
+      "centred",
+    )
+    .option("--text <text>", "show how it fires on this text as well")
+    .option("--top <integer>", "tokens at each end of the logits, and neighbours of each kind", "8")
+    .option("--examples <integer>", "examples shown", "6")
+    .option("--quiet", "print errors and the result only")
+    .option("--json", "print everything as JSON")
+    .action((latent: string, id: string, options: Options) =>
+      interruptible((signal) => run(latent, id, options, signal)),
+    );
+}
+
+/** What the parts of the view are made from. */
+interface Opened {
+  sae: Sae;
+  model: Model;
+  features: Features;
+  config: RunConfig;
+  places: Places;
+  latent: number;
+  top: number;
+  terminal: Terminal;
+  signal: AbortSignal;
+}
+
+async function run(latentText: string, id: string, options: Options, signal: AbortSignal) {
+  const terminal = new Terminal(options);
+  const form = formOf(options.logits);
+  const [latent, top, examples] = [
+    numberOf("latent", latentText),
+    numberOf("top", options.top),
+    numberOf("examples", options.examples),
+  ];
+  const { folder, config: stored } = findRun(options.runs, id);
+  const config = parseConfig(stored);
+  if (config.activations.from !== "model")
+    throw new UserError(
+      `a feature is looked up in text, and the activations of ${folder} come from no model (activations.from ${config.activations.from})`,
+    );
+  const features = await openFeatures(join(folder, "features"));
+  const feature = await features.feature(latent);
+  const { sae } = await loadSae(saeFolder(options.runs, id));
+  const model = await loadModel(config.activations.model, { threads: config.threads });
+  try {
+    const { inputs, target } = hookPointsOf(model, config.activations);
+    const places = { hookPoint: inputs, targetHookPoint: target };
+    const opened = { sae, model, features, config, places, latent, top, terminal, signal };
+    const { hookPoint } = writingOf(sae, model, places);
+    const view: FeatureView = {
+      ...{
+        run: folder,
+        model: model.info.source,
+        hookPoint: inputs.join(" + "),
+        dSae: sae.spec.dSae,
+      },
+      positions: features.index.positions,
+      textDocuments: features.index.documents,
+      feature,
+      label: features.labels?.best[latent] ?? undefined,
+      ...(options.text !== undefined && { text: await firingsIn(opened, options.text) }),
+      logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },
+      neighbors: {
+        decoder: await near(sae.W_dec, sae.spec.dOut, opened),
+        encoder: await near(sae.W_enc, sae.spec.dIn, opened),
+      },
+    };
+    terminal.result(view, featureText(view, { examples, isColoured: process.stdout.isTTY }));
+    const strength = feature.max.toPrecision(3);
+    terminal.next(
+      `steer --run ${shortPath(folder)} --add ${latent}=${strength} "Once upon a time"`,
+      "see what it does when it is turned up",
+    );
+  } finally {
+    await model.close();
+  }
+}
+
+function formOf(text: string): LogitForm {
+  const form = FORMS.find((name) => name === text);
+  if (form) return form;
+  const near = nearestName(text, FORMS);
+  throw new UserError(
+    `logits must be one of ${FORMS.join(", ")}; got ${text}${near ? `. Did you mean ${near}?` : ""}`,
+  );
+}
+
+async function effectOn(
+  { sae, model, features, config, places, latent, top, terminal, signal }: Opened,
+  form: LogitForm,
+): Promise<LogitEffect | TrueLogitEffect> {
+  if (form !== "true") {
+    for await (const effect of logitEffects(sae, model, {
+      ...{ ...places, form, top, latents: [latent] },
+    }))
+      return effect;
+    throw new Error("a latent was asked for and none came");
+  }
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { contextLength, bos } = config.activations;
+  const device = await openDevice(config.device, { threads: config.threads });
+  const documents = 100;
+  const progress = new Progress({
+    ...{ label: "true effect", unit: "documents", total: 2 * documents, quiet: terminal.quiet },
+  });
+  try {
+    const text = interruptibly(heldOutDocuments(config), signal);
+    const effect = await trueLogitEffect(sae, model, text, {
+      ...{ ...places, device, latent, top, documents, contextLength, bos, seed: config.seed },
+      amount: features.index.columns.mean[latent],
+      tokens: config.features.tokens,
+      onProgress: ({ done }) => progress.update(done),
+    });
+    progress.end();
+    return effect;
+  } catch (error) {
+    progress.stop();
+    throw error;
+  } finally {
+    await device.close();
+  }
+}
+
+/** The tokens of an effect with their characters. */
+function withTexts<T extends LogitEffect>(model: Model, effect: T) {
+  const show = tokenText(model);
+  const named = (tokens: T["top"]) => tokens.map((one) => ({ text: show(one.token), ...one }));
+  return { ...effect, top: named(effect.top), bottom: named(effect.bottom) };
+}
+
+async function near(
+  matrix: Float32Array,
+  width: number,
+  { features, latent, top }: Opened,
+): Promise<{ nearest: { latent: number; cosine: number; label: string }[]; chance: CosineNull }> {
+  const { rows, cosines } = await nearestRows(matrix, width, { count: top, of: [latent] });
+  return {
+    nearest: Array.from(rows)
+      .map((row, i) => ({ latent: row, cosine: cosines[i], label: nameOf(features, row) }))
+      .filter((one) => one.latent >= 0),
+    chance: await cosineNull(matrix, width),
+  };
+}
+
+/** A latent in a word or two: its label, or else the tokens it is most active on. */
+function nameOf({ index, labels }: Features, latent: number): string {
+  const tokens = index.columns.topTokens[latent].map((text) => JSON.stringify(text)).join(" ");
+  const label = latent < 0 ? undefined : labels?.best[latent];
+  if (label) return `${label.name} (AUC ${label.auc.toFixed(2)})`;
+  return tokens === "" ? "never fires" : `most active on ${tokens}`;
+}
+
+/** A text's pieces with the latent's activation on each. */
+async function firingsIn({ sae, model, config, places, latent }: Opened, text: string) {
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { contextLength, bos } = config.activations;
+  const device = await openDevice("reference");
+  const found = { pieces: [] as string[], values: [] as number[] };
+  try {
+    const documents = [{ id: "text", text }];
+    for await (const { chunk, codes } of encodeText(
+      sae,
+      device,
+      model,
+      places.hookPoint,
+      documents,
+      {
+        ...{ tokens: Infinity, contextLength, bos, batchRows: 1 },
+      },
+    )) {
+      const { text: pieces, pieceOf } = piecesOf(chunk, 0, chunk.length);
+      const values = pieces.map(() => 0);
+      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
+        const piece = pieceOf[codes.positions[i]];
+        values[piece] = Math.max(values[piece], codes.values[i]);
+      }
+      found.pieces.push(...pieces);
+      found.values.push(...values);
+    }
+  } finally {
+    await device.close();
+  }
+  if (found.pieces.length === 0)
+    throw new UserError("--text has no tokens: give the text that the latent is to be tried on");
+  return found;
+}
