@@ -68,7 +68,7 @@ export interface Suspect {
 export interface LatentFacts {
   co: CoFirings;
   /** A latent's activation by token type, as far as it is kept. */
-  profile(latent: number): Promise<ReadonlyMap<number, number>>;
+  profile: (latent: number) => Promise<ReadonlyMap<number, number>>;
 }
 
 /**
