@@ -57,6 +57,8 @@ export { openFeatures, type Feature, type Features } from "./analysis/features.t
 export { logitEffects, type LogitEffect, type LogitForm } from "./analysis/logits.ts";
 export { trueLogitEffect, type TrueLogitEffect } from "./analysis/true-logits.ts";
 export { coNeighbors, cosineNull, nearestRows, type CoFirings } from "./analysis/neighbors.ts";
+export { coActivationMap, decoderMap, trustworthiness, type LatentMap } from "./analysis/map.ts";
+export { mapFigure, namedClusters } from "./analysis/map-figure.ts";
 export { suspectsOf, type Suspect, type Suspects } from "./analysis/suspects.ts";
 export { featureTable, formatFeatureTable, galleryOf } from "./analysis/gallery.ts";
 export { edited, steering, type Edit, type SteerOptions } from "./analysis/steer.ts";

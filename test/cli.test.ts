@@ -324,6 +324,16 @@ describe("a run", () => {
     const [{ latent: near }] = view.neighbors.decoder.nearest;
     expect(asText.stdout).toMatch(new RegExp(`^ +${near} +0\\.\\d{3} `, "m"));
     expect(asText.stderr).toContain("Next: ");
+    expect(asText.stderr).toContain("feature map");
+    expect(view.coActivation).toBeUndefined();
+    // All of them; afterwards one shows what it fires with.
+    const map = await feature("map");
+    expect(map.stdout).toMatch(/^decoder directions +\d+ /m);
+    expect(map.stdout).toMatch(/^split: \d+ of /m);
+    const mapFiles = readdirSync(join(b.folder, "features", "map"));
+    expect(mapFiles).toEqual(expect.arrayContaining(["map.json", "map-decoder.png"]));
+    const counted = JSON.parse((await feature("3", "--json")).stdout) as FeatureView;
+    expect(Object.keys(counted.coActivation!)).toEqual(["pmi", "jaccard", "phi"]);
     const beyond = await run("feature", "64");
     expect(beyond.stderr).toBe("error: latent must be a whole number from 0 to 63; got 64\n");
     const unclear = await run("feature", "3", "--logits", "centered");

@@ -4,7 +4,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, describe, expect, test } from "vitest";
 
 import { effectVectors, logitEffects, DIRECT_FORMS } from "../src/analysis/logits.ts";
-import { nearestRows, pairOf, type CoFirings } from "../src/analysis/neighbors.ts";
+import { trustworthiness } from "../src/analysis/map.ts";
+import { cosine, nearestRows, pairOf, type CoFirings } from "../src/analysis/neighbors.ts";
 import { logitChanges } from "../src/analysis/true-logits.ts";
 import { openDevice } from "../src/device/device.ts";
 import { loadModel } from "../src/model/model.ts";
@@ -92,8 +93,10 @@ test.each(["blocks.0.hook_resid_post", "blocks.1.hook_mlp_out"])(
     for (const i of [0, 1, 2]) {
       const tokens = await tensors.ints(`tokens ${hookPoint} ${i}`);
       const delta = Float64Array.from(await tensors.floats(`delta ${hookPoint} ${i}`));
+      const residual = model.residualBefore(hookPoint);
+      const point = { inputs: [hookPoint], hookPoint, width: 40, column: 0, residual };
       const context = { document: 0, tokens };
-      const [nothing, change] = await logitChanges(model, hookPoint, context, () => [
+      const [nothing, change] = await logitChanges(model, point, context, () => [
         new Float64Array(delta.length),
         delta,
       ]);
@@ -130,13 +133,14 @@ describe("neighbours", async () => {
     const fires = Array.from({ length: n }, () => new Set<number>());
     row.forEach((position, i) => fires[column[i]].add(position));
     const count = (f: number, g: number) => [...fires[f]].filter((p) => fires[g].has(p)).length;
+    const partners = fires.map((_, f) => {
+      const latents = Int32Array.from(fires.keys()).filter((g) => g !== f && count(f, g) > 0);
+      return { latents, counts: Uint32Array.from(latents, (g) => count(f, g)) };
+    });
     const co: CoFirings = {
       positions: 3000,
       firings: fires.map(({ size }) => size),
-      partners: (f) => {
-        const latents = Int32Array.from(fires.keys()).filter((g) => g !== f && count(f, g) > 0);
-        return { latents, counts: Uint32Array.from(latents, (g) => count(f, g)) };
-      },
+      partners: (f) => partners[f],
     };
     for (const name of ["together", "pmi", "jaccard", "phi"] as const) {
       const wanted = await (name === "together" ? tensors.ints(name) : tensors.floats(name));
@@ -152,4 +156,19 @@ describe("neighbours", async () => {
       expect(relativeError(found, expected)).toBeLessThan(1e-5);
     }
   });
+});
+
+test("trustworthiness is scikit-learn's, on all points and about so on some", async () => {
+  const [directions, places] = [await tensors.floats("directions"), await tensors.floats("places")];
+  const there = Array.from({ length: 40 }, (_, i) => i).filter((i) => i !== 7);
+  const layout = Float32Array.from(there.flatMap((i) => [places[2 * i], places[2 * i + 1]]));
+  const row = (i: number) => directions.subarray(there[i] * 12, (there[i] + 1) * 12);
+  const similar = (i: number, out: Float64Array) =>
+    out.forEach((_, j) => (out[j] = cosine(row(i), row(j))));
+  for (const [k, wanted] of Object.entries(expected.trustworthiness)) {
+    const [found] = trustworthiness([layout], similar, Number(k));
+    expect(Math.abs(found - wanted)).toBeLessThan(1e-9);
+    const [some] = trustworthiness([layout], similar, Number(k), { sample: 30 });
+    expect(Math.abs(some - wanted)).toBeLessThan(0.05);
+  }
 });

@@ -15,14 +15,12 @@
  * contexts, is in true-logits.ts.
  */
 import type { Device } from "../device/device.ts";
-import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Unembedding } from "../model/unembedding.ts";
 import type { Sae } from "../sae/sae.ts";
 import { isFoldable } from "../sae/transform.ts";
-import { requireFit, requireWidth, type HookPoints } from "./codes.ts";
 import { rowProducts } from "./products.ts";
-import { directionOf } from "./steer.ts";
+import { carried, checkLatents, directionsAt, writePointOf, type Places } from "./write-point.ts";
 
 export const DIRECT_FORMS = ["raw", "folded", "centred"] as const;
 export type DirectForm = (typeof DIRECT_FORMS)[number];
@@ -56,74 +54,39 @@ export interface LogitEffect extends LogitSpread {
   bottom: TokenLogit[];
 }
 
-/** What an SAE reads and, if it is a transcoder, predicts. */
-export interface Places {
-  hookPoint: HookPoints;
-  targetHookPoint?: string | undefined;
-}
-
-/** Where decoder rows write: a hook point, and their columns that belong to it. */
-export interface Writing {
-  hookPoint: string;
-  column: number;
-  width: number;
-}
-
 /**
- * Where the SAE writes: an autoencoder where it reads, a transcoder at its target, a crosscoder, of
- * its hook points, at the last one, which is the nearest to the logits.
- * @throws UserError, naming what does not fit.
- */
-export function writingOf(sae: Sae, model: Model, places: Places): Writing {
-  const { transcoder, heads, dOut } = sae.spec;
-  const names = requireFit(sae, model, places.hookPoint);
-  if (!transcoder) {
-    const width = names.length === 1 ? dOut : heads[heads.length - 1];
-    return { hookPoint: names[names.length - 1], column: dOut - width, width };
-  }
-  const target = places.targetHookPoint;
-  if (target === undefined)
-    throw new UserError(
-      "the SAE is a transcoder: name the hook point that it predicts (targetHookPoint)",
-    );
-  requireWidth("predicts", dOut, model, target);
-  return { hookPoint: target, column: 0, width: dOut };
-}
-
-/**
- * Decoder rows of `latents` as directions in the residual stream, in raw units, [latents, dModel].
- * Where the SAE normalises each row by itself, per standard deviation of that row.
- * @throws UserError for a latent out of range.
+ * Decoder rows of `latents` as directions in the residual stream, in raw units, [latents, dModel]: of
+ * a crosscoder those at the hook point that `places.at` names, by default the last, which is the
+ * nearest to the logits. Where the SAE normalises each row by itself, per standard deviation of that row.
+ * @throws UserError when SAE and hook points do not fit, or for a latent out of range.
  */
 export async function residualDirections(
   sae: Sae,
   model: Model,
-  { hookPoint, column, width }: Writing,
+  places: Places,
   latents: readonly number[],
 ): Promise<Float32Array> {
-  const { dSae, output } = sae.spec;
+  checkLatents(sae, latents);
+  const point = writePointOf(sae, model, nearestToLogits(places));
   const { dModel } = model.info;
-  const writer = await model.writer(hookPoint);
+  const writer = await model.writer(point.hookPoint);
+  const { column, width } = point;
+  const directionAt = isFoldable(sae.spec.output)
+    ? directionsAt(sae, point)
+    : (latent: number) =>
+        Float64Array.from(sae.decoderRow(latent).subarray(column, column + width));
   const none = new Float32Array();
   const out = new Float32Array(latents.length * dModel);
-  for (const [i, latent] of latents.entries()) {
-    if (!(Number.isInteger(latent) && latent >= 0 && latent < dSae))
-      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
-    const whole = isFoldable(output)
-      ? directionOf(sae, latent, none)
-      : Float64Array.from(sae.decoderRow(latent));
-    const row = whole.subarray(column, column + width);
-    out.set(writer ? through(row, writer, dModel) : row, i * dModel);
-  }
+  for (const [i, latent] of latents.entries())
+    out.set(carried(writer, directionAt(latent, none)), i * dModel);
   return out;
 }
 
-/** row [width] times writer [width, dModel]; sums in float64. */
-function through(row: Float64Array, writer: Float32Array, dModel: number): Float64Array {
-  const sum = new Float64Array(dModel);
-  for (const [j, v] of row.entries())
-    for (let c = 0, w = j * dModel; c < dModel; c++, w++) sum[c] += v * writer[w];
-  return sum;
+/** The places with a crosscoder's last hook point chosen, unless one is. */
+export function nearestToLogits(places: Places): Places {
+  const { hookPoint, at } = places;
+  if (typeof hookPoint === "string" || hookPoint.length === 1) return places;
+  return { ...places, at: at ?? hookPoint[hookPoint.length - 1] };
 }
 
 export interface LogitOptions extends Places {
@@ -159,7 +122,7 @@ export async function* effectVectors(
   const { form, device, latents = [...Array(sae.spec.dSae).keys()] } = options;
   const unembedding = await model.unembedding();
   const { dModel, vocabSize, W_U } = unembedding;
-  const directions = await residualDirections(sae, model, writingOf(sae, model, options), latents);
+  const directions = await residualDirections(sae, model, options, latents);
   for (let n = 0; n < latents.length; n++)
     asRead(directions.subarray(n * dModel, (n + 1) * dModel), unembedding, form);
   for await (const { from, rows, products } of rowProducts(directions, W_U, dModel, device))

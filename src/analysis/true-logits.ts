@@ -22,14 +22,18 @@ import {
   DIRECT_FORMS,
   effectOf,
   effectVectors,
-  writingOf,
+  nearestToLogits,
   type DirectForm,
   type LogitEffect,
-  type Places,
   type TokenLogit,
-  type Writing,
 } from "./logits.ts";
-import { directionOf } from "./steer.ts";
+import {
+  directionsAt,
+  logitsOf,
+  writePointOf,
+  type Places,
+  type WritePoint,
+} from "./write-point.ts";
 
 /** A position, with all the tokens that its row has up to it. */
 export interface Context {
@@ -83,21 +87,20 @@ export async function trueLogitEffect(
   options: TrueLogitOptions,
 ): Promise<TrueLogitEffect> {
   const { latent, amount, documents = 100, top = 10, seed = 0, onProgress } = options;
-  const writing = writingOf(sae, model, options);
+  const point = writePointOf(sae, model, nearestToLogits(options));
   const contexts = await contextsOf(sae, model, text, { ...options, documents });
   if (contexts.length < MIN_DOCUMENTS)
     throw new UserError(
       `latent ${latent} fires in ${contexts.length} documents of the text; its true effect needs ${MIN_DOCUMENTS}: read more tokens, or use another form of the logit effect`,
     );
+  const directionAt = directionsAt(sae, point);
   const rng = new Rng(seed, "direction", latent);
-  const noise = Float64Array.from({ length: writing.width }, () => rng.normal());
+  const noise = Float64Array.from({ length: point.width }, () => rng.normal());
   const changes: Float32Array[] = [];
   const random: Float32Array[] = [];
   for (const [i, context] of contexts.entries()) {
-    const [own, other] = await logitChanges(model, writing.hookPoint, context, (row) => {
-      const direction = directionOf(sae, latent, row)
-        .subarray(writing.column, writing.column + writing.width)
-        .map((v) => amount * v);
+    const [own, other] = await logitChanges(model, point, context, (row) => {
+      const direction = directionAt(latent, row).map((v) => amount * v);
       const scale = Math.hypot(...direction) / Math.hypot(...noise);
       return [direction, noise.map((v) => scale * v)];
     });
@@ -173,50 +176,44 @@ async function contextsOf(
 }
 
 /**
- * How the logits at a context's last position change when something is added there to the value at a
- * hook point; [vocabulary] for each addition.
- * @param additions what to add, [width] each, to a row.
+ * How the logits at a context's last position change when something is added there at the write
+ * point; [vocabulary] for each addition.
+ * @param additions what to add, [width] each, to a row that the SAE writes to.
  */
 export async function logitChanges(
   model: Model,
-  hookPoint: Writing["hookPoint"],
+  point: WritePoint,
   { tokens }: Context,
   additions: (row: Float32Array) => readonly Float64Array[],
 ): Promise<Float32Array[]> {
+  const { hookPoint, residual, width } = point;
   const length = tokens.length;
+  const capture = [hookPoint, ...(residual === null ? [] : [residual])];
+  const { activations } = await model.forward({ tokens, batch: 1, length, capture });
+  const values = activations[hookPoint];
+  const row = { tokens, values, residual: residual === null ? undefined : activations[residual] };
+  const added = additions(values.slice((length - 1) * width));
+  const variants = [
+    // What is unchanged goes through the same graph, so that its rounding is the same.
+    { row, added: new Map<number, Float64Array>() },
+    ...added.map((addition) => ({ row, added: new Map([[length - 1, addition]]) })),
+  ];
+  const logits = await logitsOf(model, point, variants, "last");
   const { vocabSize } = model.info;
-  const width = model.hookWidth(hookPoint);
-  const { activations } = await model.forward({ tokens, batch: 1, length, capture: [hookPoint] });
-  const x = activations[hookPoint];
-  const last = (length - 1) * width;
-  const added = additions(x.slice(last));
-  // What is unchanged goes through the same graph, so that its rounding is the same.
-  const batch = 1 + added.length;
-  const patch = new Float32Array(batch * x.length);
-  const repeated = new Int32Array(batch * length);
-  for (let b = 0; b < batch; b++) {
-    patch.set(x, b * x.length);
-    repeated.set(tokens, b * length);
-    if (b === 0) continue;
-    for (let c = 0; c < width; c++) patch[b * x.length + last + c] += added[b - 1][c];
-  }
-  const { logits } = await model.forward({
-    ...{ tokens: repeated, batch, length, patch: { [hookPoint]: patch }, logits: "last" },
-  });
   return added.map((_, b) =>
-    logits!.slice((b + 1) * vocabSize, (b + 2) * vocabSize).map((logit, t) => logit - logits![t]),
+    logits.slice((b + 1) * vocabSize, (b + 2) * vocabSize).map((logit, t) => logit - logits[t]),
   );
 }
 
 async function agreementOf(
   sae: Sae,
   model: Model,
-  { hookPoint, targetHookPoint, latent }: TrueLogitOptions,
+  { hookPoint, targetHookPoint, at, latent }: TrueLogitOptions,
   change: Float64Array,
 ): Promise<Record<DirectForm, number>> {
   const found = {} as Record<DirectForm, number>;
   for (const form of DIRECT_FORMS) {
-    const options = { hookPoint, targetHookPoint, form, latents: [latent] };
+    const options = { hookPoint, targetHookPoint, at, form, latents: [latent] };
     for await (const { effects } of effectVectors(sae, model, options))
       found[form] = pearson(change, effects);
   }

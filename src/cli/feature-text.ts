@@ -2,7 +2,13 @@
 import { isAligned, isSpecific, type BestLabel } from "../analysis/concepts.ts";
 import { histogramEdge, type Feature } from "../analysis/features.ts";
 import type { LogitEffect } from "../analysis/logits.ts";
-import type { CosineNull } from "../analysis/neighbors.ts";
+import {
+  MIN_TOGETHER,
+  type CoMeasure,
+  type CoNeighbor,
+  type CosineNull,
+} from "../analysis/neighbors.ts";
+import type { SuspectKind, Suspects } from "../analysis/suspects.ts";
 import type { TrueLogitEffect } from "../analysis/true-logits.ts";
 import { short, table } from "./terminal.ts";
 
@@ -32,6 +38,9 @@ export interface FeatureView {
   text?: { pieces: string[]; values: number[] };
   logits: Named<LogitEffect> | Named<TrueLogitEffect>;
   neighbors: { decoder: NearRows; encoder: NearRows };
+  /** Where it was counted how latents fire together; by each measure. */
+  coActivation?: Record<CoMeasure, (CoNeighbor & { label: string })[]>;
+  suspects?: Suspects;
 }
 
 export interface TextOptions {
@@ -42,7 +51,7 @@ export interface TextOptions {
 }
 
 export function featureText(view: FeatureView, options: TextOptions): string {
-  const { feature, text } = view;
+  const { feature, text, coActivation, suspects } = view;
   return [
     headText(view),
     ...(text ? [`on your text\n${marked(text.pieces, text.values, feature.max, options)}`] : []),
@@ -51,6 +60,8 @@ export function featureText(view: FeatureView, options: TextOptions): string {
     logitsText(view.logits),
     neighborsText("decoder", "writes", view.neighbors.decoder),
     neighborsText("encoder", "reads", view.neighbors.encoder),
+    ...(coActivation ? [togetherText(coActivation.phi)] : []),
+    ...(suspects ? [suspectsText(suspects, feature.latent)] : []),
   ].join("\n\n");
 }
 
@@ -182,6 +193,41 @@ function neighborsText(side: string, verb: string, { nearest, chance }: NearRows
   return [
     `nearest by what it ${verb} (${side} cosine; a random direction's nearest: ${chance.nearestToRandom.toFixed(2)}, one random pair in a thousand: ${chance.oneInThousand.toFixed(2)})`,
     indented(table(["latent", "cosine", "label"], rows)),
+  ].join("\n");
+}
+
+function togetherText(found: readonly (CoNeighbor & { label: string })[]): string {
+  const rows = found.map(({ latent, phi, jaccard, pmi, together, expected, label }) => [
+    String(latent),
+    phi.toFixed(3),
+    jaccard.toFixed(3),
+    pmi.toFixed(2),
+    short(together),
+    short(Math.round(expected)),
+    label,
+  ]);
+  if (rows.length === 0) return `fires together with nothing at ${MIN_TOGETHER} positions or more`;
+  const head = ["latent", "phi", "Jaccard", "PMI (bits)", "together", "by chance", "label"];
+  return `fires together with, by phi (0: independent)\n${indented(table(head, rows))}`;
+}
+
+const SUSPICIONS: Record<SuspectKind, string> = {
+  duplicate: "duplicates",
+  split: "may be split with",
+  absorbed: "may be absorbed:",
+};
+
+function suspectsText({ suspects, pairs }: Suspects, latent: number): string {
+  const lines = suspects.map(({ kind, latents, evidence }) => {
+    const { decoderCosine, jaccard, phi, together, expected, profile, response } = evidence;
+    const other = latents[0] === latent ? latents[1] : latents[0];
+    const who =
+      kind === "absorbed" ? `${latents[0]} stays silent where ${latents[1]} fires` : String(other);
+    return `  ${SUSPICIONS[kind]} ${who}   decoder cosine ${decoderCosine.toFixed(2)}, Jaccard ${jaccard.toFixed(3)}, phi ${phi.toFixed(3)}, together ${short(together)} (by chance ${short(Math.round(expected))}), same tokens ${profile.toFixed(2)}, response ${response[0].toFixed(2)}`;
+  });
+  return [
+    `suspects among the ${pairs} pairs with the latents nearest by decoder: ${lines.length === 0 ? "none" : ""}`.trimEnd(),
+    ...lines,
   ].join("\n");
 }
 

@@ -7,22 +7,29 @@ import { openFeatures, type Features } from "../analysis/features.ts";
 import {
   DIRECT_FORMS,
   logitEffects,
-  writingOf,
+  nearestToLogits,
   type LogitEffect,
   type LogitForm,
-  type Places,
 } from "../analysis/logits.ts";
-import { cosineNull, nearestRows, type CosineNull } from "../analysis/neighbors.ts";
+import {
+  coNeighbors,
+  cosineNull,
+  nearestRows,
+  type CoMeasure,
+  type CosineNull,
+} from "../analysis/neighbors.ts";
+import { suspectsOf } from "../analysis/suspects.ts";
+import { writePointOf, type Places } from "../analysis/write-point.ts";
 import { trueLogitEffect, type TrueLogitEffect } from "../analysis/true-logits.ts";
-import { parseConfig, type RunConfig } from "../config.ts";
+import { parseConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { nearestName, UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import { findRun } from "../runs.ts";
 import { loadSae } from "../sae/formats.ts";
-import type { Sae } from "../sae/sae.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
 import { saeFolder } from "./export.ts";
+import { countedCoActivation, factsOf, featureMap, type OpenedRun } from "./feature-map.ts";
 import { featureText, type FeatureView } from "./feature-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
@@ -44,11 +51,12 @@ const FORMS: readonly LogitForm[] = [...DIRECT_FORMS, "true"];
 
 export function define(command: Command): void {
   command
-    .argument("<latent>", "number of the latent, from 0")
+    .argument("<latent>", "number of the latent, from 0; or map: all of them")
     .argument("[run]", "a run: id, folder or `latest`", "latest")
     .description(
       "Show one latent: what it fires on, its label, what it does to the next token, and the latents " +
-        "near it. Needs the run's features/, which lens run and lens features make.",
+        "near it. With map: count how all of them fire together, draw maps of them, list those that look " +
+        "split, absorbed or duplicated. Needs the run's features/, which lens run and lens features make.",
     )
     .option("--runs <folder>", "the folder that holds the run folders", "runs")
     .option(
@@ -67,27 +75,19 @@ export function define(command: Command): void {
     );
 }
 
-/** What the parts of the view are made from. */
-interface Opened {
-  sae: Sae;
-  model: Model;
-  features: Features;
-  config: RunConfig;
+/** What the parts of a view are made from. */
+interface Opened extends OpenedRun {
   places: Places;
   latent: number;
   top: number;
-  terminal: Terminal;
-  signal: AbortSignal;
 }
 
-async function run(latentText: string, id: string, options: Options, signal: AbortSignal) {
+async function run(latent: string, id: string, options: Options, signal: AbortSignal) {
   const terminal = new Terminal(options);
   const form = formOf(options.logits);
-  const [latent, top, examples] = [
-    numberOf("latent", latentText),
-    numberOf("top", options.top),
-    numberOf("examples", options.examples),
-  ];
+  const isMap = latent === "map";
+  const number = isMap ? 0 : numberOf("latent", latent);
+  const [top, examples] = [numberOf("top", options.top), numberOf("examples", options.examples)];
   const { folder, config: stored } = findRun(options.runs, id);
   const config = parseConfig(stored);
   if (config.activations.from !== "model")
@@ -95,41 +95,66 @@ async function run(latentText: string, id: string, options: Options, signal: Abo
       `a feature is looked up in text, and the activations of ${folder} come from no model (activations.from ${config.activations.from})`,
     );
   const features = await openFeatures(join(folder, "features"));
-  const feature = await features.feature(latent);
+  await features.feature(number);
   const { sae } = await loadSae(saeFolder(options.runs, id));
   const model = await loadModel(config.activations.model, { threads: config.threads });
   try {
+    const run = { folder, config, sae, model, features, terminal, signal };
+    if (isMap) {
+      await featureMap(run);
+      return;
+    }
     const { inputs, target } = hookPointsOf(model, config.activations);
     const places = { hookPoint: inputs, targetHookPoint: target };
-    const opened = { sae, model, features, config, places, latent, top, terminal, signal };
-    const { hookPoint } = writingOf(sae, model, places);
-    const view: FeatureView = {
-      ...{
-        run: folder,
-        model: model.info.source,
-        hookPoint: inputs.join(" + "),
-        dSae: sae.spec.dSae,
-      },
-      positions: features.index.positions,
-      textDocuments: features.index.documents,
-      feature,
-      label: features.labels?.best[latent] ?? undefined,
-      ...(options.text !== undefined && { text: await firingsIn(opened, options.text) }),
-      logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },
-      neighbors: {
-        decoder: await near(sae.W_dec, sae.spec.dOut, opened),
-        encoder: await near(sae.W_enc, sae.spec.dIn, opened),
-      },
-    };
+    const view = await viewOf({ ...run, places, latent: number, top }, form, options.text);
     terminal.result(view, featureText(view, { examples, isColoured: process.stdout.isTTY }));
-    const strength = feature.max.toPrecision(3);
-    terminal.next(
-      `steer --run ${shortPath(folder)} --add ${latent}=${strength} "Once upon a time"`,
-      "see what it does when it is turned up",
-    );
+    const { max } = view.feature;
+    if (view.coActivation)
+      terminal.next(
+        `steer --run ${shortPath(folder)} --add ${number}=${max.toPrecision(3)} "Once upon a time"`,
+        "see what it does when it is turned up",
+      );
+    else
+      terminal.next(
+        `feature map ${shortPath(folder)}`,
+        "count what fires together: neighbours by firing, suspects, maps",
+      );
   } finally {
     await model.close();
   }
+}
+
+async function viewOf(
+  opened: Opened,
+  form: LogitForm,
+  text: string | undefined,
+): Promise<FeatureView> {
+  const { folder, sae, model, features, places, latent, top } = opened;
+  const co = await countedCoActivation(opened);
+  const together = (by: CoMeasure) =>
+    coNeighbors(co!, latent, { by, count: top }).map((one) => ({
+      ...one,
+      label: nameOf(features, one.latent),
+    }));
+  const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
+  return {
+    ...{ run: folder, model: model.info.source, dSae: sae.spec.dSae },
+    hookPoint: [places.hookPoint].flat().join(" + "),
+    positions: features.index.positions,
+    textDocuments: features.index.documents,
+    feature: await features.feature(latent),
+    label: features.labels?.best[latent] ?? undefined,
+    ...(text !== undefined && { text: await firingsIn(opened, text) }),
+    logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },
+    neighbors: {
+      decoder: await near(sae.W_dec, sae.spec.dOut, opened),
+      encoder: await near(sae.W_enc, sae.spec.dIn, opened),
+    },
+    ...(co && {
+      coActivation: { pmi: together("pmi"), jaccard: together("jaccard"), phi: together("phi") },
+      suspects: await suspectsOf(sae, factsOf(opened, co), { latents: [latent] }),
+    }),
+  };
 }
 
 function formOf(text: string): LogitForm {
