@@ -75,6 +75,12 @@ export { attributionFigure } from "./analysis/attribution-figure.ts";
 export { doseResponse, recommended, type DoseOptions, type DoseResponse } from "./analysis/dose.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";
+export {
+  conceptCoverage,
+  type ConceptCoverage,
+  type ConceptMatch,
+  type ConceptOptions,
+} from "./analysis/concept-alignment.ts";
 export { agreement, auc, fitProbe, probeScores, type Probe } from "./analysis/probe.ts";
 export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts";
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";

@@ -268,6 +268,14 @@ export function joinHeads(
   return sideBySide(parts, heads, new Float32Array(rows * dIn));
 }
 
+/** A chunk of text with its latents, and what the SAE read. */
+export interface EncodedChunk {
+  chunk: TextChunk;
+  codes: CodesByLatent;
+  /** A copy of the activations of the chunk's positions [length, dIn]. */
+  activations: () => Float32Array<ArrayBuffer>;
+}
+
 /**
  * Text through the model up to the hook points and through the SAE's encoder.
  * @throws UserError when SAE and hook points do not fit, or the text has no tokens.
@@ -279,9 +287,9 @@ export async function* encodeText(
   hookPoints: HookPoints,
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: TextOptions,
-): AsyncGenerator<{ chunk: TextChunk; codes: CodesByLatent }> {
+): AsyncGenerator<EncodedChunk> {
   const capture = requireFit(sae, model, hookPoints);
-  const { dSae } = sae.spec;
+  const { dIn, dSae } = sae.spec;
   let encoder: ReturnType<Sae["on"]> | undefined;
   let first = 0;
   let firstRow = 0;
@@ -302,7 +310,12 @@ export async function* encodeText(
       batch.kept.forEach((at, position) => (place[at] = position));
       first += chunk.length;
       firstRow += batch.rows.length;
-      yield { chunk, codes: codesByLatent(codes, dSae, place) };
+      const copied = () => {
+        const rows = new Float32Array(chunk.length * dIn);
+        batch.kept.forEach((at, p) => rows.set(x.subarray(at * dIn, (at + 1) * dIn), p * dIn));
+        return rows;
+      };
+      yield { chunk, codes: codesByLatent(codes, dSae, place), activations: copied };
     }
   } finally {
     encoder?.close();

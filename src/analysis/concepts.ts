@@ -12,6 +12,7 @@
  */
 import type { CodesByLatent, TextChunk } from "./codes.ts";
 import type { Label, LabelledPositions, TokenLabels } from "./labels.ts";
+import { fallingOrder } from "./order.ts";
 import { aucOfRanks } from "./probe.ts";
 
 /** How well a latent's activation tells which positions carry a label. */
@@ -226,35 +227,16 @@ export class LabelledCodes {
         values[at] = codes.values[i];
         positions[at] = base + codes.positions[i];
       }
-    return sortFalling(values, positions);
-  }
-}
-
-/** Sorts by falling value. The bits of positive floats order as integers: bits and place fit one double, which sorts natively. */
-function sortFalling(
-  values: Float32Array,
-  positions: Int32Array,
-): { values: Float32Array; positions: Int32Array } {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  const keys = new Float64Array(values.length);
-  const PLACES = 2 ** 21;
-  if (values.length > PLACES) {
-    const order = Array.from(values.keys()).sort((a, b) => values[b] - values[a]);
+    const order = fallingOrder(values);
     return {
       values: Float32Array.from(order, (i) => values[i]),
       positions: Int32Array.from(order, (i) => positions[i]),
     };
   }
-  for (let i = 0; i < keys.length; i++) keys[i] = bits[i] * PLACES + (PLACES - 1 - i);
-  keys.sort().reverse();
-  const order = Int32Array.from(keys, (key) => PLACES - 1 - (key % PLACES));
-  return {
-    values: Float32Array.from(order, (i) => values[i]),
-    positions: Int32Array.from(order, (i) => positions[i]),
-  };
 }
 
-function grown(array: Int32Array, length: number): Int32Array<ArrayBuffer> {
+/** The array, or a longer copy of it. */
+export function grown(array: Int32Array, length: number): Int32Array<ArrayBuffer> {
   if (array.length >= length) return array as Int32Array<ArrayBuffer>;
   const larger = new Int32Array(Math.max(length, array.length * 2));
   larger.set(array);

@@ -70,14 +70,12 @@ export class TokenLabels {
     if (to > p + 1) own.add(this.#tokenLabel("before", chunk.tokens[p + 1]));
 
     const raw = piecesOf(chunk, p, p + 1).text[0];
-    const lead = raw.length - raw.trimStart().length;
-    const start = chunk.start[p] + lead;
-    const end = Math.max(chunk.end[p] - (raw.length - raw.trimEnd().length), start);
+    const [start, end] = visibleRange(chunk, p);
     for (const name of marks.classes(raw.trim(), raw, start, end)) own.add(this.#id("class", name));
     const word = marks.wordAt(start);
     if (word !== undefined) own.add(this.#id("word", word));
-    for (const span of marks.spans)
-      if (span.start < end && start < span.end) own.add(this.#id("concept", span.concept));
+    for (const concept of conceptsAt(marks.spans, start, end))
+      own.add(this.#id("concept", concept));
   }
 
   #tokenLabel(kind: "token" | "after" | "before", token: number): number {
@@ -116,6 +114,22 @@ export class TokenLabels {
       this.#marks = { document, marks: new DocumentMarks(document) };
     return this.#marks.marks;
   }
+}
+
+/** The characters of a token [start, end) without the white space around them; of white space alone, an empty range at its end. */
+export function visibleRange(chunk: TextChunk, p: number): [start: number, end: number] {
+  const raw = chunk.documents[chunk.document[p]].text.slice(chunk.start[p], chunk.end[p]);
+  const start = chunk.start[p] + raw.length - raw.trimStart().length;
+  return [start, Math.max(chunk.end[p] - (raw.length - raw.trimEnd().length), start)];
+}
+
+/** The concepts whose spans share a character with [start, end), or have an empty range in their midst. */
+export function* conceptsAt(
+  spans: TextDocument["spans"],
+  start: number,
+  end: number,
+): Generator<string> {
+  for (const span of spans) if (span.start < end && start < span.end) yield span.concept;
 }
 
 /** Token text as a reader should see it: in quotation marks, with its space, newlines as ⏎. */
