@@ -78,20 +78,22 @@ export async function doseResponse(
   const { texts, prompt, onProgress } = options;
   if (!(texts >= 2)) throw new UserError(`texts must be at least 2; got ${texts}`);
   if (strengths.length === 0) throw new UserError("give at least one strength");
-  const total = 1 + subjects.length * strengths.length;
+  const total = 1 + texts + subjects.length * strengths.length;
   let done = 0;
   const plain = await make(model, options);
   const baseline = await measured(model, plain, options);
   onProgress?.(++done, total);
+  const doses = subjects.map(({ at }) => strengths.map((strength) => at(strength)));
+  const divergences = await divergencesOf(model, plain.tokens, prompt.length, doses.flat(), () =>
+    onProgress?.(++done, total),
+  );
   const results: DoseResponse["subjects"] = [];
-  for (const { name, kind, at } of subjects) {
+  for (const [s, { name, kind }] of subjects.entries()) {
     const responses: Response[] = [];
-    for (const strength of strengths) {
-      const intervention = at(strength);
-      const made = await make(model, options, intervention);
+    for (const [i, strength] of strengths.entries()) {
+      const made = await make(model, options, doses[s][i]);
       const response = await measured(model, made, options);
-      const kl = await divergence(model, plain.tokens, prompt.length, intervention);
-      responses.push({ strength, ...response, kl });
+      responses.push({ strength, ...response, kl: divergences[s * strengths.length + i] });
       onProgress?.(++done, total);
     }
     results.push({ name, kind, responses });
@@ -166,33 +168,47 @@ function trigramsOf(text: string): { distinct: number; all: number } {
   return { distinct: seen.size, all: Math.max(0, words.length - 2) };
 }
 
-/** Mean KL(steered ‖ unsteered) over what followed the prompt, with texts as units. */
-async function divergence(
+/**
+ * For each intervention the mean KL(steered ‖ unsteered) over what followed the prompt, with texts as
+ * units. Text by text, so that each goes through the model unsteered once, whatever is compared with it.
+ */
+async function divergencesOf(
   model: Model,
   texts: readonly Int32Array[],
   promptLength: number,
-  { hookPoint, replace }: Intervention,
-): Promise<Interval> {
+  interventions: readonly Intervention[],
+  onText: () => void,
+): Promise<Interval[]> {
   const { vocabSize } = model.info;
-  const sums: number[] = [];
+  const capture = [...new Set(interventions.map(({ hookPoint }) => hookPoint))];
+  const sums = interventions.map((): number[] => []);
   const counts: number[] = [];
+  // The logits at position p are those of token p + 1; the last ones are of a token not made.
+  const from = promptLength - 1;
   for (const tokens of texts) {
-    const input = { tokens, batch: 1, length: tokens.length, logits: "all" } as const;
-    const plain = await model.forward({ ...input, capture: [hookPoint] });
-    const patch = { [hookPoint]: await replace(plain.activations[hookPoint], 0) };
-    const steered = await model.forward({ ...input, patch });
-    let sum = 0;
-    // The logits at position p are those of token p + 1; the last ones are of a token not made.
-    const from = promptLength - 1;
     const to = tokens.length - 1;
-    for (let p = from; p < to; p++) {
-      const at = (logits: Float32Array) => logits.subarray(p * vocabSize, (p + 1) * vocabSize);
-      sum += klOf(at(steered.logits!), at(plain.logits!));
+    const input = { tokens, batch: 1, length: tokens.length, logits: "all" } as const;
+    const plain = await model.forward({ ...input, capture });
+    const rowsOf = (logits: Float32Array) =>
+      Array.from({ length: Math.max(0, to - from) }, (_, i) =>
+        logits.subarray((from + i) * vocabSize, (from + i + 1) * vocabSize),
+      );
+    const unsteered = rowsOf(plain.logits!);
+    const logSums = unsteered.map(logSumExp);
+    for (const [n, { hookPoint, replace }] of interventions.entries()) {
+      const patch = { [hookPoint]: await replace(plain.activations[hookPoint], 0) };
+      const steered = rowsOf((await model.forward({ ...input, patch })).logits!);
+      sums[n].push(
+        steered.reduce(
+          (sum, row, i) => sum + klOf(row, unsteered[i], logSumExp(row), logSums[i]),
+          0,
+        ),
+      );
     }
-    sums.push(sum);
-    counts.push(Math.max(0, to - from));
+    counts.push(unsteered.length);
+    onText();
   }
-  return ratioInterval(sums, counts);
+  return sums.map((sum) => ratioInterval(sum, counts));
 }
 
 /** KL(softmax(a) ‖ softmax(b)) in nats, in float64; `la` and `lb` are their log Σ exp, where they are known. */

@@ -56,16 +56,18 @@ export async function dose(
   const exclude = found.map(({ latent }) => latent);
   const controls = { ...settings.steer, latents: CONTROLS, directions: CONTROLS };
   const subjects = subjectsOf(sae, model, features, best.latent, controls, exclude);
-  const progress = new Progress({
-    ...{ label: "steering", unit: "doses", total: 1 + subjects.length * strengths.length },
-    quiet: terminal.quiet,
-  });
+  let progress: Progress | undefined;
   const result = await doseResponse(model, subjects, strengths, {
     ...{ prompt: settings.prompt, generation: settings.generation, score },
     texts: Number(options.texts),
-    onProgress: (done) => progress.update(done),
+    onProgress: (done, total) => {
+      progress ??= new Progress({
+        ...{ label: "steering", unit: "passes", total, quiet: terminal.quiet },
+      });
+      progress.update(done);
+    },
   });
-  progress.end();
+  progress?.end();
   const out = options.out ?? join(folder, "steering");
   const name = `latent-${best.latent}`;
   await mkdir(out, { recursive: true });

@@ -197,29 +197,31 @@ export function choose(
   for (let i = 1; i < logits.length; i++) if (logits[i] > logits[best]) best = i;
   if (temperature === 0) return best;
 
-  const top = logits[best];
-  const weight = (id: number) => Math.exp((logits[id] - top) / temperature);
-  let candidates = Uint32Array.from(logits, (_, id) => id);
+  let candidates: Uint32Array | undefined; // absent: all, in their order
   if (topK !== undefined || topP < 1) {
+    candidates = Uint32Array.from(logits, (_, id) => id);
     candidates.sort((a, b) => logits[b] - logits[a] || a - b);
     candidates = candidates.subarray(0, topK);
   }
+  const idOf = (i: number) => (candidates ? candidates[i] : i);
+  const top = logits[best];
+  const weights = new Float64Array(candidates?.length ?? logits.length);
   let total = 0;
-  for (const id of candidates) total += weight(id);
+  for (let i = 0; i < weights.length; i++)
+    total += weights[i] = Math.exp((logits[idOf(i)] - top) / temperature);
+  let kept = weights.length;
   if (topP < 1) {
     let sum = 0;
-    let kept = 0;
-    while (kept < candidates.length && sum < topP * total) sum += weight(candidates[kept++]);
-    candidates = candidates.subarray(0, kept);
+    for (kept = 0; kept < weights.length && sum < topP * total; kept++) sum += weights[kept];
     total = sum;
   }
 
   let left = rng.uniform() * total;
-  for (const id of candidates) {
-    left -= weight(id);
-    if (left < 0) return id;
+  for (let i = 0; i < kept; i++) {
+    left -= weights[i];
+    if (left < 0) return idOf(i);
   }
-  return candidates[candidates.length - 1]; // rounding used up the sum
+  return idOf(kept - 1); // rounding used up the sum
 }
 
 /** log Σ exp(x), without overflow, in float64. */
