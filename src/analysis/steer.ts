@@ -44,8 +44,11 @@ export interface Scope {
 
 export type Edit = { latent: number } & Change & Scope;
 
-/** A change that needs no activation of its latent. */
-const blind = (edit: Edit) => edit.kind === "add" || edit.kind === "orthogonal";
+/** The latents whose activations an edit needs to know; of its own only where the change depends on it. */
+function readBy({ latent, kind, when }: Edit): number[] {
+  const isBlind = kind === "add" || kind === "orthogonal";
+  return [...(isBlind ? [] : [latent]), ...(when ? [when.latent] : [])];
+}
 
 export interface SteerOptions {
   /** What the SAE reads and writes. */
@@ -105,8 +108,9 @@ export function edited(
     const acting = edits.filter((edit) => isWithin(edit, first + n, promptLength));
     if (acting.length === 0) continue;
     const row = x.subarray(n * dIn, (n + 1) * dIn);
-    const needsCodes = acting.some((edit) => !blind(edit) || edit.when);
-    const before = needsCodes ? sae.encode(row) : undefined;
+    const needed = new Set(acting.flatMap(readBy));
+    const values = needed.size > 0 ? sae.encodeSome(row, [...needed]) : [];
+    const before = new Map([...needed].map((latent, i) => [latent, values[i]]));
     const delta = deltaOf(sae, acting, row, before);
     if (!delta) continue;
     if (out === x) out = x.slice();
@@ -126,23 +130,23 @@ function deltaOf(
   sae: Sae,
   edits: readonly Edit[],
   row: Float32Array,
-  before: Float32Array | undefined,
+  before: ReadonlyMap<number, number>,
 ): Float64Array | undefined {
   const changed = new Map<number, number>();
   let moved: Float64Array | undefined;
   for (const edit of edits) {
     const { latent, when } = edit;
-    if (when && !(before![when.latent] > (when.above ?? 0))) continue;
+    if (when && !(before.get(when.latent)! > (when.above ?? 0))) continue;
     if (edit.kind === "orthogonal") {
       moved ??= new Float64Array(row.length);
       turn(row, moved, directionOf(sae, latent, row), edit.value);
       continue;
     }
-    const now = changed.get(latent) ?? before?.[latent] ?? 0;
+    const now = changed.get(latent) ?? before.get(latent) ?? 0;
     changed.set(latent, changeOf(edit, now));
   }
   const differences = [...changed]
-    .map(([latent, value]) => [latent, value - (before?.[latent] ?? 0)] as const)
+    .map(([latent, value]) => [latent, value - (before.get(latent) ?? 0)] as const)
     .filter(([, difference]) => difference !== 0);
   if (differences.length === 0) return moved;
   const decoded = decodedDifference(sae, differences, row);

@@ -72,6 +72,41 @@ test("gives equal pre-activations to the latents of lower index first", () => {
     },
   );
   expect([...sae.encode([1])]).toEqual([0, 2, 2, 0]);
+  expect([...sae.encodeSome([1], [3, 0, 2])]).toEqual([0, 0, 2]);
+});
+
+test.each<SaeSpec["selection"]>([
+  { architecture: "relu" },
+  { architecture: "topk", k: 1 },
+  { architecture: "topk", k: 4 },
+  { architecture: "topk", k: 13 },
+  { architecture: "batchTopk", k: 4, threshold: 0.8 },
+  { architecture: "jumprelu" },
+  { architecture: "gated" },
+])("encodes some of the latents to the very numbers that they have among all (%o)", (selection) => {
+  const { spec, ...weights } = randomSae({ selection: { architecture: "relu" } });
+  const rng = new Rng(4, "encode some");
+  const draw = () => Float32Array.from({ length: 13 }, () => rng.normal());
+  const { architecture } = selection;
+  const sae = new Sae(
+    { ...spec, selection, input: scaling([0.3], [7]) },
+    {
+      ...weights,
+      ...(architecture === "jumprelu" && { threshold: draw().map(Math.abs) }),
+      ...(architecture === "gated" && { b_mag: draw(), r_mag: draw() }),
+    },
+  );
+  let firing = 0;
+  for (let n = 0; n < 30; n++) {
+    const x = Float32Array.from({ length: 7 }, () => rng.normal() * 5);
+    const all = sae.encode(x);
+    const latents = [...all.keys()].filter(() => rng.uniform() < 0.5).reverse();
+    const some = sae.encodeSome(x, latents);
+    expect([...some]).toEqual(latents.map((f) => all[f]));
+    firing += some.filter((a) => a > 0).length;
+  }
+  expect(firing).toBeGreaterThan(0);
+  expect(firing).toBeLessThan(30 * 13);
 });
 
 test.each([true, false])(

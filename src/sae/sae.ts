@@ -61,41 +61,76 @@ export class Sae implements SaeWeights {
 
   /** z of one row x [dIn] → [dSae], before the selection; sums in float64. */
   preActivations(x: ArrayLike<number>): Float32Array {
-    const { dIn, dSae, applyBDecToInput } = this.spec;
-    const input = forwardRow(this.spec.input, take(x, dIn));
+    const input = this.#centred(x);
+    return Float32Array.from({ length: this.spec.dSae }, (_, f) => this.#product(f, input));
+  }
+
+  /** What the encoder's rows are multiplied with. */
+  #centred(x: ArrayLike<number>): Float64Array {
+    const { dIn, input: transform, applyBDecToInput } = this.spec;
+    const input = forwardRow(transform, take(x, dIn));
     if (applyBDecToInput) for (let c = 0; c < dIn; c++) input[c] -= this.b_dec[c];
-    const z = new Float32Array(dSae);
-    for (let f = 0; f < dSae; f++) {
-      let sum = this.b_enc[f];
-      for (let c = 0, w = f * dIn; c < dIn; c++, w++) sum += this.W_enc[w] * input[c];
-      z[f] = sum;
-    }
-    return z;
+    return input;
+  }
+
+  /** z of one latent. */
+  #product(f: number, input: Float64Array): number {
+    const dIn = input.length;
+    let sum = this.b_enc[f];
+    for (let c = 0, w = f * dIn; c < dIn; c++, w++) sum += this.W_enc[w] * input[c];
+    return Math.fround(sum);
   }
 
   /** Latents of one row x [dIn] → [dSae]. */
   encode(x: ArrayLike<number>): Float32Array {
     const z = this.preActivations(x);
     const { selection } = this.spec;
-    switch (selection.architecture) {
-      case "relu":
-        return z.map((v) => Math.max(v, 0));
-      case "topk": {
-        const order = Array.from(z, (_, f) => f).sort((f, g) => z[g] - z[f] || f - g);
-        const acts = new Float32Array(z.length);
-        for (const f of order.slice(0, selection.k)) acts[f] = Math.max(z[f], 0);
-        return acts;
+    if (selection.architecture !== "topk") return z.map((v, f) => this.#activated(f, v));
+    const order = Array.from(z, (_, f) => f).sort((f, g) => z[g] - z[f] || f - g);
+    const acts = new Float32Array(z.length);
+    for (const f of order.slice(0, selection.k)) acts[f] = Math.max(z[f], 0);
+    return acts;
+  }
+
+  /**
+   * Some of the latents of one row, as `encode` gives them, without the products of all others: none
+   * of them unless the k largest are kept, and then only until k are found that are larger.
+   */
+  encodeSome(x: ArrayLike<number>, latents: readonly number[]): Float32Array {
+    const input = this.#centred(x);
+    const { selection, dSae } = this.spec;
+    const own = latents.map((f) => this.#product(f, input));
+    if (selection.architecture !== "topk")
+      return Float32Array.from(latents, (f, i) => this.#activated(f, own[i]));
+    // How many come before each; of equal ones the lower latent does.
+    const before = latents.map(() => 0);
+    const open = new Set([...latents.keys()].filter((i) => own[i] > 0));
+    for (let g = 0; g < dSae && open.size > 0; g++) {
+      const z = this.#product(g, input);
+      for (const i of open) {
+        if (z > own[i] || (z === own[i] && g < latents[i])) before[i]++;
+        if (before[i] === selection.k) open.delete(i);
       }
+    }
+    return Float32Array.from(own, (z, i) => (open.has(i) ? z : 0));
+  }
+
+  /** The activation of a latent by its own z, where others have no part in it. */
+  #activated(f: number, z: number): number {
+    const { selection } = this.spec;
+    switch (selection.architecture) {
+      case "topk":
+        throw new Error("which latents of topk are kept depends on all of them");
+      case "relu":
+        return Math.max(z, 0);
       case "batchTopk":
-        return z.map((v) => (v > selection.threshold && v > 0 ? v : 0));
+        return z > selection.threshold && z > 0 ? z : 0;
       case "jumprelu":
-        return z.map((v, f) => (v > this.threshold![f] && v > 0 ? v : 0));
+        return z > this.threshold![f] && z > 0 ? z : 0;
       case "gated":
-        return z.map((pi, f) =>
-          pi > 0
-            ? Math.max(Math.exp(this.r_mag![f]) * (pi - this.b_enc[f]) + this.b_mag![f], 0)
-            : 0,
-        );
+        return z > 0
+          ? Math.max(Math.exp(this.r_mag![f]) * (z - this.b_enc[f]) + this.b_mag![f], 0)
+          : 0;
       default:
         return selection satisfies never;
     }
