@@ -16,6 +16,8 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 
 import type { FeatureView } from "../src/cli/feature-text.ts";
+import type { Ablation } from "../src/analysis/ablate.ts";
+import type { Attribution } from "../src/analysis/attribute.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
 
 const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
@@ -362,6 +364,18 @@ describe("a run", () => {
     const wrong = await run("steer", "--ablate", "100000");
     expect(wrong).toMatchObject({ code: 1, stdout: "" });
     expect(wrong.stderr).toContain("latent must be a whole number from 0 to");
+
+    // Latents are removed on held-out text.
+    const [busy] = view.neighbors.decoder.nearest;
+    const removed = await run("ablate", `3,${busy.latent}`, "--tokens", "300", "--json");
+    expect({ code: removed.code, stderr: removed.stderr }).toEqual({ code: 0, stderr: "" });
+    const ablation = JSON.parse(removed.stdout) as Ablation;
+    expect(ablation.latents.map(({ latent }) => latent)).toEqual([3, busy.latent]);
+    const removedText = await run("ablate", "3", "--tokens", "300");
+    expect(removedText.stdout).toContain("Δ loss in nats");
+    expect(removedText.stderr).toContain("Next: ");
+    const beyondAll = await run("ablate", "64");
+    expect(beyondAll.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
   }, 180_000);
 });
 
@@ -403,6 +417,37 @@ describe("a run on several hook points", () => {
       expect(again.spliced).toHaveLength(kind === "crosscoder" ? 3 : 1);
       const mean = again.spliced.reduce((sum, s) => sum + s.ceLossRecovered, 0);
       expect(scores.ceLossRecovered).toBeCloseTo(mean / again.spliced.length, 4);
+
+      const removed = await run("ablate", "0", "--tokens", "200", "--json");
+      if (kind === "crosscoder") {
+        expect(removed.stderr).toContain(
+          "say at which of its hook points (blocks.0.hook_resid_pre",
+        );
+        const at = ["--at", "blocks.0.hook_resid_mid"];
+        const there = await run("ablate", "0", "--tokens", "200", "--json", ...at);
+        expect(there.code, there.stderr).toBe(0);
+      } else {
+        expect(JSON.parse(removed.stdout)).toMatchObject({ hookPoint: "blocks.0.mlp.hook_post" });
+        // A prediction is explained.
+        const explain = ["attribute", "--text", "The fox was"];
+        const why = await run(...explain, "--token", " fox", "--against", " the", "--json");
+        expect({ code: why.code, stderr: why.stderr }).toEqual({ code: 0, stderr: "" });
+        const attribution = JSON.parse(why.stdout) as Attribution;
+        expect(attribution).toMatchObject({ measure: "difference", against: { text: " the" } });
+        expect(attribution.completeness.sum).toBeCloseTo(attribution.value, 4);
+        const drawn = await run(...explain, "--top", "3", "--out", "plots/why.png");
+        expect(drawn.code, drawn.stderr).toBe(0);
+        expect(drawn.stdout).toMatch(/^direct path: latents .* = /m);
+        expect(
+          readFileSync(join(folder, "plots", "why.png"))
+            .subarray(1, 4)
+            .toString(),
+        ).toBe("PNG");
+        const pieces = await run(...explain, "--token", "zebra");
+        expect(pieces.stderr).toMatch(/^error: "zebra" is \d tokens \("z", .*one is wanted/);
+        const outside = await run(...explain, "--position", "17");
+        expect(outside.stderr).toContain("position must be a token of the text");
+      }
 
       const exported = await run("export", "latest", "--format", "saelens", "--out", "exported");
       expect(exported.stdout).toContain('SAE.load_from_disk("exported")');

@@ -227,8 +227,9 @@ export function choose(
 /** log Σ exp(x), without overflow, in float64. */
 export function logSumExp(values: Float32Array): number {
   let largest = -Infinity;
-  for (const value of values) largest = Math.max(largest, value);
+  // By index: over a vocabulary, for every token, an iterator is several times slower.
+  for (let i = 0; i < values.length; i++) if (values[i] > largest) largest = values[i];
   let sum = 0;
-  for (const value of values) sum += Math.exp(value - largest);
+  for (let i = 0; i < values.length; i++) sum += Math.exp(values[i] - largest);
   return largest + Math.log(sum);
 }
