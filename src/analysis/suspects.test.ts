@@ -4,7 +4,7 @@ import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { Sae } from "../sae/sae.ts";
 import type { CoFirings } from "./neighbors.ts";
-import { chanceCosine, suspectsOf } from "./suspects.ts";
+import { suspectsOf } from "./suspects.ts";
 
 const WIDTH = 512;
 const LATENTS = 12;
@@ -123,19 +123,4 @@ describe("suspects", () => {
     await expect(refused).rejects.toThrow(UserError);
     await expect(refused).rejects.toThrow("of 3 latents, the SAE has 12");
   });
-});
-
-test("the largest cosine that chance explains is just above the largest among random directions", () => {
-  const random = Array.from({ length: 100 }, () =>
-    Float64Array.from({ length: 64 }, () => rng.normal()),
-  );
-  let largest = 0;
-  for (const [i, a] of random.entries())
-    for (const b of random.slice(i + 1))
-      largest = Math.max(
-        largest,
-        a.reduce((total, v, c) => total + v * b[c], 0) / (Math.hypot(...a) * Math.hypot(...b)),
-      );
-  expect(largest).toBeLessThan(chanceCosine(100, 64));
-  expect(largest).toBeGreaterThan(0.8 * chanceCosine(100, 64));
 });

@@ -4,9 +4,10 @@
  *
  *   duplicate  two latents for one thing: nearly the same direction, and they fire together
  *   split      one thing cut in two: similar directions and tokens, but they take turns
- *   absorbed   a broad latent stays silent where a narrow one fires whose decoder has a part along it, and
- *              whose direction the broad one's encoder has learned to overlook (Chanin et al. 2024,
- *              "A is for Absorption", found with probes; here without any)
+ *   absorbed   a broad latent often stays silent where a narrow one fires whose decoder has a part along
+ *              it, since the broad one's encoder has learned to overlook that direction, more than the
+ *              narrow one's overlooks its own (Chanin et al. 2024, "A is for Absorption", found with
+ *              probes; here without any)
  */
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
@@ -28,8 +29,11 @@ export const RULES = {
   minFirings: 50,
   duplicate: { decoderCosine: 0.9, jaccard: 0.5 },
   split: { decoderCosine: 0.4, phi: 0.1, profile: 0.5 },
-  /** `narrower`: the broad latent fires at least so many times as often. */
-  absorbed: { decoderCosine: 0.3, narrower: 2, lift: 0.5, minExpected: 10, overlooks: 0.5 },
+  /**
+   * `fires`: at what share of the narrow one's positions the broad one fires at most. `response` and
+   * `floor`: of the narrow one's own response to it, or of the decoder cosine, where that is more.
+   */
+  absorbed: { decoderCosine: 0.4, fires: 0.6, response: 0.5, floor: 0.1 },
 } as const;
 
 /** The rules in words. */
@@ -39,7 +43,7 @@ export function describeRules(): Record<SuspectKind, string> {
   return {
     duplicate: `decoder cosine ≥ ${duplicate.decoderCosine}, Jaccard ≥ ${duplicate.jaccard}; ${both}`,
     split: `decoder cosine ≥ ${split.decoderCosine} and beyond chance, cosine of the activation by token ≥ ${split.profile}, phi ≤ ${split.phi}; ${both}`,
-    absorbed: `decoder cosine ≥ ${absorbed.decoderCosine} and beyond chance; the broad latent fires ${absorbed.narrower} times as often or more, together ${absorbed.lift} times as often as if independent or less (at least ${absorbed.minExpected} expected), and its encoder answers to the narrow one's direction at most ${absorbed.overlooks} times as much as the cosine implies; ${both}`,
+    absorbed: `decoder cosine ≥ ${absorbed.decoderCosine} and beyond chance, the one that fires more often fires at no more than ${absorbed.fires * 100} % of the other's positions, and its encoder's response to the other's direction is at most ${absorbed.response} times the other's to its own (or ${absorbed.floor} times the cosine); ${both}`,
   };
 }
 
@@ -103,10 +107,10 @@ export async function evidenceOf(
 
 /**
  * What a pair, the more frequent latent first, is suspected of by the rules.
- * @param least the largest decoder cosine that chance explains; −∞: whatever the decoder cosine is.
+ * @param least the decoder cosine that lies beyond chance; −∞: whatever the decoder cosine is.
  */
 export function suspicionsOf(evidence: PairEvidence, least: number): SuspectKind[] {
-  const { decoderCosine, firings, jaccard, phi, profile, together, expected, response } = evidence;
+  const { decoderCosine, firings, jaccard, phi, profile, together, response } = evidence;
   if (firings[1] < RULES.minFirings) return [];
   const isAlong = (rule: { decoderCosine: number }) =>
     least === -Infinity || decoderCosine >= Math.max(rule.decoderCosine, least);
@@ -116,34 +120,26 @@ export function suspicionsOf(evidence: PairEvidence, least: number): SuspectKind
   if (isAlong(split) && profile >= split.profile && phi <= split.phi) kinds.push("split");
   if (
     isAlong(absorbed) &&
-    firings[0] >= absorbed.narrower * firings[1] &&
-    expected >= absorbed.minExpected &&
-    together <= absorbed.lift * expected &&
-    response[0] <= absorbed.overlooks * decoderCosine
+    together <= absorbed.fires * firings[1] &&
+    response[0] <= Math.max(absorbed.response * response[1], absorbed.floor * decoderCosine)
   )
     kinds.push("absorbed");
   return kinds;
-}
-
-/**
- * The largest cosine to expect among all pairs of n random directions of so many dimensions:
- * √(2 ln(n(n−1)/2) / dimensions), the extreme of as many normal numbers of variance 1/dimensions.
- */
-export function chanceCosine(n: number, dimensions: number): number {
-  return Math.sqrt((2 * Math.log(Math.max(2, (n * (n - 1)) / 2))) / dimensions);
 }
 
 export interface Suspects {
   suspects: Suspect[];
   /** Pairs looked at: each latent with the `NEAREST` nearest by decoder cosine, each pair once. */
   pairs: number;
-  /** Largest decoder cosine that chance explains, see `chanceCosine`. */
+  /** Beyond chance is a decoder cosine above 3.09/√dOut, which one pair of random directions in a thousand exceeds. */
   chance: number;
   /** How many of as many random pairs meet all conditions but that on the decoder cosine. */
   random: Record<SuspectKind, number>;
 }
 
 const NEAREST = 20;
+/** What one standard normal number in a thousand exceeds. */
+const NORMAL_999 = 3.09;
 
 export interface SuspectOptions {
   /** Pairs with one of these; absent: all. */
@@ -167,7 +163,7 @@ export async function suspectsOf(
   const near = await nearestRows(sae.W_dec, dOut, {
     ...{ count, ...(latents && { of: latents }), ...(device && { device }) },
   });
-  const chance = chanceCosine(dSae, dOut);
+  const chance = NORMAL_999 / Math.sqrt(dOut);
   const { firings } = facts.co;
   const ordered = (f: number, g: number): [number, number] =>
     firings[f] > firings[g] || (firings[f] === firings[g] && f < g) ? [f, g] : [g, f];
@@ -181,7 +177,7 @@ export async function suspectsOf(
     if (seen.has(key)) continue;
     seen.add(key);
     // The cheap condition first: what lies below it is no suspect of any kind.
-    if (near.cosines[i] < Math.max(chance, RULES.absorbed.decoderCosine)) continue;
+    if (near.cosines[i] < Math.max(chance, RULES.split.decoderCosine)) continue;
     const evidence = await evidenceOf(sae, facts, ...pair);
     for (const kind of suspicionsOf(evidence, chance))
       suspects.push({ kind, latents: pair, evidence });
