@@ -465,7 +465,23 @@ export const featuresSchema = z
     tokens: count("Held-out tokens that the features are looked up in.").default(200_000),
     topExamples: count("Strongest examples kept per latent.").default(12),
     randomExamples: count("Random firing examples kept per latent.").default(6),
+    quantileExamples: count("Examples kept of each fifth of a latent's firings by rank.").default(
+      3,
+    ),
+    nearMissExamples: count(
+      "Examples kept per latent where it is silent on a token that it usually fires on.",
+    ).default(5),
+    silentExamples: count("Random examples kept per latent where it is silent.").default(3),
     contextTokens: count("Tokens shown on each side of an example.").default(12),
+    pairMegabytes: count(
+      "Memory for the counts of pairs: of two latents, and of latents with token types. What does not fit is counted with a stated error.",
+    ).default(1024),
+    store: z
+      .string()
+      .optional()
+      .describe(
+        "A store of activations of held-out text (lens collect --split test) to look the features up in; absent: the model is run.",
+      ),
     gallery: count("Features shown in the report, most interesting first.").default(50),
   })
   .describe("How features are looked up and shown.");

@@ -53,6 +53,7 @@ export {
 export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { CoActivation, type Partners } from "./analysis/co-activation.ts";
+export { encodeStored, openStored, type StoredActivations } from "./analysis/stored-codes.ts";
 export { openFeatures, type Feature, type Features } from "./analysis/features.ts";
 export { logitEffects, type LogitEffect, type LogitForm } from "./analysis/logits.ts";
 export { trueLogitEffect, type TrueLogitEffect } from "./analysis/true-logits.ts";

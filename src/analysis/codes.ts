@@ -7,7 +7,7 @@ import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
 import type { Document, Span } from "../model/text.ts";
-import { eachActive, type BatchCodes } from "../sae/sae-on-device.ts";
+import type { BatchCodes } from "../sae/sae-on-device.ts";
 import type { Sae } from "../sae/sae.ts";
 import { sideBySide } from "../zipped-source.ts";
 
@@ -50,20 +50,33 @@ export interface CodesByLatent {
  * position that row n becomes, or -1 for a row that is left out; kept positions must rise.
  */
 export function codesByLatent(codes: BatchCodes, dSae: number, keep: Int32Array): CodesByLatent {
+  const rows = keep.length;
+  const slots = codes.kind === "dense" ? codes.acts : codes.values;
+  const indices = codes.kind === "dense" ? undefined : codes.indices;
+  const width = codes.kind === "sparse" ? codes.k : dSae;
+  const ends = codes.kind === "ragged" ? codes.ends : undefined;
+  const startOf = (row: number) => (ends ? (row === 0 ? 0 : ends[row - 1]) : row * width);
+  const endOf = (row: number) => (ends ? ends[row] : (row + 1) * width);
   const offsets = new Int32Array(dSae + 1);
-  eachActive(codes, keep.length, dSae, (row, latent) => {
-    if (keep[row] >= 0) offsets[latent + 1]++;
-  });
+  for (let row = 0; row < rows; row++) {
+    if (keep[row] < 0) continue;
+    const [start, end] = [startOf(row), endOf(row)];
+    for (let i = start; i < end; i++) if (slots[i] > 0) offsets[(indices ? indices[i] : i - start) + 1]++; // prettier-ignore
+  }
   for (let f = 0; f < dSae; f++) offsets[f + 1] += offsets[f];
   const positions = new Int32Array(offsets[dSae]);
   const values = new Float32Array(offsets[dSae]);
   const next = offsets.slice(0, dSae);
-  eachActive(codes, keep.length, dSae, (row, latent, value) => {
-    if (keep[row] < 0) return;
-    const slot = next[latent]++;
-    positions[slot] = keep[row];
-    values[slot] = value;
-  });
+  for (let row = 0; row < rows; row++) {
+    if (keep[row] < 0) continue;
+    const [start, end] = [startOf(row), endOf(row)];
+    for (let i = start; i < end; i++) {
+      if (!(slots[i] > 0)) continue;
+      const slot = next[indices ? indices[i] : i - start]++;
+      positions[slot] = keep[row];
+      values[slot] = slots[i];
+    }
+  }
   return { offsets, positions, values };
 }
 
@@ -116,15 +129,16 @@ export function selectDocuments(
   const pick = (values: Int32Array) => values.filter((_, p) => place[p] >= 0);
   const dSae = codes.offsets.length - 1;
   const offsets = new Int32Array(dSae + 1);
-  const positions: number[] = [];
-  const values: number[] = [];
+  const positions = new Int32Array(codes.positions.length);
+  const values = new Float32Array(codes.positions.length);
+  let kept = 0;
   for (let f = 0; f < dSae; f++) {
     for (let i = codes.offsets[f]; i < codes.offsets[f + 1]; i++) {
       if (place[codes.positions[i]] < 0) continue;
-      positions.push(place[codes.positions[i]]);
-      values.push(codes.values[i]);
+      positions[kept] = place[codes.positions[i]];
+      values[kept++] = codes.values[i];
     }
-    offsets[f + 1] = positions.length;
+    offsets[f + 1] = kept;
   }
   return {
     chunk: {
@@ -136,7 +150,7 @@ export function selectDocuments(
       start: pick(chunk.start),
       end: pick(chunk.end),
     },
-    codes: { offsets, positions: Int32Array.from(positions), values: Float32Array.from(values) },
+    codes: { offsets, positions: positions.slice(0, kept), values: values.slice(0, kept) },
   };
 }
 
@@ -149,6 +163,8 @@ export interface TextOptions {
   bos?: BosRule;
   /** Rows per forward pass. */
   batchRows?: number;
+  /** Asked before a chunk is worked out, by the number of its first position: true leaves the chunk out. */
+  skip?: (first: number) => boolean;
 }
 
 /** Rows of one length that go through the model together. */
@@ -295,6 +311,11 @@ export async function* encodeText(
   let firstRow = 0;
   try {
     for await (const batch of rowBatches(model, documents, options)) {
+      if (options.skip?.(first)) {
+        first += batch.kept.length;
+        firstRow += batch.rows.length;
+        continue;
+      }
       const { activations } = await model.forward({
         ...{ tokens: batch.tokens, batch: batch.rows.length, length: batch.length, capture },
       });
@@ -303,7 +324,7 @@ export async function* encodeText(
         sae.spec,
         capture.map((name) => activations[name]),
       );
-      // The first batch is never the smaller one.
+      // Only the last batch, or the first when all before it were left out, is smaller.
       encoder ??= sae.on(device, batch.tokens.length);
       const codes = await encoder.encode(x, batch.tokens.length);
       const place = new Int32Array(batch.tokens.length).fill(-1);

@@ -1,47 +1,63 @@
 /**
- * The one pass over held-out text that gathers the statistics and examples of all latents at once.
- *
- * Memory: per latent 96 counts, its examples (about 30 numbers each) and the token types it fired
- * on (20 bytes each); text is kept only where an example needs it.
+ * The one pass over held-out text that gathers the statistics of all latents at once, and the places of
+ * their examples. Everything lies in typed arrays whose size is known beforehand (`plannedBytes`); no
+ * text is kept. The result does not depend on how the text was cut into chunks, as long as each holds
+ * whole rows of tokens.
  */
-import { mkdir, open, rename, rm, writeFile } from "node:fs/promises";
-import { join } from "node:path";
-import { piecesOf, windowAround, type CodesByLatent, type TextChunk } from "./codes.ts";
-import {
-  Features,
-  HISTOGRAM,
-  histogramBin,
-  type Example,
-  type Feature,
-  type FeatureColumns,
-  type FeatureIndex,
-  type FeatureLabels,
-} from "./features.ts";
+import { CoActivation } from "./co-activation.ts";
+import type { CodesByLatent, TextChunk } from "./codes.ts";
+import { HISTOGRAM, histogramBin } from "./features.ts";
+import { Sample, Strongest, uniformDraw, type Kept } from "./reservoirs.ts";
+import { effectiveTypes, TokenCounts, varianceByToken, type TokenPair } from "./token-counts.ts";
 
 export interface FeatureOptions {
   topExamples: number;
   randomExamples: number;
+  /** Per group of firings by rank. */
+  quantileExamples: number;
+  nearMissExamples: number;
+  silentExamples: number;
   /** Tokens shown on each side of an example's peak. */
   contextTokens: number;
   seed: number;
+  /** Token ids are below. */
+  vocabulary: number;
+  /** For the counts of pairs: of latents, and of latents with token types. What does not fit is counted with a stated error. */
+  pairBytes: number;
 }
 
-interface Held {
-  value: number;
-  /** Top examples: hash of the left context. Random examples: the draw that let it in. */
-  key: number;
-  chunk: TextChunk;
-  position: number;
-  from: number;
-  to: number;
-  /** The latent's activations in [from, to). */
-  values: Float32Array;
+/** Firings of a latent that stand for all when they are ranked. */
+export const RANK_SAMPLE = 256;
+/** Positions of each token type among which near misses are looked for. */
+const TOKEN_SAMPLE = 64;
+/** Positions in their row: 0, 1, 2–3, 4–7, … */
+export const PLACE_BINS = 20;
+
+/** The share of `pairBytes` that counts of latents with token types get. */
+const TOKEN_SHARE = 3 / 8;
+
+/** What the latents' numbers are when the pass is over. */
+export interface LatentNumbers {
+  firings: number;
+  density: number;
+  documents: number;
+  mean: number;
+  max: number;
+  tokenSelectivity: number;
+  tokenTypes: number;
+  /** Those with the most activation first. */
+  tokens: TokenPair[];
+  histogram: { firstBin: number; counts: number[] };
+  /** Firings per bin of the place in the row. */
+  byPlace: number[];
 }
 
 /** Gathers the statistics of all latents from a stream of chunks, in order. */
 export class FeatureCounter {
   readonly dSae: number;
-  readonly #options: FeatureOptions;
+  readonly options: FeatureOptions;
+  readonly coActivation: CoActivation;
+  readonly tokens: TokenCounts;
   readonly #firings: Uint32Array;
   readonly #sums: Float64Array;
   readonly #squares: Float64Array;
@@ -49,16 +65,20 @@ export class FeatureCounter {
   readonly #documents: Uint32Array;
   readonly #lastDocument: Int32Array;
   readonly #histogram: Uint32Array; // [dSae, bins]
-  readonly #top: Held[][];
-  readonly #random: Held[][];
-  readonly #tokens = new Map<number, number>();
-  readonly #pairs = new PairCounts();
+  readonly #byPlace: Uint32Array; // [dSae, PLACE_BINS]
+  readonly #placeTotals = new Uint32Array(PLACE_BINS);
+  readonly #strongest: Strongest;
+  readonly #sample: Sample;
+  readonly #tokenPlaces: Sample;
   #positions = 0;
   #documentsSeen = 0;
 
   constructor(dSae: number, options: FeatureOptions) {
+    const { vocabulary, pairBytes, topExamples } = options;
     this.dSae = dSae;
-    this.#options = options;
+    this.options = options;
+    this.coActivation = new CoActivation(dSae, { maxBytes: pairBytes * (1 - TOKEN_SHARE) });
+    this.tokens = new TokenCounts(dSae, vocabulary, pairBytes * TOKEN_SHARE);
     this.#firings = new Uint32Array(dSae);
     this.#sums = new Float64Array(dSae);
     this.#squares = new Float64Array(dSae);
@@ -66,8 +86,41 @@ export class FeatureCounter {
     this.#documents = new Uint32Array(dSae);
     this.#lastDocument = new Int32Array(dSae).fill(-1);
     this.#histogram = new Uint32Array(dSae * HISTOGRAM.bins);
-    this.#top = Array.from({ length: dSae }, () => []);
-    this.#random = Array.from({ length: dSae }, () => []);
+    this.#byPlace = new Uint32Array(dSae * PLACE_BINS);
+    this.#strongest = new Strongest(dSae, topExamples);
+    this.#sample = new Sample(dSae, RANK_SAMPLE);
+    this.#tokenPlaces = new Sample(vocabulary, TOKEN_SAMPLE);
+  }
+
+  /** Bytes that the typed arrays of a pass take at most, without the chunk that is being counted. */
+  static plannedBytes(
+    dSae: number,
+    { vocabulary, pairBytes, topExamples }: Pick<FeatureOptions, "vocabulary" | "pairBytes" | "topExamples">, // prettier-ignore
+  ): number {
+    return (
+      CoActivation.plannedBytes(dSae, pairBytes * (1 - TOKEN_SHARE)) +
+      TokenCounts.plannedBytes(dSae, vocabulary, pairBytes * TOKEN_SHARE) +
+      Strongest.plannedBytes(dSae, topExamples) +
+      Sample.plannedBytes(dSae, RANK_SAMPLE) +
+      Sample.plannedBytes(vocabulary, TOKEN_SAMPLE) +
+      dSae * (32 + 4 * (HISTOGRAM.bins + PLACE_BINS)) +
+      4 * PLACE_BINS
+    );
+  }
+
+  /** Bytes of the typed arrays as they are. */
+  get bytes(): number {
+    const arrays = [
+      ...[this.#firings, this.#sums, this.#squares, this.#max, this.#documents],
+      ...[this.#lastDocument, this.#histogram, this.#byPlace, this.#placeTotals],
+    ];
+    const parts = [
+      ...[this.coActivation, this.tokens, this.#strongest, this.#sample, this.#tokenPlaces],
+    ];
+    return (
+      arrays.reduce((sum, { byteLength }) => sum + byteLength, 0) +
+      parts.reduce((sum, { bytes }) => sum + bytes, 0)
+    );
   }
 
   /** Positions seen so far. */
@@ -75,70 +128,80 @@ export class FeatureCounter {
     return this.#positions;
   }
 
+  /** Documents seen so far. */
+  get documents(): number {
+    return this.#documentsSeen;
+  }
+
+  /** Positions per bin of the place in the row: the denominators of `byPlace`. */
+  get placeTotals(): readonly number[] {
+    return [...this.#placeTotals];
+  }
+
   add(chunk: TextChunk, codes: CodesByLatent): void {
-    for (let p = 0; p < chunk.length; p++) {
-      const token = chunk.tokens[p];
-      this.#tokens.set(token, (this.#tokens.get(token) ?? 0) + 1);
+    const { length, first, tokens, documents } = chunk;
+    const { seed } = this.options;
+    const placeBin = new Uint8Array(length);
+    for (let p = 0, start = 0; p < length; p++) {
+      if (p > 0 && chunk.row[p] !== chunk.row[p - 1]) start = p;
+      placeBin[p] = Math.min(31 - Math.clz32(p - start + 1), PLACE_BINS - 1);
+      this.#placeTotals[placeBin[p]]++;
+      this.tokens.occurrences[tokens[p]]++;
+      const draw = uniformDraw(seed, -1, first + p);
+      this.#tokenPlaces.offer(tokens[p], draw, first + p, 0);
     }
-    for (let f = 0; f < this.dSae; f++) this.#addLatent(f, chunk, codes);
-    this.#positions += chunk.length;
-    for (const document of chunk.documents)
-      this.#documentsSeen = Math.max(this.#documentsSeen, document.ordinal + 1);
+    const keys = new Float64Array(length).fill(-1);
+    const ordinals = Int32Array.from(chunk.document, (d) => documents[d].ordinal);
+    for (let f = 0; f < this.dSae; f++) this.#addLatent(f, chunk, codes, { placeBin, keys, ordinals }); // prettier-ignore
+    this.coActivation.add(codes, length);
+    this.#positions += length;
+    for (const { ordinal } of documents)
+      this.#documentsSeen = Math.max(this.#documentsSeen, ordinal + 1);
   }
 
-  #addLatent(latent: number, chunk: TextChunk, codes: CodesByLatent): void {
-    const { topExamples, randomExamples, seed } = this.#options;
-    const begin = codes.offsets[latent];
-    const end = codes.offsets[latent + 1];
-    const top = this.#top[latent];
-    const random = this.#random[latent];
-    for (let i = begin; i < end; i++) {
-      const position = codes.positions[i];
-      const value = codes.values[i];
-      this.#firings[latent]++;
-      this.#sums[latent] += value;
-      this.#squares[latent] += value * value;
-      if (value > this.#max[latent]) this.#max[latent] = value;
-      this.#histogram[latent * HISTOGRAM.bins + histogramBin(value)]++;
-      const ordinal = chunk.documents[chunk.document[position]].ordinal;
-      if (ordinal !== this.#lastDocument[latent]) {
-        this.#lastDocument[latent] = ordinal;
-        this.#documents[latent]++;
-      }
-      this.#pairs.add(latent, chunk.tokens[position], value);
-      if (top.length < topExamples || value > top[top.length - 1].value)
-        offerDistinct(top, topExamples, value, contextKey(chunk, position), (key) =>
-          this.#hold(value, key, chunk, codes, i, begin, end),
-        );
-      const draw = uniformHash(seed, latent, chunk.first + position);
-      if (random.length < randomExamples || draw < random[random.length - 1].key)
-        offerDraw(random, randomExamples, draw, (key) =>
-          this.#hold(value, key, chunk, codes, i, begin, end),
-        );
-    }
-  }
-
-  #hold(
-    value: number,
-    key: number,
+  #addLatent(
+    latent: number,
     chunk: TextChunk,
     codes: CodesByLatent,
-    at: number,
-    begin: number,
-    end: number,
-  ): Held {
-    const position = codes.positions[at];
-    const [from, to] = windowAround(chunk, position, this.#options.contextTokens);
-    const values = new Float32Array(to - from);
-    for (let i = at; i >= begin && codes.positions[i] >= from; i--)
-      values[codes.positions[i] - from] = codes.values[i];
-    for (let i = at + 1; i < end && codes.positions[i] < to; i++)
-      values[codes.positions[i] - from] = codes.values[i];
-    return { value, key, chunk, position, from, to, values };
+    known: { placeBin: Uint8Array; keys: Float64Array; ordinals: Int32Array },
+  ): void {
+    const { positions, values } = codes;
+    const begin = codes.offsets[latent];
+    const end = codes.offsets[latent + 1];
+    if (begin === end) return;
+    const { seed } = this.options;
+    const { placeBin, keys, ordinals } = known;
+    const bins = latent * HISTOGRAM.bins;
+    const places = latent * PLACE_BINS;
+    let [sum, squares, max] = [this.#sums[latent], this.#squares[latent], this.#max[latent]];
+    for (let i = begin; i < end; i++) {
+      const position = positions[i];
+      const value = values[i];
+      sum += value;
+      squares += value * value;
+      if (value > max) max = value;
+      this.#histogram[bins + histogramBin(value)]++;
+      this.#byPlace[places + placeBin[position]]++;
+      if (ordinals[position] !== this.#lastDocument[latent]) {
+        this.#lastDocument[latent] = ordinals[position];
+        this.#documents[latent]++;
+      }
+      const at = chunk.first + position;
+      if (this.#strongest.admits(latent, value)) {
+        if (keys[position] < 0) keys[position] = contextKey(chunk, position);
+        this.#strongest.offer(latent, value, keys[position], at);
+      }
+      this.#sample.offer(latent, uniformDraw(seed, latent, at), at, value);
+    }
+    this.#firings[latent] += end - begin;
+    this.#sums[latent] = sum;
+    this.#squares[latent] = squares;
+    this.#max[latent] = max;
+    this.tokens.add(latent, chunk.tokens, codes, begin, end);
   }
 
-  /** Everything about one latent so far. `tokenText` shows a token to a person. */
-  feature(latent: number, tokenText: (token: number) => string): Feature {
+  /** Everything counted about one latent. */
+  numbers(latent: number): LatentNumbers {
     const firings = this.#firings[latent];
     const { bins } = HISTOGRAM;
     const counts = [...this.#histogram.subarray(latent * bins, (latent + 1) * bins)];
@@ -147,127 +210,58 @@ export class FeatureCounter {
       0,
     );
     const lastBin = counts.findLastIndex((count) => count > 0);
-    const pairs = this.#pairs.of(latent);
     const sum = this.#sums[latent];
+    const tokens = this.tokens.of(latent);
     return {
-      latent,
       firings,
       density: firings / Math.max(this.#positions, 1),
       documents: this.#documents[latent],
       mean: firings > 0 ? sum / firings : 0,
       max: this.#max[latent],
-      tokenSelectivity: varianceByToken(pairs, this.#tokens, {
-        sum,
-        squares: this.#squares[latent],
-        positions: this.#positions,
+      tokenSelectivity: varianceByToken(tokens, this.tokens.occurrences, {
+        ...{ sum, squares: this.#squares[latent], positions: this.#positions },
+        types: this.tokens.types,
       }),
-      tokenTypes: firings > 0 ? 2 ** entropyOf(pairs.map((pair) => pair.sum)) : 0,
-      topTokens: pairs
-        .sort((a, b) => b.sum - a.sum || a.token - b.token)
-        .slice(0, 8)
-        .map(({ token, count, sum: mass }) => ({
-          token,
-          text: tokenText(token),
-          firings: count,
-          share: mass / sum,
-        })),
+      tokenTypes: effectiveTypes(tokens),
+      tokens,
       histogram: { firstBin, counts: counts.slice(firstBin, lastBin + 1) },
-      top: this.#top[latent].map(exampleOf),
-      random: this.#random[latent].map(exampleOf),
+      byPlace: [...this.#byPlace.subarray(latent * PLACE_BINS, (latent + 1) * PLACE_BINS)],
     };
   }
 
-  /** Writes the feature folder `out`; an older one there is replaced only when the new one is whole. */
-  async write(
-    out: string,
-    tokenText: (token: number) => string,
-    about: { provenance: Record<string, unknown>; labels?: FeatureLabels },
-  ): Promise<Features> {
-    const columns: FeatureColumns = {
-      firings: [],
-      documents: [],
-      mean: [],
-      max: [],
-      tokenSelectivity: [],
-      tokenTypes: [],
-      mainToken: [],
-      topTokens: [],
-      offset: [],
-      bytes: [],
-    };
-    const temporary = `${out}.partial`;
-    await rm(temporary, { recursive: true, force: true });
-    await mkdir(temporary, { recursive: true });
-    const file = await open(join(temporary, "features.jsonl"), "w");
-    try {
-      let offset = 0;
-      for (let latent = 0; latent < this.dSae; latent++) {
-        const feature = this.feature(latent, tokenText);
-        const line = Buffer.from(`${JSON.stringify(feature, shortNumbers)}\n`);
-        await file.write(line);
-        columns.firings.push(feature.firings);
-        columns.documents.push(feature.documents);
-        columns.mean.push(shortNumber(feature.mean));
-        columns.max.push(shortNumber(feature.max));
-        columns.tokenSelectivity.push(shortNumber(feature.tokenSelectivity));
-        columns.tokenTypes.push(shortNumber(feature.tokenTypes));
-        columns.mainToken.push(feature.topTokens[0]?.token ?? -1);
-        columns.topTokens.push(feature.topTokens.slice(0, 3).map(({ text }) => text));
-        columns.offset.push(offset);
-        columns.bytes.push(line.length);
-        offset += line.length;
-      }
-    } finally {
-      await file.close();
-    }
-    const index: FeatureIndex = {
-      version: 1,
-      dSae: this.dSae,
-      positions: this.#positions,
-      documents: this.#documentsSeen,
-      histogram: HISTOGRAM,
-      provenance: about.provenance,
-      columns,
-    };
-    if (about.labels)
-      await writeFile(join(temporary, "labels.json"), JSON.stringify(about.labels, shortNumbers));
-    await writeFile(join(temporary, "index.json"), JSON.stringify(index));
-    await rm(out, { recursive: true, force: true });
-    await rename(temporary, out);
-    return new Features(out, index, about.labels);
+  /** A latent's strongest positions, one per left context, strongest first. */
+  strongest(latent: number): Kept[] {
+    return this.#strongest.of(latent);
   }
-}
 
-/** Keeps in `held`, by falling value, the strongest example of each key, at most `limit` of them. Exact: a key that was pushed out can only come back stronger. */
-function offerDistinct(
-  held: Held[],
-  limit: number,
-  value: number,
-  key: number,
-  hold: (key: number) => Held,
-): void {
-  const twin = held.findIndex((example) => example.key === key);
-  if (twin >= 0) {
-    if (held[twin].value >= value) return;
-    held.splice(twin, 1);
+  /** A uniform sample of a latent's firings, all of them when they are at most RANK_SAMPLE, in random order. */
+  sample(latent: number): Kept[] {
+    return this.#sample.of(latent);
   }
-  const at = held.findIndex((example) => example.value < value);
-  held.splice(at < 0 ? held.length : at, 0, hold(key));
-  if (held.length > limit) held.pop();
-}
 
-/** Keeps the `limit` smallest draws: a uniform sample without replacement. */
-function offerDraw(held: Held[], limit: number, draw: number, hold: (key: number) => Held): void {
-  const at = held.findIndex((example) => example.key > draw);
-  held.splice(at < 0 ? held.length : at, 0, hold(draw));
-  if (held.length > limit) held.pop();
+  /** A uniform sample of the positions of some token types, in random order. */
+  placesOf(tokens: readonly number[]): number[] {
+    const { seed } = this.options;
+    return tokens
+      .flatMap((token) => this.#tokenPlaces.of(token))
+      .map(({ position }) => ({ position, draw: uniformDraw(seed, -1, position) }))
+      .sort((a, b) => a.draw - b.draw || a.position - b.position)
+      .map(({ position }) => position);
+  }
 }
 
 const CONTEXT_TOKENS_OF_KEY = 8;
 
 /** What a causal model saw last: a hash of the token and up to seven before it, within its row and document. Examples that share it are the same example to a reader. */
 export function contextKey(chunk: TextChunk, position: number): number {
-  const [from] = windowAround(chunk, position, CONTEXT_TOKENS_OF_KEY - 1);
+  let from = position;
+  while (
+    from > 0 &&
+    position - from < CONTEXT_TOKENS_OF_KEY - 1 &&
+    chunk.row[from - 1] === chunk.row[position] &&
+    chunk.document[from - 1] === chunk.document[position]
+  )
+    from--;
   let low = 0x811c9dc5;
   let high = 0x9e3779b9;
   for (let p = from; p <= position; p++) {
@@ -275,140 +269,4 @@ export function contextKey(chunk: TextChunk, position: number): number {
     high = Math.imul(high + chunk.tokens[p], 0x85ebca6b) ^ (high >>> 13);
   }
   return (low >>> 0) * 0x200000 + (high >>> 11);
-}
-
-/** A number in [0, 1) that depends on its arguments alone, so that the sample does not depend on how the text was cut into chunks. */
-function uniformHash(seed: number, latent: number, position: number): number {
-  let h = Math.imul(seed ^ 0x9e3779b9, 0x85ebca6b);
-  for (const word of [latent, position]) {
-    h = Math.imul(h ^ word ^ (h >>> 15), 0xc2b2ae35);
-    h = Math.imul(h ^ (h >>> 13), 0x27d4eb2f);
-  }
-  return ((h ^ (h >>> 16)) >>> 0) / 4294967296;
-}
-
-function exampleOf(held: Held): Example {
-  const { chunk, position, from, to } = held;
-  const { text, pieceOf } = piecesOf(chunk, from, to);
-  const values = new Array<number>(text.length).fill(0);
-  held.values.forEach((value, i) => {
-    values[pieceOf[i]] = Math.max(values[pieceOf[i]], value);
-  });
-  const document = chunk.documents[chunk.document[position]];
-  return {
-    value: held.value,
-    document: document.id,
-    pieces: text,
-    values,
-    peak: pieceOf[position - from],
-    cutBefore: chunk.start[from] > 0,
-    cutAfter: chunk.end[to - 1] < document.text.length,
-  };
-}
-
-interface Pair {
-  token: number;
-  count: number;
-  sum: number;
-}
-
-/**
- * ε², the share of a latent's variance over all positions, silent ones included, that the token type
- * explains: η² = between-type / total sum of squares, less what chance alone gives that many types
- * (Kelley 1935): 1 − (within / (N − T)) / (total / (N − 1)). 0 for a latent that ignores the token.
- */
-export function varianceByToken(
-  pairs: readonly { token: number; sum: number }[],
-  tokens: ReadonlyMap<number, number>,
-  sums: { sum: number; squares: number; positions: number },
-): number {
-  const { sum, squares, positions } = sums;
-  const total = squares - (sum * sum) / positions;
-  if (total <= 0 || positions <= tokens.size) return 0;
-  let within = squares;
-  for (const pair of pairs) within -= (pair.sum * pair.sum) / tokens.get(pair.token)!;
-  const ratio = within / (positions - tokens.size) / (total / (positions - 1));
-  return Math.max(1 - ratio, 0);
-}
-
-/** Entropy in bits of the distribution that is proportional to `weights`. */
-function entropyOf(weights: readonly number[]): number {
-  const total = weights.reduce((sum, weight) => sum + weight, 0);
-  return weights.reduce((sum, weight) => sum - (weight / total) * Math.log2(weight / total), 0);
-}
-
-const TOKEN_LIMIT = 2 ** 22;
-
-/** Counts and sums for (latent, token) pairs: an open-addressing table, since there are millions. */
-class PairCounts {
-  #keys = new Float64Array(1 << 16).fill(-1);
-  #counts = new Uint32Array(1 << 16);
-  #sums = new Float64Array(1 << 16);
-  #size = 0;
-  #byLatent: Map<number, number[]> | undefined;
-
-  add(latent: number, token: number, value: number): void {
-    this.#byLatent = undefined;
-    if (this.#size * 2 > this.#keys.length) this.#grow();
-    const slot = this.#slot(latent * TOKEN_LIMIT + token);
-    this.#counts[slot]++;
-    this.#sums[slot] += value;
-  }
-
-  of(latent: number): Pair[] {
-    if (!this.#byLatent) {
-      this.#byLatent = new Map();
-      for (let slot = 0; slot < this.#keys.length; slot++) {
-        if (this.#keys[slot] < 0) continue;
-        const owner = Math.floor(this.#keys[slot] / TOKEN_LIMIT);
-        const slots = this.#byLatent.get(owner);
-        if (slots) slots.push(slot);
-        else this.#byLatent.set(owner, [slot]);
-      }
-    }
-    return (this.#byLatent.get(latent) ?? []).map((slot) => ({
-      token: this.#keys[slot] % TOKEN_LIMIT,
-      count: this.#counts[slot],
-      sum: this.#sums[slot],
-    }));
-  }
-
-  #slot(key: number): number {
-    const mask = this.#keys.length - 1;
-    let slot = (Math.imul(key % 4294967291, 0x9e3779b1) >>> 7) & mask;
-    while (this.#keys[slot] !== key) {
-      if (this.#keys[slot] < 0) {
-        this.#keys[slot] = key;
-        this.#size++;
-        break;
-      }
-      slot = (slot + 1) & mask;
-    }
-    return slot;
-  }
-
-  #grow(): void {
-    const [keys, counts, sums] = [this.#keys, this.#counts, this.#sums];
-    this.#keys = new Float64Array(keys.length * 2).fill(-1);
-    this.#counts = new Uint32Array(keys.length * 2);
-    this.#sums = new Float64Array(keys.length * 2);
-    this.#size = 0;
-    for (let old = 0; old < keys.length; old++) {
-      if (keys[old] < 0) continue;
-      const slot = this.#slot(keys[old]);
-      this.#counts[slot] = counts[old];
-      this.#sums[slot] = sums[old];
-    }
-  }
-}
-
-/** Seven significant digits say all that an f32 holds to a reader. */
-function shortNumber(value: number): number {
-  return Number(value.toPrecision(7));
-}
-
-function shortNumbers(_key: string, value: unknown): unknown {
-  return typeof value === "number" && !Number.isInteger(value)
-    ? Number(value.toPrecision(5))
-    : value;
 }

@@ -1,16 +1,22 @@
 /**
  * Features: what each latent of an SAE responds to. One pass over held-out text gathers, for all
- * latents at once, exact firing counts, a histogram and examples; the result is a folder that can
- * be read with `cat` and from which any latent opens without reading the rest.
+ * latents at once, exact firing counts, histograms, profiles, examples and who fires together; the
+ * result is a folder from which any latent opens without reading the rest.
  *
- *   features/index.json      what was measured, and one column per statistic, [dSae] each
- *   features/features.jsonl  one line per latent: histogram and examples
- *   features/labels.json     the label that fits each latent best, where labels were scored
+ *   features/index.json         what was measured, and one column per statistic, [dSae] each
+ *   features/features.jsonl.gz  one line per latent: its numbers and examples; each line is a gzip
+ *                               member of its own, so zcat prints all and a byte range gives one
+ *   features/coactivation.bin   who fires with whom (partners.ts)
+ *   features/labels.json        the label that fits each latent best, where labels were scored
  */
 import { open, readFile } from "node:fs/promises";
 import { join } from "node:path";
+import { promisify } from "node:util";
+import { gunzip } from "node:zlib";
 import { messageOf, UserError } from "../error.ts";
 import type { BestLabel } from "./concepts.ts";
+import type { PlacedExample, StoredExample, StoredExamples } from "./feature-examples.ts";
+import { readPartners, type StoredPartners } from "./partners.ts";
 
 /** Activations are counted in bins of a quarter octave: bin b holds 2^(b/4 + FIRST) ≤ a < 2^((b+1)/4 + FIRST). */
 export const HISTOGRAM = { first: -12, perOctave: 4, bins: 96 } as const;
@@ -27,9 +33,9 @@ export function histogramEdge(bin: number): number {
   return 2 ** (bin / HISTOGRAM.perOctave + HISTOGRAM.first);
 }
 
-/** A place where a latent fires, with the text around it. */
+/** A position with the text around it: one where a latent fires, or, of silent ones, one where it does not. */
 export interface Example {
-  /** The activation at the peak. */
+  /** The activation at the position; 0 where it is silent. */
   value: number;
   document: string;
   /** Exact characters: joined, they are a slice of the document. */
@@ -50,8 +56,33 @@ export interface TokenShare {
   text: string;
   /** How often the latent fires on it. */
   firings: number;
+  /** How often it occurs. */
+  occurrences: number;
+  /** firings / occurrences. */
+  rate: number;
   /** Its share of the latent's total activation. */
   share: number;
+}
+
+/** Firings of one fifth by rank. */
+export interface QuantileGroup {
+  /** Shares of the firings: those from the `from`-th to the `to`-th part by rising activation. */
+  from: number;
+  to: number;
+  /** The least and the largest activation among the ranked firings of the group. */
+  low: number;
+  high: number;
+  examples: Example[];
+}
+
+/** How a latent fires at places from … to of their row of tokens; `to` absent: to its end. */
+export interface PlaceShare {
+  /** Tokens of the row before it, beginning-of-sequence tokens not counted. */
+  from: number;
+  to?: number;
+  /** Positions at such places: the denominator of the rate. */
+  positions: number;
+  firings: number;
 }
 
 /** One latent with everything known about it. */
@@ -73,8 +104,20 @@ export interface Feature {
   topTokens: TokenShare[];
   /** Exact counts per bin, see `histogramBin`, from `firstBin` on. */
   histogram: { firstBin: number; counts: number[] };
+  /** By place in the row of tokens, in bins that double. */
+  byPlace: PlaceShare[];
+  /** The strongest, one per left context. */
   top: Example[];
+  /** A uniform sample of its firings. */
   random: Example[];
+  /** Fifths of its firings by rank, the strongest first; none when it has fewer than ten firings. */
+  quantiles: QuantileGroup[];
+  /** Firings that were ranked for `quantiles`: all, or a uniform sample of 256. */
+  rankSample: number;
+  /** Where it is silent though the token is one of the three with most of its activation. */
+  nearMiss: Example[];
+  /** Random positions where it is silent. */
+  silent: Example[];
 }
 
 /** The columns of index.json; every array is [dSae]. */
@@ -89,18 +132,25 @@ export interface FeatureColumns {
   mainToken: number[];
   /** Up to three token types with the most activation, as text. */
   topTokens: string[][];
-  /** Byte range of the latent's line in features.jsonl. */
+  /** Byte range of the latent's line in features.jsonl.gz. */
   offset: number[];
   bytes: number[];
 }
 
+/** The format that this Lens writes and reads. */
+export const FEATURES_VERSION = 2;
+
 export interface FeatureIndex {
-  version: 1;
+  version: typeof FEATURES_VERSION;
   dSae: number;
   /** Positions counted, beginning-of-sequence tokens excluded: the denominator of every density. */
   positions: number;
   documents: number;
   histogram: typeof HISTOGRAM;
+  /** By how much counts of pairs may be too small: of two latents, of a latent on a token type; 0: all are exact. */
+  errors: { coActivation: number; tokens: number };
+  /** Bytes of the folder without labels.json, per latent. */
+  bytesPerLatent: number;
   /** Where the numbers come from: hashes of weights, data and tokenizer, hook point, seed. */
   provenance: Record<string, unknown>;
   columns: FeatureColumns;
@@ -114,6 +164,40 @@ export interface FeatureLabels {
   testPositions: number;
   /** [dSae]; null for a latent that fires on no label that is frequent enough. */
   best: (BestLabel | null)[];
+}
+
+export const FEATURES_FILE = "features.jsonl.gz";
+export const PARTNERS_FILE = "coactivation.bin";
+
+/** A line of features.jsonl.gz. */
+export type StoredFeature = Omit<Feature, keyof StoredExamples> & StoredExamples;
+
+const unzip = promisify(gunzip);
+
+function opened(stored: StoredFeature): Feature {
+  const { windows, top, random, quantiles, nearMiss, silent, ...rest } = stored;
+  const examples = (placed: readonly PlacedExample[]) =>
+    placed.map(([window, value]) => exampleOf(windows[window], value));
+  return {
+    ...rest,
+    top: examples(top),
+    random: examples(random),
+    quantiles: quantiles.map((group) => ({ ...group, examples: examples(group.examples) })),
+    nearMiss: examples(nearMiss),
+    silent: examples(silent),
+  };
+}
+
+function exampleOf(stored: StoredExample, value: number): Example {
+  const pieces: string[] = [];
+  let start = 0;
+  for (const length of stored.lengths) pieces.push(stored.text.slice(start, (start += length)));
+  const values = new Array<number>(pieces.length).fill(0);
+  stored.at.forEach((piece, i) => (values[piece] = stored.values[i]));
+  return {
+    ...{ value, document: stored.document, pieces, values, peak: stored.peak },
+    ...{ cutBefore: (stored.cut & 1) > 0, cutAfter: (stored.cut & 2) > 0 },
+  };
 }
 
 /** A feature folder, opened. */
@@ -131,11 +215,10 @@ export class Features {
   /** One latent, read by its byte range.
    * @throws UserError when the SAE has no such latent, or the files do not belong together. */
   async feature(latent: number): Promise<Feature> {
-    const { dSae, columns } = this.index;
-    if (!Number.isInteger(latent) || latent < 0 || latent >= dSae)
-      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
+    this.#require(latent);
+    const { columns } = this.index;
     const bytes = Buffer.alloc(columns.bytes[latent]);
-    const path = join(this.dir, "features.jsonl");
+    const path = join(this.dir, FEATURES_FILE);
     const file = await open(path, "r");
     try {
       await file.read(bytes, 0, bytes.length, columns.offset[latent]);
@@ -143,14 +226,29 @@ export class Features {
       await file.close();
     }
     try {
-      const feature = JSON.parse(bytes.toString("utf8")) as Feature;
-      if (feature.latent === latent) return feature;
+      const stored = JSON.parse((await unzip(bytes)).toString("utf8")) as StoredFeature;
+      if (stored.latent === latent) return opened(stored);
     } catch {
-      // Not JSON: the same remedy as the wrong latent.
+      // Not gzip or not JSON: the same remedy as the wrong latent.
     }
     throw new UserError(
       `${path} does not fit ${join(this.dir, "index.json")} (latent ${latent} is not where the index says); index the features again`,
     );
+  }
+
+  /**
+   * Those latents that stand out by how often they fire together with this one, or do not: see partners.ts.
+   * @throws UserError when the SAE has no such latent.
+   */
+  async partners(latent: number): Promise<StoredPartners> {
+    this.#require(latent);
+    return readPartners(join(this.dir, PARTNERS_FILE), latent);
+  }
+
+  #require(latent: number): void {
+    const { dSae } = this.index;
+    if (!Number.isInteger(latent) || latent < 0 || latent >= dSae)
+      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
   }
 
   density(latent: number): number {
@@ -161,12 +259,15 @@ export class Features {
 /** Opens a folder that `indexFeatures` made. @throws UserError when there is none, or it is damaged. */
 export async function openFeatures(dir: string): Promise<Features> {
   const path = join(dir, "index.json");
-  const index = (await readJson(path)) as FeatureIndex | undefined;
+  const index = (await readJson(path)) as
+    (Omit<FeatureIndex, "version"> & { version: number }) | undefined;
   if (!index) throw new UserError(`no feature index at ${path}; make one with lens features`);
-  if (index.version !== 1)
-    throw new UserError(`${path} has version ${String(index.version)}; this Lens reads version 1`);
+  if (index.version !== FEATURES_VERSION)
+    throw new UserError(
+      `${path} has version ${index.version}, this Lens reads version ${FEATURES_VERSION}; index the features again: lens features <run>`,
+    );
   const labels = (await readJson(join(dir, "labels.json"))) as FeatureLabels | undefined;
-  return new Features(dir, index, labels);
+  return new Features(dir, { ...index, version: FEATURES_VERSION }, labels);
 }
 
 /** Undefined when there is no such file. */

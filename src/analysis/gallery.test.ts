@@ -5,6 +5,7 @@ import { afterAll, describe, expect, it } from "vitest";
 import { codesByLatent } from "./codes.ts";
 import type { BestLabel } from "./concepts.ts";
 import { FeatureCounter } from "./feature-counter.ts";
+import { writeFeatures } from "./feature-folder.ts";
 import { chunkOfPieces } from "../../test/token-chunks.ts";
 import { alignedCount, featureTable, formatFeatureTable, galleryOf } from "./gallery.ts";
 
@@ -39,14 +40,12 @@ async function madeUpFeatures() {
     Int32Array.from(acts.keys()),
   );
   const counter = new FeatureCounter(4, {
-    topExamples: 3,
-    randomExamples: 2,
-    contextTokens: 2,
-    seed: 0,
+    ...{ topExamples: 3, randomExamples: 2, quantileExamples: 1, nearMissExamples: 1 },
+    ...{ silentExamples: 1, contextTokens: 2, seed: 0, vocabulary: 5, pairBytes: 1e6 },
   });
   counter.add(chunk, codes);
   const best = [label("token “ a”", 1, 0.9), label("token “ b”", 0.96, 0.3), null, null];
-  return counter.write(join(folder, "features"), tokenText, {
+  return writeFeatures(join(folder, "features"), counter, () => [{ chunk, codes }], tokenText, {
     provenance: {},
     labels: { selectionPositions: 150, testPositions: 150, best },
   });

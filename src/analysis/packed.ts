@@ -2,6 +2,8 @@
  * Typed arrays in one piece of bytes, for files that are read by range and for records in a log:
  * u32 length of the header, the header as JSON, then the arrays, each beginning at a multiple of 8.
  */
+import { open, type FileHandle } from "node:fs/promises";
+
 import { UserError } from "../error.ts";
 
 const TYPES = {
@@ -72,4 +74,65 @@ export function unpackArrays(bytes: Uint8Array): {
   } catch {
     throw new UserError("the bytes are damaged or of another version; make them again");
   }
+}
+
+/** A file that holds what `packArrays` made, read piece by piece. */
+export class PackedFile {
+  readonly about: unknown;
+  readonly #path: string;
+  readonly #file: FileHandle;
+  readonly #arrays: Map<string, { type: TypeName; length: number; offset: number }>;
+
+  private constructor(path: string, file: FileHandle, header: Header, start: number) {
+    this.#path = path;
+    this.#file = file;
+    this.about = header.about;
+    this.#arrays = new Map(
+      header.arrays.map(([name, type, length, offset]) => [
+        name,
+        { type, length, offset: start + offset },
+      ]),
+    );
+  }
+
+  /** @throws UserError when there is no such file, or it is of another form. */
+  static async open(path: string): Promise<PackedFile> {
+    const file = await open(path, "r").catch(() => {
+      throw new UserError(`${path} cannot be read; index the features again: lens features`);
+    });
+    try {
+      const length = (await bytesAt(file, 0, 4)).readUInt32LE(0);
+      const header = JSON.parse((await bytesAt(file, 4, length)).toString("utf8")) as Header;
+      return new PackedFile(path, file, header, aligned(4 + length));
+    } catch {
+      await file.close();
+      throw new UserError(`${path} is damaged; index the features again: lens features`);
+    }
+  }
+
+  /** Numbers from … to-1 of an array. */
+  async read(name: string, from: number, to: number): Promise<PackedArray> {
+    const array = this.#arrays.get(name);
+    if (!array || to > array.length)
+      throw new UserError(`${this.#path} has no ${name} up to ${to}; index the features again`);
+    const numbers = new TYPES[array.type](to - from);
+    const bytes = await bytesAt(
+      this.#file,
+      array.offset + from * numbers.BYTES_PER_ELEMENT,
+      numbers.byteLength,
+    );
+    new Uint8Array(numbers.buffer).set(bytes);
+    return numbers;
+  }
+
+  async close(): Promise<void> {
+    await this.#file.close();
+  }
+}
+
+async function bytesAt(file: FileHandle, at: number, length: number): Promise<Buffer> {
+  const bytes = Buffer.alloc(length);
+  const { bytesRead } = await file.read(bytes, 0, length, at);
+  if (bytesRead !== length) throw new RangeError("cut off");
+  return bytes;
 }

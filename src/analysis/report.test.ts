@@ -32,7 +32,7 @@ const feature: Feature = {
   max: 4,
   tokenSelectivity: 0.9,
   tokenTypes: 1,
-  topTokens: [{ token: 3, text: EVIL, firings: 20, share: 1 }],
+  topTokens: [{ token: 3, text: EVIL, firings: 20, occurrences: 40, rate: 0.5, share: 1 }],
   histogram: { firstBin: 48, counts: [1, 3, 9, 7] },
   top: [
     {
@@ -46,6 +46,11 @@ const feature: Feature = {
     },
   ],
   random: [],
+  byPlace: [{ from: 0, to: 0, positions: 100, firings: 20 }],
+  quantiles: [],
+  rankSample: 20,
+  nearMiss: [],
+  silent: [],
 };
 
 const label = {

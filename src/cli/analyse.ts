@@ -6,6 +6,7 @@ import type { Device } from "../device/device.ts";
 import { evaluateAll, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
+import { openStored } from "../analysis/stored-codes.ts";
 import { documents } from "../model/text.ts";
 import { readResults, type RunFolder } from "../runs.ts";
 import { saveSae } from "../sae/formats.ts";
@@ -13,8 +14,9 @@ import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/m
 import { absorption, recovery } from "../sae/recovery.ts";
 import { kindOf } from "../sae/weights.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsOf, type Activations, type Context } from "./sources.ts";
+import { filesOf, hookPointsOf, type Activations, type Context } from "./sources.ts";
 import { scoresText, type Trained } from "./stages.ts";
+import { short } from "./terminal.ts";
 
 /** evaluation.json: every held-out number of a run. */
 export interface RunEvaluation {
@@ -181,29 +183,39 @@ export async function featuresStage(
   const { openFeatures } = await import("../analysis/features.ts");
   const out = run.path("features");
   if (existsSync(run.path("features", "index.json"))) return openFeatures(out);
-  const { contextLength, bos } = config.activations;
-  const { tokens, topExamples, randomExamples, contextTokens } = config.features;
+  const { data, field, contextLength, bos } = config.activations;
+  const { gallery: _, store: path, tokens, ...shown } = config.features;
+  const { inputs } = hookPointsOf(model, config.activations);
+  const stored = path === undefined ? undefined : await openStored(sae, path, inputs);
+  const total = Math.min(tokens, stored?.manifest.rows ?? Infinity);
   const progress = new Progress({
-    label: "features",
-    unit: "tokens",
-    total: tokens,
-    quiet: terminal.quiet,
+    ...{ label: "features", unit: "tokens", total, quiet: terminal.quiet },
   });
+  const { data: from } = stored?.manifest ?? { data: undefined };
+  const text = from ? documents(from.source, from) : heldOutDocuments(config);
   try {
-    const { inputs } = hookPointsOf(model, config.activations);
-    const text = interruptibly(heldOutDocuments(config), signal);
     const features = await indexFeatures(sae, model, text, {
-      ...{ out, device, hookPoint: inputs, contextLength, bos, seed: config.seed },
-      ...{ tokens, topExamples, randomExamples, contextTokens },
+      ...{ out, device, hookPoint: inputs, contextLength, bos, seed: config.seed, tokens, signal },
+      ...{ ...shown, ...(stored && { stored }) },
+      resume: JSON.stringify({ data, field, split: "test", files: filesOf(data) }),
       provenance: { run: run.id },
+      onPlan: ({ counterBytes, labelBytes, tokenBytes, logBytesPerFiring }) =>
+        terminal.note(
+          `memory: counters of ${short(sae.spec.dSae)} latents at most ${megabytes(counterBytes)}, labels ${megabytes(labelBytes)}` +
+            `${tokenBytes > 0 ? `, tokens ${megabytes(tokenBytes)}` : ""}; on disk for the time being about ${logBytesPerFiring} bytes per firing`,
+        ),
       onProgress: ({ done }) => progress.update(done),
     });
-    progress.end();
+    progress.end(`${short(features.index.bytesPerLatent)} bytes per latent`);
     return features;
   } catch (error) {
     progress.stop();
     throw error;
   }
+}
+
+function megabytes(bytes: number): string {
+  return `${short(Math.ceil(bytes / 1e6))} MB`;
 }
 
 /** Text that neither training nor validation saw. */

@@ -199,7 +199,7 @@ async function collectSources(
 }
 
 /** Names, sizes and times of text files, so that changed text is collected anew. */
-function filesOf(data: string): unknown {
+export function filesOf(data: string): unknown {
   if (data.startsWith("builtin:") || !existsSync(data)) return null;
   const paths = statSync(data).isDirectory()
     ? readdirSync(data).map((name) => join(data, name))
