@@ -84,7 +84,10 @@ const report: Report = {
     ],
     note: EVIL,
   },
-  sections: [{ title: EVIL, text: EVIL, rows: [[EVIL, EVIL]] }],
+  sections: [
+    { title: EVIL, text: EVIL, rows: [[EVIL, EVIL]] },
+    { title: "Numbers", text: "", table: { head: [EVIL, "n"], rows: [[EVIL, 0.123456]] } },
+  ],
   provenance: [[EVIL, EVIL]],
 };
 
@@ -100,6 +103,14 @@ describe("report.html", () => {
     expect(document.querySelector(".tile")!.getAttribute("title")).toBe(EVIL);
     expect(document.querySelector(".token")!.textContent).toBe(EVIL);
     expect(document.querySelector("article h3")!.textContent).toBe(EVIL);
+  });
+
+  it("has a link to every section, and tables whose numbers stand to the right", () => {
+    const links = [...document.querySelectorAll("nav a")].map((a) => a.textContent);
+    expect(links).toEqual([EVIL, "Numbers", "Features", "All latents", "Provenance"]);
+    const cells = [...document.querySelector("#section-1")!.querySelectorAll("td")];
+    expect(cells.map((td) => td.textContent)).toEqual([EVIL, "0.123"]);
+    expect(cells[1].getAttribute("class")).toBe("n");
   });
 
   it("loads nothing from anywhere", () => {

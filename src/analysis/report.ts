@@ -48,6 +48,16 @@ export interface Gallery {
   labelling?: string;
 }
 
+/** A section of a page: text, then whichever of the others it has. */
+export interface Section {
+  title: string;
+  text: string;
+  rows?: [name: string, value: string][];
+  figures?: Figure[];
+  /** Sorted by a click on a column's name. */
+  table?: { head: string[]; rows: (string | number)[][] };
+}
+
 export interface Report {
   title: string;
   /** What was trained on what, in a sentence or two. */
@@ -58,8 +68,8 @@ export interface Report {
   gallery?: Gallery;
   /** All latents, or as many as are worth listing. */
   table?: { rows: LatentRow[]; note: string };
-  /** Further sections of numbers, such as recovery of a known dictionary. */
-  sections?: { title: string; text: string; rows: [name: string, value: string][] }[];
+  /** Further sections, such as recovery of a known dictionary. */
+  sections?: Section[];
   /** Where it all comes from: hashes, versions, seeds. */
   provenance: [name: string, value: string][];
 }
@@ -76,8 +86,13 @@ export function reportHtml(report: Report): string {
   const { gallery, table } = report;
   const sections = [
     section("training", "Training", "", figures(report.training)),
-    ...(report.sections ?? []).map(({ title, text, rows }, i) =>
-      section(`numbers-${i}`, title, text, definitions(rows)),
+    ...(report.sections ?? []).map(({ title, text, rows, figures: drawn, table: numbers }, i) =>
+      section(
+        `section-${i}`,
+        title,
+        text,
+        definitions(rows ?? []) + figures(drawn ?? []) + (numbers ? plainTable(numbers) : ""),
+      ),
     ),
     section("latents", "Latents", "", figures(report.latents)),
     gallery ? gallerySection(gallery) : "",
@@ -109,9 +124,10 @@ ${sections.join("\n")}
 `;
 }
 
-function navigation({ training, latents, gallery, table }: Report): string {
+function navigation({ training, sections = [], latents, gallery, table }: Report): string {
   const links: [string, string, boolean][] = [
     ["training", "Training", training.length > 0],
+    ...sections.map(({ title }, i): [string, string, boolean] => [`section-${i}`, title, true]),
     ["latents", "Latents", latents.length > 0],
     ["features", "Features", gallery !== undefined],
     ["table", "All latents", table !== undefined],
@@ -119,7 +135,7 @@ function navigation({ training, latents, gallery, table }: Report): string {
   ];
   return links
     .filter(([, , there]) => there)
-    .map(([id, name]) => `<a href="#${id}">${name}</a>`)
+    .map(([id, name]) => `<a href="#${id}">${escape(name)}</a>`)
     .join("");
 }
 
@@ -150,6 +166,21 @@ function definitions(rows: readonly [string, string][]): string {
   if (rows.length === 0) return "";
   const items = rows.map(([name, value]) => `<dt>${escape(name)}</dt><dd>${escape(value)}</dd>`);
   return `<dl>${items.join("")}</dl>`;
+}
+
+/** Numbers to the right, text as it is. */
+function plainTable({ head, rows }: NonNullable<Section["table"]>): string {
+  const cell = (value: string | number) =>
+    typeof value === "number"
+      ? `<td class="n" data-v="${value}">${number(value)}</td>`
+      : `<td data-v="${escape(value)}">${escape(value)}</td>`;
+  return (
+    `<div class="scroll"><table><thead><tr>` +
+    head.map((name) => `<th scope="col">${escape(name)}</th>`).join("") +
+    `</tr></thead><tbody>` +
+    rows.map((row) => `<tr>${row.map(cell).join("")}</tr>`).join("\n") +
+    `</tbody></table></div>`
+  );
 }
 
 function gallerySection({ features, ranking, source, labelling }: Gallery): string {
