@@ -82,6 +82,8 @@ export {
   type ConceptMatch,
   type ConceptOptions,
 } from "./analysis/concept-alignment.ts";
+export { conceptEffects, findByEffect, tokensOfConcept } from "./analysis/steer-search.ts";
+export type { ConceptSearch, LatentEffect } from "./analysis/steer-search.ts";
 export { agreement, auc, fitProbe, probeScores, type Probe } from "./analysis/probe.ts";
 export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts";
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";

@@ -376,6 +376,10 @@ describe("a run", () => {
     expect(removedText.stderr).toContain("Next: ");
     const beyondAll = await run("ablate", "64");
     expect(beyondAll.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
+    const unknown = await run("steer", "--find", "animal.dgo", "--by", "effect");
+    expect(unknown.stderr).toContain("there is no concept animal.dgo; did you mean animal.dog?");
+    const how = await run("steer", "--find", "animal.dog", "--by", "magic");
+    expect(how.stderr).toContain("by must be meaning or effect; got magic");
   }, 180_000);
 });
 

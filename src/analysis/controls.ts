@@ -11,11 +11,13 @@ export interface SubjectOptions extends SteerOptions {
   /** Other latents, and random directions. */
   latents: number;
   directions: number;
+  /** What strength 1 adds to the latent; absent: its largest activation. */
+  unit?: number;
   seed?: number;
 }
 
 /**
- * The latent, turned up by strength · its largest activation at every position; and controls, each of
+ * The latent, turned up by strength · unit at every position; and controls, each of
  * which moves the activation as far: latents that fire about as often, none of them among `exclude`,
  * and directions drawn from a normal distribution.
  */
@@ -24,28 +26,29 @@ export function subjectsOf(
   model: Model,
   features: Features,
   latent: number,
-  { latents, directions, seed = 0, ...steer }: SubjectOptions,
+  { latents, directions, unit, seed = 0, ...steer }: SubjectOptions,
   exclude: readonly number[] = [],
 ): Subject[] {
   const { columns } = features.index;
   const row = new Float32Array(sae.spec.dIn);
-  const unit = columns.max[latent] * Math.hypot(...directionOf(sae, latent, row));
-  const up = (f: number, perStrength: number) => (strength: number) =>
-    steering(sae, model, [{ latent: f, kind: "add", value: strength * perStrength }], steer);
+  const perStrength = unit ?? columns.max[latent];
+  const length = perStrength * Math.hypot(...directionOf(sae, latent, row));
+  const up = (f: number, value: number) => (strength: number) =>
+    steering(sae, model, [{ latent: f, kind: "add", value: strength * value }], steer);
   const target: Subject = {
-    ...{ name: `latent ${latent}`, kind: "target", at: up(latent, columns.max[latent]) },
+    ...{ name: `latent ${latent}`, kind: "target", at: up(latent, perStrength) },
   };
   const others = alike(columns.firings, latent, exclude)
     .slice(0, latents)
     .map((f): Subject => {
-      const perStrength = unit / Math.hypot(...directionOf(sae, f, row));
-      return { name: `latent ${f}`, kind: "latent", at: up(f, perStrength) };
+      const value = length / Math.hypot(...directionOf(sae, f, row));
+      return { name: `latent ${f}`, kind: "latent", at: up(f, value) };
     });
   const { hookPoint } = steering(sae, model, [], steer);
   const random = Array.from({ length: directions }, (_, i): Subject => {
     const rng = new Rng(seed, "direction", i);
     const drawn = Float64Array.from(row, () => rng.normal());
-    const scale = unit / Math.hypot(...drawn);
+    const scale = length / Math.hypot(...drawn);
     const at = (strength: number): Intervention => ({
       hookPoint,
       replace: (x) => x.map((v, j) => v + strength * scale * drawn[j % drawn.length]),

@@ -72,7 +72,7 @@ export async function doseFigures(result: DoseResponse, of: string): Promise<Fig
         })),
       ],
     }));
-  const xLabel = "strength (in units of the largest activation)";
+  const xLabel = "strength";
   return [
     linePlot(plot, {
       ...{ id: "rate", title: `Rate of ${of}`, xLabel, yLabel: "rate", percent: true },

@@ -7,14 +7,19 @@
  * the model's own, p:
  *
  * rate  mean over positions of Σ_{v ∈ words} p'(v): how often a word of the concept is begun
- * kl    mean over positions of Σ_v p'(v) log(p'(v) / p(v)), in nats: what it costs
+ * kl    mean over positions of Σ_v p'(v) log(p'(v) / p(v)), in nats
+ * cost  mean over positions of Σ_v (p'(v) − p(v)) (−log p(v)), in nats: by how much what the changed
+ *       model would say surprises the model as it is more than its own words do; e^cost is about how
+ *       many times the perplexity of generated text rises
  */
+import { labelWords } from "../corpus/labeller.ts";
 import { UserError } from "../error.ts";
 import { logSumExp } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
-import { requireFit, rowBatches } from "./codes.ts";
+import { requireFit, rowBatches, tokenText } from "./codes.ts";
+import { effectVectors } from "./logits.ts";
 import { directionOf } from "./steer.ts";
 
 /** Vocabulary items that begin a word of a concept. */
@@ -23,12 +28,28 @@ export interface ConceptTokens {
   tokens: readonly number[];
 }
 
+/** The vocabulary items that are, with their space, a word of the corpus's lexicon that shows the concept. */
+export function tokensOfConcept(
+  model: Pick<Model, "tokenizer" | "info">,
+  concept: string,
+): ConceptTokens {
+  const show = tokenText(model);
+  const tokens = [...Array(model.info.vocabSize).keys()].filter((token) => {
+    const [, word] = /^ (\p{L}+)$/u.exec(show(token)) ?? [];
+    return (
+      word !== undefined && [...labelWords(word)].some(({ concepts }) => concepts.includes(concept))
+    );
+  });
+  return { name: concept, tokens };
+}
+
 /** A latent at a strength, with its effect on every concept. */
 export interface LatentEffect {
   latent: number;
   /** What is added to its activation. */
   strength: number;
   kl: number;
+  cost: number;
   /** Per concept, in the order they were given. */
   rates: Float64Array;
 }
@@ -42,6 +63,77 @@ export interface SearchOptions {
   sizes: readonly number[];
   latents?: readonly number[];
   onProgress?: (done: number, total: number) => void;
+}
+
+export interface FindByEffectOptions extends Pick<
+  SearchOptions,
+  "hookPoint" | "contextLength" | "onProgress"
+> {
+  tokens?: number;
+  /** Latents that are measured for each concept: those whose direct effect on its words is largest. */
+  candidates?: number;
+  /** Log of how many times the perplexity may rise. */
+  maxCost?: number;
+}
+
+/** What could be turned up for a concept. */
+export interface ConceptSearch {
+  name: string;
+  /** The rate of the model as it is. */
+  baseline: number;
+  /** Best first; at the size whose rate is highest within the cost. */
+  found: (Pick<LatentEffect, "latent" | "strength" | "kl" | "cost"> & { rate: number })[];
+}
+
+/** Lengths that are tried. */
+const SIZES = [0.15, 0.2, 0.25, 0.3, 0.4, 0.5, 0.6, 0.8, 1];
+
+/**
+ * For each concept the latents to turn up, and how far: of those whose decoder rows raise the logits of
+ * its words most (centred, in standard deviations over the vocabulary), the ones that raise its rate
+ * most at real contexts at an allowed cost. A latent that writes a word need not be one that reads it
+ * (Arad et al. 2025, "SAEs are good for steering if you select the right features").
+ */
+export async function findByEffect(
+  sae: Sae,
+  model: Model,
+  concepts: readonly ConceptTokens[],
+  documents: AsyncIterable<Document> | Iterable<Document>,
+  options: FindByEffectOptions,
+): Promise<ConceptSearch[]> {
+  const { hookPoint, tokens = 1024, candidates = 12, maxCost = Math.log(1.3) } = options;
+  const direct = concepts.map((): { latent: number; effect: number }[] => []);
+  for await (const { latent, effects } of effectVectors(sae, model, {
+    hookPoint,
+    form: "centred",
+  })) {
+    const scale = Math.sqrt(effects.reduce((sum, v) => sum + v * v, 0) / effects.length);
+    for (const [c, { tokens: words }] of concepts.entries()) {
+      const effect = words.reduce((sum, v) => sum + effects[v], 0) / words.length / scale;
+      if (effect > 0) direct[c].push({ latent, effect });
+    }
+  }
+  const latents = new Set(
+    direct.flatMap((list) =>
+      list
+        .toSorted((a, b) => b.effect - a.effect)
+        .slice(0, candidates)
+        .map(({ latent }) => latent),
+    ),
+  );
+  const { contextLength = 64, onProgress } = options;
+  const { baseline, effects } = await conceptEffects(sae, model, concepts, documents, {
+    ...{ hookPoint, tokens, contextLength, sizes: SIZES, latents: [...latents] },
+    ...(onProgress && { onProgress }),
+  });
+  return concepts.map(({ name }, c) => ({
+    ...{ name, baseline: baseline[c] },
+    found: bestEffects(effects, c, maxCost)
+      .filter(({ rates }) => rates[c] > baseline[c])
+      .map(({ latent, strength, kl, cost, rates }) => ({
+        ...{ latent, strength, kl, cost, rate: rates[c] },
+      })),
+  }));
 }
 
 /** Contexts with the model's own distribution at each. */
@@ -93,17 +185,17 @@ export async function conceptEffects(
 }
 
 /**
- * Per concept the effects to try, best first: by rate, of those with a KL of at most `maxKl`, one for
- * each latent.
+ * The effects to try for a concept, best first: by rate, of those with a cost of at most `maxCost`, one
+ * for each latent.
  */
 export function bestEffects(
   effects: readonly LatentEffect[],
   concept: number,
-  maxKl: number,
+  maxCost: number,
 ): LatentEffect[] {
   const best = new Map<number, LatentEffect>();
   for (const effect of effects) {
-    if (effect.kl > maxKl) continue;
+    if (effect.cost > maxCost) continue;
     const before = best.get(effect.latent);
     if (!before || effect.rates[concept] > before.rates[concept]) best.set(effect.latent, effect);
   }
@@ -159,20 +251,23 @@ function measured(
   { logits: plain, norms, kept }: Contexts,
   logits: Float32Array,
   concepts: readonly ConceptTokens[],
-): { kl: number; rates: Float64Array } {
+): Omit<LatentEffect, "latent" | "strength"> {
   const vocabSize = plain.length / norms.length;
   const rates = new Float64Array(concepts.length);
   const p = new Float64Array(vocabSize);
-  let kl = 0;
+  let [kl, cost] = [0, 0];
   for (const at of kept) {
     const base = at * vocabSize;
     const norm = logits === plain ? norms[at] : logSumExp(logits.subarray(base, base + vocabSize));
     for (let v = 0; v < vocabSize; v++) {
       const log = logits[base + v] - norm;
+      const before = plain[base + v] - norms[at];
       p[v] = Math.exp(log);
-      kl += p[v] * (log - (plain[base + v] - norms[at]));
+      kl += p[v] * (log - before);
+      cost += (Math.exp(before) - p[v]) * before;
     }
     for (const [c, { tokens }] of concepts.entries()) for (const v of tokens) rates[c] += p[v];
   }
-  return { kl: kl / kept.length, rates: rates.map((rate) => rate / kept.length) };
+  const n = kept.length;
+  return { kl: kl / n, cost: cost / n, rates: rates.map((rate) => rate / n) };
 }

@@ -6,20 +6,21 @@ import { subjectsOf } from "../analysis/controls.ts";
 import { DOSE_COLUMNS, doseFigures, doseTable, recommendation } from "../analysis/dose-report.ts";
 import { doseResponse, type DoseOptions, type Score } from "../analysis/dose.ts";
 import { openFeatures } from "../analysis/features.ts";
-import { describeFound, findFeatures, type Found } from "../analysis/find.ts";
+import type { Found } from "../analysis/find.ts";
 import { wordOf } from "../analysis/labels.ts";
 import { renderPng } from "../analysis/plots.ts";
 import type { SteerOptions } from "../analysis/steer.ts";
-import { CONCEPTS } from "../corpus/index.ts";
 import { labelWords } from "../corpus/labeller.ts";
-import { nearestName, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
+import { conceptNamed, type Target } from "./find.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, type Terminal } from "./terminal.ts";
 
 interface Options {
   find?: string;
+  by: string;
   dose: string;
   concept?: string;
   regex?: string;
@@ -36,10 +37,13 @@ export async function dose(
   options: Options,
   folder: string,
   terminal: Terminal,
-  settings: Pick<DoseOptions, "prompt" | "generation"> & { steer: SteerOptions },
+  settings: Pick<DoseOptions, "prompt" | "generation"> & {
+    steer: SteerOptions;
+    target: Target | undefined;
+  },
 ): Promise<void> {
-  const { find } = options;
-  if (find === undefined) throw new UserError("--dose measures one feature: say which with --find");
+  const { target: aim } = settings;
+  if (aim === undefined) throw new UserError("--dose measures one feature: say which with --find");
   const strengths = options.dose.split(",").map((text) => {
     const strength = Number(text);
     if (text.trim() === "" || !Number.isFinite(strength))
@@ -57,6 +61,16 @@ export async function dose(
   const controls = { ...settings.steer, latents: CONTROLS, directions: CONTROLS };
   const subjects = subjectsOf(sae, model, features, best.latent, controls, exclude);
   let progress: Progress | undefined;
+  const { found: best, unit, others } = aim;
+  const concept = options.concept ?? (options.by === "effect" ? options.find : undefined);
+  const { score, of } = scoreOf({ ...options, ...(concept && { concept }) }, best);
+  terminal.note(`counted: ${of}`);
+  const controls = { ...settings.steer, unit, latents: CONTROLS, directions: CONTROLS };
+  const subjects = subjectsOf(sae, model, features, best.latent, controls, others);
+  const progress = new Progress({
+    ...{ label: "steering", unit: "doses", total: 1 + subjects.length * strengths.length },
+    quiet: terminal.quiet,
+  });
   const result = await doseResponse(model, subjects, strengths, {
     ...{ prompt: settings.prompt, generation: settings.generation, score },
     texts: Number(options.texts),
@@ -105,11 +119,7 @@ function scoreOf({ concept, regex }: Options, { label }: Found): { score: Score;
   }
   const name = concept ?? (label?.kind === "concept" ? label.name : undefined);
   if (name !== undefined) {
-    const names = CONCEPTS.map((known) => known.name);
-    if (!names.includes(name)) {
-      const near = nearestName(name, names);
-      throw new UserError(`there is no concept ${name}${near ? `; did you mean ${near}?` : ""}`);
-    }
+    conceptNamed(name);
     const score: Score = (text) => {
       let [hits, words] = [0, 0];
       for (const { concepts } of labelWords(text)) {

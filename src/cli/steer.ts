@@ -1,8 +1,7 @@
 /** `lens steer`: a text as the model continues it, and as it does with features turned up or down. */
 import type { Command } from "commander";
 
-import { describeFound, findFeatures } from "../analysis/find.ts";
-import { openFeatures, type Features } from "../analysis/features.ts";
+import { openFeatures } from "../analysis/features.ts";
 import { steering, type Change, type Edit, type Scope } from "../analysis/steer.ts";
 import { parseConfig } from "../config.ts";
 import { UserError } from "../error.ts";
@@ -13,6 +12,7 @@ import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { dose } from "./dose.ts";
 import { saeFolder } from "./export.ts";
+import { findTarget, type Target } from "./find.ts";
 import { numberOf, sampling, samplingOptions, type SamplingOptions } from "./generate.ts";
 import { hookPointsOf } from "./sources.ts";
 import { lens, Terminal } from "./terminal.ts";
@@ -21,6 +21,7 @@ interface Options extends SamplingOptions {
   runs: string;
   run: string;
   find?: string;
+  by: string;
   strength: string;
   add?: string[];
   set?: string[];
@@ -62,7 +63,16 @@ export function define(command: Command): void {
     .option("--run <id>", "the run whose autoencoder and model are used", "latest")
     .option("--runs <folder>", "the folder that holds the run folders", "runs")
     .option("--find <words>", "turn up the feature that stands for this, by label or token")
-    .option("--strength <number>", "of --find: how much, in units of its largest activation", "1");
+    .option(
+      "--by <meaning|effect>",
+      "of --find: by what the feature stands for, or by how much it raises the rate of a concept of the corpus",
+      "meaning",
+    )
+    .option(
+      "--strength <number>",
+      "of --find: how much; 1 is its largest activation, with --by effect what raises perplexity to about 1.3 times",
+      "1",
+    );
   for (const [kind, meaning] of Object.entries(KINDS))
     command.option(`--${kind} <latent=value...>`, `change the latent's activation a: ${meaning}`);
   command
@@ -99,7 +109,13 @@ async function run(words: string[], options: Options): Promise<void> {
   const model = await loadModel(config.activations.model);
   try {
     const { inputs } = hookPointsOf(model, config.activations);
-    const edits = await editsOf(options, () => openFeatures(`${folder}/features`), terminal);
+    const target = options.find
+      ? await findTarget(options.find, options.by, {
+          ...{ sae, model, config, terminal, hookPoint: inputs[0] },
+          features: await openFeatures(`${folder}/features`),
+        })
+      : undefined;
+    const edits = editsOf(options, target);
     const { bosId, eosId } = model.tokenizer;
     const prompt = words.join(" ");
     const ids = Int32Array.of(
@@ -110,7 +126,7 @@ async function run(words: string[], options: Options): Promise<void> {
       const steer = { hookPoint: inputs, promptLength: ids.length };
       const generation = { ...settings, stopTokens: eosId === null ? [] : [eosId] };
       await dose(sae, model, { ...options, dose: options.dose }, folder, terminal, {
-        ...{ prompt: ids, generation, steer },
+        ...{ prompt: ids, generation, steer, target },
       });
       return;
     }
@@ -128,36 +144,20 @@ async function run(words: string[], options: Options): Promise<void> {
     terminal.note(`\n${changesText(sae, edits)}; hook point ${intervention.hookPoint}`);
     if (options.find)
       terminal.note(
-        `Other strengths: ${lens(`steer --find ${JSON.stringify(options.find)} --strength 2`)}`,
+        `Other strengths: ${lens(`steer --find ${JSON.stringify(options.find)} --by ${options.by} --strength 2`)}`,
       );
   } finally {
     await model.close();
   }
 }
 
-/** What the flags ask for, in the order of KINDS; a feature that is looked for comes first. */
-async function editsOf(
-  options: Options,
-  features: () => Promise<Features>,
-  terminal: Terminal,
-): Promise<Edit[]> {
+/** What the flags ask for, in the order of KINDS; a feature that was looked for comes first. */
+function editsOf(options: Options, target: Target | undefined): Edit[] {
   const scope = scopeOf(options);
   const edits: Edit[] = [];
-  if (options.find) {
-    const opened = await features();
-    const [best, ...others] = findFeatures(opened, options.find);
-    if (!best)
-      throw new UserError(
-        `no feature of this run stands for ${JSON.stringify(options.find)}: look at what there is with lens features, or give a latent with --add`,
-      );
-    const strength = numberOf("strength", options.strength);
-    const value = strength * opened.index.columns.max[best.latent];
-    edits.push({ latent: best.latent, kind: "add", value, ...scope });
-    const more = others.slice(0, 3).map(({ latent }) => latent);
-    terminal.note(
-      `turning up ${describeFound(best)} by ${value.toPrecision(3)}` +
-        (more.length > 0 ? `; also found: ${more.join(", ")}` : ""),
-    );
+  if (target) {
+    const value = numberOf("strength", options.strength) * target.unit;
+    edits.push({ latent: target.found.latent, kind: "add", value, ...scope });
   }
   for (const kind of Object.keys(KINDS) as (keyof typeof KINDS)[])
     for (const text of options[kind] ?? []) {
