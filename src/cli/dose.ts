@@ -51,26 +51,13 @@ export async function dose(
     return strength;
   });
   const features = await openFeatures(join(folder, "features"));
-  const found = findFeatures(features, find);
-  if (found.length === 0)
-    throw new UserError(`no feature of this run stands for ${JSON.stringify(find)}`);
-  const [best] = found;
-  const { score, of } = scoreOf(options, best);
-  terminal.note(`${describeFound(best)}; counted: ${of}`);
-  const exclude = found.map(({ latent }) => latent);
-  const controls = { ...settings.steer, latents: CONTROLS, directions: CONTROLS };
-  const subjects = subjectsOf(sae, model, features, best.latent, controls, exclude);
-  let progress: Progress | undefined;
   const { found: best, unit, others } = aim;
   const concept = options.concept ?? (options.by === "effect" ? options.find : undefined);
   const { score, of } = scoreOf({ ...options, ...(concept && { concept }) }, best);
   terminal.note(`counted: ${of}`);
   const controls = { ...settings.steer, unit, latents: CONTROLS, directions: CONTROLS };
   const subjects = subjectsOf(sae, model, features, best.latent, controls, others);
-  const progress = new Progress({
-    ...{ label: "steering", unit: "doses", total: 1 + subjects.length * strengths.length },
-    quiet: terminal.quiet,
-  });
+  let progress: Progress | undefined;
   const result = await doseResponse(model, subjects, strengths, {
     ...{ prompt: settings.prompt, generation: settings.generation, score },
     texts: Number(options.texts),
