@@ -55,7 +55,7 @@ function labelled(
 const noise = new Rng(4, "noise");
 const firing = (word: string) => [
   noise.uniform() < 0.3 ? noise.uniform() : 0,
-  word === "dog" ? 1 + noise.uniform() : 0,
+  word === "dog" ? 1 : 0,
   word === "dog" || (word === "cat" && noise.uniform() < 0.5) ? 0.5 : 0,
 ];
 
