@@ -35,7 +35,7 @@ import {
   type TextOptions,
 } from "./codes.ts";
 import { klOf } from "./dose.ts";
-import { counted } from "./evaluate.ts";
+import { predictionsOf } from "./splice.ts";
 import {
   carried,
   checkLatents,
@@ -200,8 +200,8 @@ async function cleanBatch(
   const placeOf = new Int32Array(tokens.length).fill(-1);
   kept.forEach((at, position) => (placeOf[at] = position));
   const predictions = new Map<number, Prediction>();
-  for (const place of counted(batch)) {
-    // `counted` gives places in the loss, whose rows are one shorter.
+  for (const place of predictionsOf(batch).places) {
+    // These are places in the loss, whose rows are one shorter.
     const r = Math.floor(place / (length - 1));
     const at = place + r;
     const own = logits!.subarray(at * vocabSize, (at + 1) * vocabSize);

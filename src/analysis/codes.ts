@@ -156,7 +156,7 @@ export function selectDocuments(
 
 /** How documents become rows of tokens; the same rules as the activations that the SAE was trained on. */
 export interface TextOptions {
-  /** Positions to read; reading stops with the batch that reaches them. */
+  /** Positions to read; reading stops with the row that reaches them, whatever the batch. */
   tokens: number;
   /** Tokens per row; absent: the model's own limit, at most 256. */
   contextLength?: number;
@@ -202,7 +202,6 @@ export async function* rowBatches(
   const take = (): RowBatch => {
     const batch = batchOf(rows, open);
     rows = [];
-    read += batch.kept.length;
     const oldest = Math.min(...batch.documents.keys(), Infinity);
     for (const ordinal of open.keys()) if (ordinal < oldest) open.delete(ordinal);
     return batch;
@@ -215,7 +214,8 @@ export async function* rowBatches(
     // Only the last row of a text is shorter.
     if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
     rows.push(row);
-    if (rows.length === batchRows) yield take();
+    read += row.documents.filter((ordinal) => ordinal >= 0).length;
+    if (rows.length === batchRows || read >= wanted) yield take();
     if (read >= wanted) return;
   }
   if (rows.length > 0) yield take();

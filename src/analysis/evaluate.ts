@@ -15,15 +15,18 @@ import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import { ReconstructionSums, type Evaluation } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
+import { joinHeads, requireFit, rowBatches, type HookPoints, type TextOptions } from "./codes.ts";
+import { DetailSums, Divergence, type Replacement } from "./evaluation-detail.ts";
 import {
-  joinHeads,
-  requireFit,
-  requireWidth,
-  rowBatches,
-  type HookPoints,
-  type RowBatch,
-  type TextOptions,
-} from "./codes.ts";
+  addMeans,
+  gatherRows,
+  predictionsOf,
+  replaceRows,
+  requireTarget,
+  splicesOf,
+  type Splice,
+} from "./splice.ts";
+import { rowsAtOnce } from "./write-point.ts";
 
 export interface EvaluateOptions extends TextOptions {
   /** What the SAE reads. */
@@ -31,6 +34,11 @@ export interface EvaluateOptions extends TextOptions {
   /** What a transcoder predicts; of others absent. */
   targetHookPoint?: string | undefined;
   device: Device;
+  /**
+   * Every metric there is, with intervals over documents (`ModelEvaluation.detail`). It needs the
+   * logits at all positions, so that rows go through the model fewer at once where the vocabulary is large.
+   */
+  detail?: boolean;
 }
 
 /** Cross-entropies in nats per token. */
@@ -67,6 +75,8 @@ export interface SplicedEvaluation extends LossRecovered {
 export interface ModelEvaluation extends Evaluation, LossRecovered {
   /** One, of a crosscoder one for each hook point. */
   spliced: SplicedEvaluation[];
+  /** When it was asked for; its `detail()` gives the numbers. */
+  detail?: DetailSums;
 }
 
 /**
@@ -101,50 +111,77 @@ export async function evaluateAll(
     target: requireTarget(sae, model, options.targetHookPoint),
   }));
   const splices = splicesOf(saes[0], target === undefined ? inputs : [target]);
-  await addMeans(splices, model, documents(), options);
+  const text = textOptions(model, options);
+  await addMeans(splices, model, documents(), text);
   const capture = target === undefined ? inputs : [...inputs, target];
-  const parts = saes.map((sae) => partOf(sae, splices));
+  const parts = saes.map((sae) => partOf(sae, splices, options.detail));
   const encoders: ReturnType<Sae["on"]>[] = [];
+  const ablated = splices.map(() => ({ zero: 0, mean: 0 }));
   const { dIn, heads, dOut } = saes[0].spec;
   let predictions = 0;
   let cleanLoss = 0;
   try {
-    for await (const batch of rowBatches(model, documents(), options)) {
+    for await (const batch of rowBatches(model, documents(), text)) {
       const input = { tokens: batch.tokens, batch: batch.rows.length, length: batch.length };
-      const clean = await model.forward({ ...input, capture, loss: true });
+      const wanted = { loss: true, ...(options.detail && { logits: "all" as const }) };
+      const clean = await model.forward({ ...input, capture, ...wanted });
       const kept = (name: string) =>
         gatherRows(clean.activations[name], batch.kept, model.hookWidth(name));
       const x = joinHeads({ dIn, heads }, inputs.map(kept));
       const y = target === undefined ? undefined : kept(target);
-      const places = counted(batch);
-      const sumCounted = (loss: Float32Array) => places.reduce((sum, at) => sum + loss[at], 0);
-      predictions += places.length;
-      cleanLoss += sumCounted(clean.loss!);
-      const lossWith = async (hookPoint: string, row: (n: number) => Float32Array) => {
+      const predicted = predictionsOf(batch);
+      const sumOf = (loss: Float32Array) => predicted.places.reduce((sum, at) => sum + loss[at], 0);
+      const divergence =
+        clean.logits && new Divergence(clean.logits, batch.length, model.info.vocabSize);
+      predictions += predicted.places.length;
+      cleanLoss += sumOf(clean.loss!);
+      for (const { detail } of parts)
+        for (const s of splices.keys()) {
+          detail?.addPredictions(s, "predictions", predicted, () => 1);
+          detail?.addPredictions(s, "clean", predicted, (at) => clean.loss![at]);
+        }
+      /** Σ of the loss with `row(n)` at the n-th kept position; detail goes into the sums of `which`. */
+      const lossWith = async (
+        s: number,
+        kind: Replacement,
+        which: readonly Part[],
+        row: (n: number) => ArrayLike<number>,
+      ) => {
+        const { hookPoint } = splices[s];
         const patch = replaceRows(clean.activations[hookPoint], batch.kept, row);
-        const patched = { ...input, patch: { [hookPoint]: patch }, loss: true };
-        return sumCounted((await model.forward(patched)).loss!);
+        const patched = { ...input, patch: { [hookPoint]: patch }, ...wanted };
+        const { loss, logits } = await model.forward(patched);
+        if (divergence) {
+          const kl = new Map(predicted.places.map((at) => [at, divergence.at(at, logits!)]));
+          for (const { detail } of which) {
+            detail!.addPredictions(s, kind, predicted, (at) => loss![at]);
+            detail!.addPredictions(s, `kl.${kind}`, predicted, (at) => kl.get(at)!);
+          }
+        }
+        return sumOf(loss!);
       };
 
       for (const [i, part] of parts.entries()) {
         // The first batch is never the smaller one.
         const encoder = (encoders[i] ??= part.sae.on(device, batch.tokens.length));
-        part.totals.addTargets(y ?? x, batch.kept.length);
-        const { statistics, reconstruction } = await encoder.measure(x, batch.kept.length, y);
+        const rows = batch.kept.length;
+        part.totals.addTargets(y ?? x, rows);
+        const { statistics, reconstruction } = await encoder.measure(x, rows, y);
         part.totals.addOutputs(statistics);
         statistics.sums.forEach((sum, f) => (part.activationSums[f] += sum));
-        for (const [s, { hookPoint, width, column }] of splices.entries()) {
+        part.detail?.addRows(batch, y ?? x, reconstruction, await encoder.encode(x, rows));
+        for (const [s, { width, column }] of splices.entries()) {
           addErrors(part.errors[s], column, y ?? x, reconstruction, dOut);
-          part.losses[s] += await lossWith(hookPoint, (n) => {
+          part.losses[s] += await lossWith(s, "sae", [part], (n) => {
             const at = n * dOut + column;
             return reconstruction.subarray(at, at + width);
           });
         }
       }
-      for (const { hookPoint, width, mean, losses } of splices) {
+      for (const [s, { width, mean }] of splices.entries()) {
         const zero = new Float32Array(width);
-        losses.zero += await lossWith(hookPoint, () => zero);
-        losses.mean += await lossWith(hookPoint, () => mean);
+        ablated[s].zero += await lossWith(s, "zero", parts, () => zero);
+        ablated[s].mean += await lossWith(s, "mean", parts, () => mean);
       }
     }
   } finally {
@@ -152,7 +189,27 @@ export async function evaluateAll(
   }
   if (predictions === 0)
     throw new UserError("the text has no row of two tokens, so there is no prediction to evaluate");
-  return parts.map((part) => evaluationOf(part, splices, cleanLoss, predictions));
+  return parts.map((part) =>
+    evaluationOf(
+      part,
+      splices.map(({ hookPoint }, s) => ({
+        hookPoint,
+        predictions,
+        clean: cleanLoss / predictions,
+        sae: part.losses[s] / predictions,
+        zero: ablated[s].zero / predictions,
+        mean: ablated[s].mean / predictions,
+      })),
+    ),
+  );
+}
+
+/** The options of the text, with no more rows at once than logits have room for. */
+function textOptions(model: Model, options: EvaluateOptions): TextOptions {
+  if (!options.detail) return options;
+  const { batchRows = 16, contextLength = model.info.contextLength } = options;
+  const length = Math.min(contextLength, model.info.contextLength);
+  return { ...options, batchRows: Math.min(batchRows, rowsAtOnce(model, length, "all")) };
 }
 
 /** What is summed up about one SAE. */
@@ -163,9 +220,10 @@ interface Part {
   /** For each hook point that is replaced: the loss, summed over the predictions, and the errors. */
   losses: number[];
   errors: ReconstructionSums[];
+  detail?: DetailSums;
 }
 
-function partOf(sae: Sae, splices: readonly Splice[]): Part {
+function partOf(sae: Sae, splices: readonly Splice[], detail = false): Part {
   const { dOut, dSae } = sae.spec;
   return {
     sae,
@@ -173,23 +231,15 @@ function partOf(sae: Sae, splices: readonly Splice[]): Part {
     activationSums: new Float64Array(dSae),
     losses: splices.map(() => 0),
     errors: splices.map(({ width }) => new ReconstructionSums(width, 0)),
+    ...(detail && { detail: new DetailSums(splices, dSae) }),
   };
 }
 
 function evaluationOf(
-  { sae, totals, activationSums, losses, errors }: Part,
-  splices: readonly Splice[],
-  cleanLoss: number,
-  predictions: number,
+  { sae, totals, activationSums, errors, detail }: Part,
+  found: readonly (CrossEntropy & { hookPoint: string })[],
 ): ModelEvaluation {
-  const spliced = splices.map(({ hookPoint, losses: ablated }, s): SplicedEvaluation => {
-    const crossEntropy = {
-      predictions,
-      clean: cleanLoss / predictions,
-      sae: losses[s] / predictions,
-      zero: ablated.zero / predictions,
-      mean: ablated.mean / predictions,
-    };
+  const spliced = found.map(({ hookPoint, ...crossEntropy }, s): SplicedEvaluation => {
     return {
       hookPoint,
       fvu: errors[s].metrics().fvu,
@@ -208,77 +258,12 @@ function evaluationOf(
     spliced,
     ceLossRecovered: average("ceLossRecovered"),
     ceLossRecoveredFromMean: average("ceLossRecoveredFromMean"),
+    ...(detail && { detail }),
   };
-}
-
-/** The hook point that a transcoder predicts. @throws UserError when it is missing, does not fit, or the SAE is none. */
-export function requireTarget(
-  { spec }: Sae,
-  model: Model,
-  target: string | undefined,
-): string | undefined {
-  const { transcoder, dOut } = spec;
-  if (transcoder !== (target !== undefined))
-    throw new UserError(
-      transcoder
-        ? "the SAE is a transcoder: name the hook point that it predicts (targetHookPoint)"
-        : `the SAE is no transcoder, so it has no target hook point; got ${target}`,
-    );
-  if (target !== undefined) requireWidth("predicts", dOut, model, target);
-  return target;
-}
-
-/** A hook point whose activations are replaced, and what comes of its ablation. */
-interface Splice {
-  hookPoint: string;
-  width: number;
-  /** Where its part of a reconstruction begins. */
-  column: number;
-  /** Mean activation over the kept positions; [width]. */
-  mean: Float32Array;
-  /** Summed over the predictions. */
-  losses: { zero: number; mean: number };
-}
-
-function splicesOf({ spec }: Sae, hookPoints: readonly string[]): Splice[] {
-  let end = 0;
-  return hookPoints.map((hookPoint, head) => {
-    const width = hookPoints.length > 1 ? spec.heads[head] : spec.dOut;
-    const column = end;
-    end += width;
-    return {
-      ...{ hookPoint, width, column, mean: new Float32Array(width) },
-      losses: { zero: 0, mean: 0 },
-    };
-  });
 }
 
 function recovered({ clean, sae }: CrossEntropy, ablated: number): number {
   return (ablated - sae) / (ablated - clean);
-}
-
-/** Sets the mean activations of `splices`. */
-async function addMeans(
-  splices: readonly Splice[],
-  model: Model,
-  documents: AsyncIterable<Document> | Iterable<Document>,
-  options: TextOptions,
-): Promise<void> {
-  const sums = splices.map(({ width }) => new Float64Array(width));
-  const capture = splices.map(({ hookPoint }) => hookPoint);
-  let rows = 0;
-  for await (const batch of rowBatches(model, documents, options)) {
-    const { tokens, length, kept } = batch;
-    const { activations } = await model.forward({
-      ...{ tokens, batch: batch.rows.length, length, capture },
-    });
-    for (const [i, { hookPoint, width }] of splices.entries()) {
-      const x = activations[hookPoint];
-      for (const at of kept) for (let c = 0; c < width; c++) sums[i][c] += x[at * width + c];
-    }
-    rows += kept.length;
-  }
-  for (const [i, { mean }] of splices.entries()) sums[i].forEach((v, c) => (mean[c] = v / rows));
 }
 
 /** Adds a batch's errors at one hook point. @param y what was to be reconstructed, as `reconstruction` [rows, dOut]. */
@@ -306,35 +291,4 @@ function addErrors(
   }
   errors.addTargets(part, rows);
   errors.addOutputs({ rowStats, error: 0, counts: new Int32Array(), sums: new Float32Array() });
-}
-
-function gatherRows(x: Float32Array, kept: Int32Array, width: number): Float32Array {
-  const out = new Float32Array(kept.length * width);
-  kept.forEach((at, n) => {
-    out.set(x.subarray(at * width, (at + 1) * width), n * width);
-  });
-  return out;
-}
-
-/** A copy of x with `row(n)` at the n-th kept place. */
-function replaceRows(
-  x: Float32Array,
-  kept: Int32Array,
-  row: (n: number) => Float32Array,
-): Float32Array {
-  const out = x.slice();
-  kept.forEach((at, n) => {
-    const values = row(n);
-    out.set(values, at * values.length);
-  });
-  return out;
-}
-
-/** Places in loss [rows, length − 1] whose prediction is a token of the text. */
-export function counted({ rows, length }: RowBatch): number[] {
-  return rows.flatMap(({ documents }, r) =>
-    Array.from({ length: length - 1 }, (_, i) => i).flatMap((i) =>
-      documents[i + 1] >= 0 ? [r * (length - 1) + i] : [],
-    ),
-  );
 }

@@ -22,18 +22,29 @@ export function bootstrap(
   statistic: (drawn: Int32Array) => number,
   seed = 0,
 ): Interval {
+  return bootstrapAll(units, (drawn) => [statistic(drawn)], seed)[0];
+}
+
+/** `bootstrap` of several statistics on the same draws, in their order. */
+export function bootstrapAll(
+  units: number,
+  statistics: (drawn: Int32Array) => number[],
+  seed = 0,
+): Interval[] {
   const all = Int32Array.from({ length: units }, (_, n) => n);
-  const value = statistic(all);
-  if (units < 2) return { value, low: NaN, high: NaN };
+  const values = statistics(all);
+  if (units < 2) return values.map((value) => ({ value, low: NaN, high: NaN }));
   const rng = new Rng(seed, "bootstrap");
-  const draws: number[] = [];
+  const draws = values.map((): number[] => []);
   for (let draw = 0; draw < DRAWS; draw++) {
-    const found = statistic(all.map(() => rng.int(units)));
-    if (!Number.isNaN(found)) draws.push(found);
+    const found = statistics(all.map(() => rng.int(units)));
+    for (const [i, v] of found.entries()) if (!Number.isNaN(v)) draws[i].push(v);
   }
-  draws.sort((a, b) => a - b);
-  const at = (share: number) => draws[Math.round(share * (draws.length - 1))] ?? NaN;
-  return { value, low: at(0.025), high: at(0.975) };
+  return values.map((value, i) => {
+    const sorted = draws[i].sort((a, b) => a - b);
+    const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? NaN;
+    return { value, low: at(0.025), high: at(0.975) };
+  });
 }
 
 /** `bootstrap` of Σ numerators / Σ denominators over units. */

@@ -11,7 +11,7 @@ import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { requireFit, type HookPoints } from "./codes.ts";
-import { requireTarget } from "./evaluate.ts";
+import { requireTarget } from "./splice.ts";
 import { directionOf } from "./steer.ts";
 
 export interface Places {

@@ -30,6 +30,103 @@ export interface ReconstructionMetrics {
 /** Latents that fire in more than this share of the rows are called dense. */
 const DENSE = 0.1;
 
+/** What every reconstruction metric is a formula of: sums over rows, e = x - x̂, raw units (a in the units of training). */
+export interface RowSums {
+  rows: number;
+  /** d, no sum. */
+  width: number;
+  /** Σ ‖e‖² */
+  sse: number;
+  /** Σ ‖e - ē‖², ē the mean error. */
+  centredError: number;
+  /** Σ ‖x - x̄‖² */
+  spread: number;
+  /** Σ ‖x‖² */
+  xSquared: number;
+  /** Σ ‖x̂‖² */
+  outSquared: number;
+  /** Σ ⟨x, x̂⟩ */
+  dot: number;
+  /** Σ ⟨x, x̂⟩ / (‖x‖‖x̂‖); a row with x or x̂ = 0 adds 0. */
+  cosines: number;
+  /** Σ ‖x̂‖ / ‖x‖; a row with x = 0 adds 0. */
+  normRatios: number;
+  /** Σ ‖e‖² / ‖x - x̄‖²; a row with x = x̄ adds 0. */
+  errorRatios: number;
+  /** Σ #{f : a_f > 0} */
+  active: number;
+  /** Σ_n Σ_f a_f */
+  activation: number;
+}
+
+type From<Name extends keyof RowSums> = Pick<RowSums, Name>;
+
+/** Every reconstruction metric, by name; the ratios of means unless it says otherwise. */
+export const RECONSTRUCTION_FORMULAS = {
+  /** Mean number of latents with a value > 0 per row. */
+  l0: (s: From<"active" | "rows">) => s.active / s.rows,
+  /** Mean of Σ_f a_f per row. */
+  l1: (s: From<"activation" | "rows">) => s.activation / s.rows,
+  /** Σ ‖e‖² / (N·d). */
+  mse: (s: From<"sse" | "rows" | "width">) => s.sse / (s.rows * s.width),
+  /** Fraction of variance unexplained, pooled: Σ ‖e‖² / Σ ‖x - x̄‖². SAELens ≥ 6.46 and OpenMOSS report 1 - this; sparsify this, with the mean of each batch. */
+  fvu: (s: From<"sse" | "spread">) => s.sse / s.spread,
+  /** Mean over rows of ‖e‖² / ‖x - x̄‖²: 1 - this is SAELens' `explained_variance_legacy` and SAEBench's published explained variance. */
+  fvuLegacy: (s: From<"errorRatios" | "rows">) => s.errorRatios / s.rows,
+  /** Σ_c Var(e_c) / Σ_c Var(x_c): 1 - this is dictionary_learning's `frac_variance_explained`. Blind to a constant error. */
+  fvuVariance: (s: From<"centredError" | "spread">) => s.centredError / s.spread,
+  /** Σ ‖e‖² / Σ ‖x‖²: the normalised MSE of OpenAI's README; no mean is taken off. */
+  fvuUncentred: (s: From<"sse" | "xSquared">) => s.sse / s.xSquared,
+  /** Mean over rows of the cosine between x and x̂. */
+  cosine: (s: From<"cosines" | "rows">) => s.cosines / s.rows,
+  /** Mean over rows of ‖x̂‖ / ‖x‖ (SAELens' `l2_ratio`): below 1 where reconstructions shrink. */
+  normRatio: (s: From<"normRatios" | "rows">) => s.normRatios / s.rows,
+  /** E‖x̂‖² / E⟨x, x̂⟩ (Rajamanoharan et al. 2024, eq. 10): below 1 is shrinkage. */
+  relativeReconstructionBias: (s: From<"outSquared" | "dot">) => s.outSquared / s.dot,
+} satisfies Record<string, (sums: RowSums) => number>;
+
+export type ReconstructionMetric = keyof typeof RECONSTRUCTION_FORMULAS;
+
+/** What one row adds to `RowSums` by itself; `a` comes from elsewhere. */
+export type RowParts = Pick<
+  RowSums,
+  | ("sse" | "spread" | "xSquared" | "outSquared" | "dot")
+  | ("cosines" | "normRatios" | "errorRatios")
+>;
+
+/**
+ * The parts of the row at `at` of x and x̂, in float64.
+ * @param mean x̄ [width].
+ * @param errors [width]: x - x̂ is added to it.
+ */
+export function rowParts(
+  x: Float32Array,
+  out: Float32Array,
+  at: number,
+  mean: Float64Array,
+  errors: Float64Array,
+): RowParts {
+  let [sse, spread, xSquared, outSquared, dot] = [0, 0, 0, 0, 0];
+  for (let c = 0, i = at; c < mean.length; c++, i++) {
+    const [v, r] = [x[i], out[i]];
+    const e = v - r;
+    const away = v - mean[c];
+    errors[c] += e;
+    sse += e * e;
+    spread += away * away;
+    xSquared += v * v;
+    outSquared += r * r;
+    dot += v * r;
+  }
+  const norms = Math.sqrt(xSquared) * Math.sqrt(outSquared);
+  return {
+    ...{ sse, spread, xSquared, outSquared, dot },
+    cosines: norms > 0 ? dot / norms : 0,
+    normRatios: xSquared > 0 ? Math.sqrt(outSquared / xSquared) : 0,
+    errorRatios: spread > 0 ? sse / spread : 0,
+  };
+}
+
 /** Running sums behind `ReconstructionMetrics`; everything but `counts` is plain JSON in a checkpoint. */
 export class ReconstructionSums {
   rows = 0;
@@ -87,15 +184,16 @@ export class ReconstructionSums {
   }
 
   metrics(): ReconstructionMetrics {
-    const { rows, sse, xSquared, xSum, counts } = this;
+    const { rows, sse, xSquared, xSum, counts, active } = this;
     const meanSquared = xSum.reduce((sum, v) => sum + v * v, 0) / rows;
+    const sums = {
+      ...{ rows, sse, active, width: xSum.length, spread: xSquared - meanSquared },
+      ...{ activation: this.l1, cosines: this.cosine },
+    };
+    const { mse, fvu, l0, l1, cosine } = RECONSTRUCTION_FORMULAS;
     return {
-      rows,
-      mse: sse / (rows * xSum.length),
-      fvu: sse / (xSquared - meanSquared),
-      l0: this.active / rows,
-      l1: this.l1 / rows,
-      cosine: this.cosine / rows,
+      ...{ rows, mse: mse(sums), fvu: fvu(sums), l0: l0(sums), l1: l1(sums) },
+      cosine: cosine(sums),
       denseFraction: counts.filter((n) => n > DENSE * rows).length / counts.length,
     };
   }
