@@ -138,15 +138,19 @@ export function estimates<Column extends string>(
   });
 }
 
-/** `b` − `a` of each formula, on draws of the same documents of both: sums over the same text, in the same order. */
+/**
+ * `b` − `a` of each formula, on draws of the same documents of both: they must be sums over the same
+ * text. The formulas have the same names and differ at most in what is no sum, as a width.
+ */
 export function differences<Column extends string>(
   [a, b]: readonly [DocumentSums<Column>, DocumentSums<Column>],
-  formulas: Formulas<Column>,
+  [ofA, ofB]: readonly [Formulas<Column>, Formulas<Column>],
   count: NoInfer<Column>,
 ): Record<string, Estimate> {
-  return estimatesOf(Object.keys(formulas), a.units(count), (drawn) => {
+  const names = Object.keys(ofA);
+  return estimatesOf(names, a.units(count), (drawn) => {
     const [before, after] = [a.of(drawn), b.of(drawn)];
-    return Object.values(formulas).map((formula) => formula(after) - formula(before));
+    return names.map((name) => ofB[name](after) - ofA[name](before));
   });
 }
 

@@ -145,17 +145,23 @@ export class DetailSums {
   differences(other: DetailSums): Pick<EvaluationDetail, "reconstruction" | "predictions"> {
     this.#centre();
     other.#centre();
-    // d only scales the MSE, and each has its own where the widths differ.
-    const formulas = this.#formulas();
     const pairs = this.#spliced.map(({ hookPoint, sums }, s) => {
       const theirs = other.#spliced[s];
       const name =
         hookPoint === theirs.hookPoint ? hookPoint : `${hookPoint} → ${theirs.hookPoint}`;
-      const found = differences([sums, theirs.sums], PREDICTION_FORMULAS, "predictions");
+      const found = differences(
+        [sums, theirs.sums],
+        [PREDICTION_FORMULAS, PREDICTION_FORMULAS],
+        "predictions",
+      );
       return [name, found] as const;
     });
     return {
-      reconstruction: differences([this.#rows, other.#rows], formulas, "rows"),
+      reconstruction: differences(
+        [this.#rows, other.#rows],
+        [this.#formulas(), other.#formulas()],
+        "rows",
+      ),
       predictions: Object.fromEntries(pairs),
     };
   }

@@ -3,15 +3,17 @@ import { existsSync, readFileSync } from "node:fs";
 
 import type { RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
-import { evaluateAll, type SplicedEvaluation } from "../analysis/evaluate.ts";
+import { evaluateAll, type ModelEvaluation, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
 import { openStored } from "../analysis/stored-codes.ts";
+import type { Model } from "../model/model.ts";
 import { documents } from "../model/text.ts";
 import { readResults, type RunFolder } from "../runs.ts";
 import { saveSae } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/metrics.ts";
 import { absorption, recovery } from "../sae/recovery.ts";
+import type { Sae } from "../sae/sae.ts";
 import { kindOf } from "../sae/weights.ts";
 import { Progress } from "./progress.ts";
 import { filesOf, hookPointsOf, type Activations, type Context } from "./sources.ts";
@@ -99,36 +101,7 @@ export async function measureAll(
   if (trained.length === 0) return [];
   const saes = trained.map(({ sae }) => sae);
   if (model && config.activations.from === "model") {
-    const { validationTokens: tokens, contextLength, bos } = config.activations;
-    const { inputs, target } = hookPointsOf(model, config.activations);
-    const progress = new Progress({
-      label: "evaluating",
-      unit: "tokens",
-      total: tokens,
-      quiet: terminal.quiet,
-    });
-    // The text is read twice: once through the model, then again as it is and, for each hook point
-    // that is replaced, with the reconstructions, with zero and with the mean in place.
-    const passes = 2 + (2 + saes.length) * (target === undefined ? inputs.length : 1);
-    let pass = 0;
-    let done = 0;
-    const text = async function* () {
-      const weight = (pass++ === 0 ? 1 : passes - 1) / passes;
-      for await (const document of interruptibly(heldOutDocuments(config), signal)) {
-        done += weight * model.tokenizer.encode(document.text).ids.length;
-        progress.update(Math.min(tokens, Math.round(done)));
-        yield document;
-      }
-    };
-    const measured = await evaluateAll(saes, model, text, {
-      ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, contextLength, bos },
-    }).catch((error: unknown) => {
-      progress.stop();
-      throw error;
-    });
-    const [{ spec }] = saes;
-    const subject = saes.length === 1 ? kindOf(spec) : `${saes.length} ${kindOf(spec)}s`;
-    progress.end(`the model with and without the ${subject}`);
+    const measured = await measureInModel({ config, terminal, signal }, device, model, saes);
     return measured.map((evaluation) => {
       const { ceLossRecovered, spliced } = evaluation;
       return { ...recordOf(evaluation, { ceLossRecovered }), spliced };
@@ -155,7 +128,52 @@ export async function measureAll(
   return measured;
 }
 
-function recordOf(evaluation: Evaluation, scores: Record<string, number>): RunEvaluation {
+/**
+ * Autoencoders in `model`, on text that training did not see: what `measureAll` makes its numbers of.
+ * @param detail every metric, with intervals; see `EvaluateOptions`.
+ */
+export async function measureInModel(
+  { config, terminal, signal }: Context,
+  device: Device,
+  model: Model,
+  saes: readonly Sae[],
+  detail = false,
+): Promise<ModelEvaluation[]> {
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { validationTokens: tokens, contextLength, bos } = config.activations;
+  const { inputs, target } = hookPointsOf(model, config.activations);
+  const progress = new Progress({
+    label: "evaluating",
+    unit: "tokens",
+    total: tokens,
+    quiet: terminal.quiet,
+  });
+  // The text is read twice: once through the model, then again as it is and, for each hook point
+  // that is replaced, with the reconstructions, with zero and with the mean in place.
+  const passes = 2 + (2 + saes.length) * (target === undefined ? inputs.length : 1);
+  let pass = 0;
+  let done = 0;
+  const text = async function* () {
+    const weight = (pass++ === 0 ? 1 : passes - 1) / passes;
+    for await (const document of interruptibly(heldOutDocuments(config), signal)) {
+      done += weight * model.tokenizer.encode(document.text).ids.length;
+      progress.update(Math.min(tokens, Math.round(done)));
+      yield document;
+    }
+  };
+  const measured = await evaluateAll(saes, model, text, {
+    ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, contextLength, bos, detail },
+  }).catch((error: unknown) => {
+    progress.stop();
+    throw error;
+  });
+  const [{ spec }] = saes;
+  const subject = saes.length === 1 ? kindOf(spec) : `${saes.length} ${kindOf(spec)}s`;
+  progress.end(`the model with and without the ${subject}`);
+  return measured;
+}
+
+export function recordOf(evaluation: Evaluation, scores: Record<string, number>): RunEvaluation {
   const { fvu, mse, l0, l1, cosine, deadFraction, denseFraction, rows } = evaluation;
   const { activeFeatures } = latentSummary(evaluation);
   return {

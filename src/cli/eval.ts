@@ -1,67 +1,130 @@
-/** `lens eval`: held-out numbers of an autoencoder. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
+/** `lens eval`: held-out numbers of an autoencoder, or of two beside each other. */
 import type { Command } from "commander";
 
-import { parseConfig } from "../config.ts";
+import { latentNumbers, type EvaluationRecord } from "../analysis/evaluation-record.ts";
+import { latentFigures, type Figure } from "../analysis/plots.ts";
 import { openDevice } from "../device/device.ts";
-import { findRun } from "../runs.ts";
-import { loadSae } from "../sae/formats.ts";
-import { measure } from "./analyse.ts";
-import { saeFolder } from "./export.ts";
+import { UserError } from "../error.ts";
+import { loadModel } from "../model/model.ts";
+import { measure, measureInModel, recordOf } from "./analyse.ts";
+import { compare } from "./eval-compare.ts";
+import { openSubject, recordFor, writeOut, type EvalOptions } from "./eval-subject.ts";
 import { interruptible } from "./interrupt.ts";
-import { addSettings, readSettings } from "./settings.ts";
+import { addSettings } from "./settings.ts";
 import { openSources } from "./sources.ts";
 import { short, table, Terminal } from "./terminal.ts";
-import type { SplicedEvaluation } from "../analysis/evaluate.ts";
-
-interface Options extends Record<string, unknown> {
-  quiet?: boolean;
-  json?: boolean;
-}
 
 export function define(command: Command): void {
   command
-    .argument("<run>", "a run (id, folder or `latest`), or a folder with cfg.json")
+    .argument("[run]", "a run (id, folder or `latest`), or a folder with cfg.json")
     .description(
-      "Measure an autoencoder on data it was not trained on. A run is measured with its own " +
-        "settings; for a folder made elsewhere the flags say what with.",
+      "Measure an autoencoder on text it was not trained on: reconstruction, sparsity, what the " +
+        "model loses, how the latents fire and lie; means with 95 % intervals over documents. A run is " +
+        "measured with its own settings, a folder with those that its cfg.json names; flags come first.",
+    )
+    .option(
+      "--compare <run...>",
+      "two of them (or one beside the argument): differences on the same text, with intervals",
+    )
+    .option(
+      "--out <folder>",
+      "write evaluation.json, with every latent's numbers, and figures there",
     )
     .option("--quiet", "print errors and the result only")
     .option("--json", "print the result as JSON");
-  addSettings(command, ["", "activations"]).action((id: string, options: Options) =>
+  addSettings(command, ["", "activations"]).action((id: string | undefined, options: EvalOptions) =>
     interruptible((signal) => run(id, options, signal)),
   );
 }
 
-async function run(id: string, options: Options, signal: AbortSignal): Promise<void> {
+async function run(
+  id: string | undefined,
+  options: EvalOptions,
+  signal: AbortSignal,
+): Promise<void> {
   const terminal = new Terminal(options);
-  const flags = readSettings(undefined, options);
-  const folder = saeFolder(flags.runs, id);
-  const isRun = !existsSync(join(id, "cfg.json"));
-  const config = isRun ? parseConfig(findRun(flags.runs, id).config) : flags;
-  const context = { config, terminal, signal };
+  if (options.compare) {
+    const ids = [...(id === undefined ? [] : [id]), ...options.compare];
+    if (ids.length !== 2)
+      throw new UserError(
+        `two are compared (lens eval --compare A B); got ${ids.length} (${ids.join(", ")})`,
+      );
+    return compare(ids as [string, string], options, terminal, signal);
+  }
+  if (id === undefined)
+    throw new UserError("say what to measure: a run, a folder with cfg.json, or --compare A B");
+  const subject = await openSubject(id, options);
+  const { config, folder, sae, details } = subject;
   const device = await openDevice(config.device, { threads: config.threads });
-  const activations = await openSources(context);
   try {
-    const trained = await loadSae(folder);
-    const { scores, spliced, rows } = await measure(context, device, activations, trained);
-    const lines = Object.entries({ ...scores, rows }).map(([name, v]) => [name, short(v)]);
-    const text = [table(["held-out", ""], lines)];
-    if (spliced) text.push("", splicedTable(spliced));
-    terminal.result({ folder, scores, spliced, rows }, text.join("\n"));
+    if (config.activations.from !== "model") {
+      const context = { config, terminal, signal };
+      const activations = await openSources(context);
+      const { scores, rows } = await measure(context, device, activations, { sae, details });
+      const lines = Object.entries({ ...scores, rows }).map(([name, v]) => [name, short(v)]);
+      const note = `no intervals, cross-entropies or divergences: activations.from ${config.activations.from} knows no documents and no model`;
+      terminal.result(
+        { folder, scores, rows, notes: [note] },
+        `${table(["held-out", ""], lines)}\n${note}`,
+      );
+      return;
+    }
+    const model = await loadModel(config.activations.model, { threads: config.threads });
+    try {
+      const context = { config, terminal, signal };
+      const [evaluation] = await measureInModel(context, device, model, [sae], true);
+      const record = await recordFor(subject, device, model, evaluation);
+      const { scores, rows } = recordOf(evaluation, {
+        ceLossRecovered: evaluation.ceLossRecovered,
+      });
+      if (options.out !== undefined)
+        await writeOut(options.out, { folder, scores, rows, ...record }, await figuresOf(record));
+      const { latents: _, ...printed } = record;
+      terminal.result({ folder, scores, rows, ...printed }, textOf(record));
+      if (options.out === undefined)
+        terminal.next(`eval ${id} --out evaluation`, "every latent's numbers and figures");
+      else terminal.note(`written to ${options.out}`);
+    } finally {
+      await model.close();
+    }
   } finally {
-    await activations.model?.close();
     await device.close();
   }
 }
 
-/** Cross-entropies in nats per token, by hook point. */
-function splicedTable(spliced: readonly SplicedEvaluation[]): string {
-  const head = ["spliced in at", "FVU", "CE recovered", "clean", "sae", "zero", "mean"];
-  const rows = spliced.map(({ hookPoint, fvu, ceLossRecovered, crossEntropy }) => {
-    const { clean, sae, zero, mean } = crossEntropy;
-    return [hookPoint, ...[fvu, ceLossRecovered, clean, sae, zero, mean].map(short)];
-  });
-  return `${table(head, rows)}\nover ${short(spliced[0].crossEntropy.predictions)} predictions`;
+async function figuresOf({ latents, coverage }: EvaluationRecord): Promise<Figure[]> {
+  const { density, meanActivation } = latents as Record<string, number[]>;
+  const figures = await latentFigures({ density, meanActivation }, coverage.positions);
+  return figures.filter(({ id }) => id === "frequency-log");
+}
+
+function textOf(record: EvaluationRecord): string {
+  const { coverage, reconstruction, predictions, density, notes } = record;
+  const lines = (found: EvaluationRecord["reconstruction"]) =>
+    Object.entries(found).map(([name, { value, low, high }]) => [
+      ...[name, Number.isFinite(value) ? short(value) : "none"],
+      low === null || high === null ? "" : `${short(low)} … ${short(high)}`,
+    ]);
+  const { positions, predictions: count, documents } = coverage;
+  const parts = [
+    table(["held-out", "", "95 % interval"], lines(reconstruction)),
+    `over ${short(positions)} positions in ${short(documents)} documents, beginning-of-sequence positions left out`,
+  ];
+  for (const [hookPoint, found] of Object.entries(predictions))
+    parts.push(
+      "",
+      table([`in the model at ${hookPoint}`, "", "95 % interval"], lines(found)),
+      `nats, over ${short(count)} predictions of a token of the text`,
+    );
+  const { alive, dead } = density;
+  parts.push(
+    "",
+    table(
+      ["latents", ""],
+      latentNumbers(record).map(([name, value]) => [name, short(value)]),
+    ),
+    `of ${short(alive + dead)} latents, ${short(alive)} of them alive in this text`,
+    ...notes,
+  );
+  return parts.join("\n");
 }
