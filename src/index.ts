@@ -73,7 +73,9 @@ export {
   type Contribution,
 } from "./analysis/attribute.ts";
 export { attributionFigure } from "./analysis/attribution-figure.ts";
+export { doseFigures, doseTable } from "./analysis/dose-report.ts";
 export { doseResponse, recommended, type DoseOptions, type DoseResponse } from "./analysis/dose.ts";
+export { conceptScore, patternScore } from "./analysis/text-score.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";
 export {

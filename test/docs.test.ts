@@ -35,7 +35,7 @@ test("every example config is a valid config", () => {
 test("the README's example is the one that is run", () => {
   const [, block] = /```ts\n([^]*?)```/.exec(read("README.md"))!;
   const [imports, ...rest] = block.trim().split("\n\nconst hookPoint");
-  const example = read("examples/02-model-to-features.ts");
+  const example = read("examples/00-model-to-features.ts");
   expect(example).toContain(imports);
   expect(example).toContain(`const hookPoint${rest.join("")}`);
 });

@@ -39,6 +39,7 @@ h4{font-size:.75rem;margin:12px 0 2px;font-weight:500;color:var(--soft)}
 .figures{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,300px),1fr));gap:14px;margin-top:14px}
 figure{margin:0;background:var(--card);border:1px solid var(--line);border-radius:10px;padding:14px 14px 12px}
 figure svg{display:block;width:100%;height:auto;max-width:440px;margin:8px 0 4px}
+figure.wide{grid-column:1/-1}figure.wide svg{max-width:760px}figure.wide figcaption{max-width:92ch}
 figcaption{color:var(--soft);font-size:.8rem;line-height:1.4}
 dl{display:grid;grid-template-columns:max-content 1fr;gap:4px 20px;margin:12px 0;font-size:.9rem}
 dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere;font-variant-numeric:tabular-nums}

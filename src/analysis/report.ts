@@ -157,9 +157,16 @@ function figures(all: readonly Figure[]): string {
   if (all.length === 0) return "";
   const items = all.map(
     ({ title, caption, svg }) =>
-      `<figure><h3>${escape(title)}</h3>${svg}<figcaption>${escape(caption)}</figcaption></figure>`,
+      `<figure${widthOf(svg) > COLUMN ? ' class="wide"' : ""}><h3>${escape(title)}</h3>${svg}<figcaption>${escape(caption)}</figcaption></figure>`,
   );
   return `<div class="figures">${items.join("")}</div>`;
+}
+
+/** Figures drawn wider than this have the whole page's width. */
+const COLUMN = 440;
+
+function widthOf(svg: string): number {
+  return Number(/viewBox="[-\d.]+ [-\d.]+ ([\d.]+)/.exec(svg)?.[1] ?? 0);
 }
 
 function definitions(rows: readonly [string, string][]): string {

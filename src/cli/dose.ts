@@ -10,11 +10,11 @@ import type { Found } from "../analysis/find.ts";
 import { wordOf } from "../analysis/labels.ts";
 import { renderPng } from "../analysis/plots.ts";
 import type { SteerOptions } from "../analysis/steer.ts";
-import { labelWords } from "../corpus/labeller.ts";
+import { conceptScore, patternScore } from "../analysis/text-score.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
-import { conceptNamed, type Target } from "./find.ts";
+import type { Target } from "./find.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, type Terminal } from "./terminal.ts";
 
@@ -102,33 +102,17 @@ function scoreOf({ concept, regex }: Options, { label }: Found): { score: Score;
     } catch (error) {
       throw new UserError(`regex ${regex} is none: ${(error as Error).message}`);
     }
-    return { score: byPattern(pattern), of: `/${regex}/` };
+    return { score: patternScore(pattern), of: `/${regex}/` };
   }
   const name = concept ?? (label?.kind === "concept" ? label.name : undefined);
   if (name !== undefined) {
-    conceptNamed(name);
-    const score: Score = (text) => {
-      let [hits, words] = [0, 0];
-      for (const { concepts } of labelWords(text)) {
-        words++;
-        if (concepts.includes(name)) hits++;
-      }
-      return { hits, words };
-    };
-    return { score, of: name };
+    return { score: conceptScore(name), of: name };
   }
   const word = label && wordOf(label);
   if (!word) throw new UserError("what should be counted in the texts? Give --concept or --regex");
   const escaped = word.replace(/[.*+?^${}()|[\]\\]/g, "\\$&");
   return {
-    score: byPattern(new RegExp(`(?<![\\p{L}])${escaped}(?![\\p{L}])`, "giu")),
+    score: patternScore(new RegExp(`(?<![\\p{L}])${escaped}(?![\\p{L}])`, "giu")),
     of: `the word ${JSON.stringify(word)}`,
   };
-}
-
-function byPattern(pattern: RegExp): Score {
-  return (text) => ({
-    hits: [...text.matchAll(pattern)].length,
-    words: [...text.matchAll(/\p{L}+/gu)].length,
-  });
 }

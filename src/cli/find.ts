@@ -2,9 +2,9 @@
 import { describeFound, findFeatures, type Found } from "../analysis/find.ts";
 import type { Features } from "../analysis/features.ts";
 import { findByEffect, tokensOfConcept } from "../analysis/steer-search.ts";
+import { conceptNamed } from "../analysis/text-score.ts";
 import type { RunConfig } from "../config.ts";
-import { CONCEPTS } from "../corpus/index.ts";
-import { nearestName, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import { documents } from "../model/text.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -93,12 +93,4 @@ async function byEffect(words: string, finder: Finder): Promise<Target> {
     unit: best.strength,
     others: others.map(({ latent }) => latent),
   };
-}
-
-/** @throws UserError for a name that no concept of the corpus has. */
-export function conceptNamed(name: string): string {
-  const names = CONCEPTS.map((known) => known.name);
-  if (names.includes(name)) return name;
-  const near = nearestName(name, names);
-  throw new UserError(`there is no concept ${name}${near ? `; did you mean ${near}?` : ""}`);
 }

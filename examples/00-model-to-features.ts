@@ -1,7 +1,7 @@
 /**
  * From a language model to features with the texts that excite them, step by step:
  *
- *     npm run example examples/02-model-to-features.ts
+ *     npm run example examples/00-model-to-features.ts
  */
 import { collect, documents, evaluate, featureTable, formatFeatureTable } from "latent-lens";
 import { indexFeatures, loadModel, openDevice, saveSae, Trainer } from "latent-lens";
