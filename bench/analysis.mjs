@@ -127,6 +127,7 @@ for (const latents of numbers(values.latents)) {
       tokens.toLocaleString("en-US"),
       of((f) => f.seconds).toFixed(1),
       of((f) => f.passSeconds).toFixed(1),
+      `${of((f) => f.mainCpuSeconds).toFixed(0)} / ${of((f) => f.cpuSeconds).toFixed(0)}`,
       mib(of((f) => f.peakBytes)),
       mib(of((f) => f.plannedBytes)),
       (of((f) => f.bytesPerLatent) / 1000).toFixed(1),
@@ -136,7 +137,7 @@ for (const latents of numbers(values.latents)) {
     ]);
   }
 }
-const HEAD = ["latents", "tokens", "seconds", "of these the pass", "peak MiB", "counters, planned MiB", "kB per latent", "ms to open a latent", "slowest of 200", "pair counts"]; // prettier-ignore
+const HEAD = ["latents", "tokens", "seconds", "of these the pass", "CPU seconds, main thread / all", "peak MiB", "counters, planned MiB", "kB per latent", "ms to open a latent", "slowest of 200", "pair counts"]; // prettier-ignore
 
 let dashboard;
 if (values.dashboard) {

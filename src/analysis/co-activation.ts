@@ -23,9 +23,9 @@ export interface Partners {
 }
 
 const DEFAULT_BYTES = 2 ** 29;
-/** A block ends with the position that brings it to so many positions or so many active latents. */
-const BLOCK_POSITIONS = 16_384;
-const BLOCK_ENTRIES = 2 ** 19;
+/** A block ends with the position that brings it to so many positions or so many active latents: enough that each latent's counters are used many times while they are in the cache. */
+const BLOCK_POSITIONS = 2 ** 16;
+const BLOCK_ENTRIES = 2 ** 21;
 
 export class CoActivation {
   readonly dSae: number;
@@ -38,12 +38,23 @@ export class CoActivation {
   #table: PairTable | undefined;
   #partners: Map<number, Partners> | undefined;
   /** The block that is filling: row by row the latents that fire, rising. */
-  #latents = new Int32Array(BLOCK_ENTRIES);
+  readonly #latents: Int32Array;
+  /** Entries of the block by latent, and for each entry where its row ends. */
+  readonly #entries: Int32Array;
+  readonly #rowEnds: Int32Array;
+  readonly #blockEntries: number;
   readonly #ends = new Int32Array(BLOCK_POSITIONS);
   #rows = 0;
 
-  constructor(dSae: number, options: { maxBytes?: number } = {}) {
+  /** `blockEntries` matters to speed and, where counts are bounded, to which pairs are dropped. */
+  constructor(dSae: number, options: { maxBytes?: number; blockEntries?: number } = {}) {
     this.dSae = dSae;
+    this.#blockEntries = options.blockEntries ?? BLOCK_ENTRIES;
+    // A row that begins before the block is full may go on past that.
+    const capacity = this.#blockEntries + dSae;
+    this.#latents = new Int32Array(capacity);
+    this.#entries = new Int32Array(capacity);
+    this.#rowEnds = new Int32Array(capacity);
     this.maxBytes = options.maxBytes ?? DEFAULT_BYTES;
     this.firings = new Uint32Array(dSae);
     const pairs = (dSae * (dSae - 1)) / 2;
@@ -55,13 +66,13 @@ export class CoActivation {
   static plannedBytes(dSae: number, maxBytes = DEFAULT_BYTES): number {
     const triangle = 2 * dSae * (dSae - 1);
     const pairs = triangle <= maxBytes ? triangle : new PairTable(maxBytes).plannedBytes;
-    return pairs + 4 * (dSae + BLOCK_POSITIONS + BLOCK_ENTRIES + dSae);
+    return pairs + 4 * (dSae + BLOCK_POSITIONS + 3 * (BLOCK_ENTRIES + dSae));
   }
 
   /** Bytes of the arrays as they are. */
   get bytes(): number {
     const pairs = this.#triangle?.byteLength ?? this.#table!.bytes;
-    return pairs + this.firings.byteLength + this.#latents.byteLength + this.#ends.byteLength;
+    return pairs + this.firings.byteLength + 3 * this.#latents.byteLength + this.#ends.byteLength;
   }
 
   get positions(): number {
@@ -92,14 +103,9 @@ export class CoActivation {
     for (let p = 0, from = 0; p < length; from = next[p], p++) {
       const at = this.#rows === 0 ? 0 : this.#ends[this.#rows - 1];
       const end = at + next[p] - from;
-      if (end > this.#latents.length) {
-        const larger = new Int32Array(BLOCK_ENTRIES + this.dSae);
-        larger.set(this.#latents);
-        this.#latents = larger;
-      }
       this.#latents.set(latents.subarray(from, next[p]), at);
       this.#ends[this.#rows++] = end;
-      if (this.#rows === BLOCK_POSITIONS || end >= BLOCK_ENTRIES) this.#finishBlock();
+      if (this.#rows === BLOCK_POSITIONS || end >= this.#blockEntries) this.#finishBlock();
     }
     this.#positions += length;
   }
@@ -135,7 +141,10 @@ export class CoActivation {
     const table = this.#table?.toBytes() ?? new Uint8Array(0);
     const { dSae, maxBytes } = this;
     return packArrays(
-      { dSae, maxBytes, positions: this.#positions, rows: this.#rows },
+      {
+        ...{ dSae, maxBytes, blockEntries: this.#blockEntries },
+        ...{ positions: this.#positions, rows: this.#rows },
+      },
       {
         firings: this.firings,
         triangle: this.#triangle ?? new Uint32Array(0),
@@ -149,8 +158,8 @@ export class CoActivation {
   /** @throws UserError when `bytes` are not what `toBytes` made. */
   static from(bytes: Uint8Array): CoActivation {
     const { about, arrays } = unpackArrays(bytes);
-    const { dSae, maxBytes, positions, rows } = about as Record<string, number>;
-    const made = new CoActivation(dSae, { maxBytes });
+    const { dSae, maxBytes, blockEntries, positions, rows } = about as Record<string, number>;
+    const made = new CoActivation(dSae, { maxBytes, blockEntries });
     made.firings.set(arrays.firings);
     made.#positions = positions;
     made.#rows = rows;
@@ -175,8 +184,7 @@ export class CoActivation {
     const offsets = new Int32Array(this.dSae + 1);
     for (let e = 0; e < total; e++) offsets[latents[e] + 1]++;
     for (let f = 0; f < this.dSae; f++) offsets[f + 1] += offsets[f];
-    const entries = new Int32Array(total);
-    const rowEnd = new Int32Array(total);
+    const [entries, rowEnd] = [this.#entries, this.#rowEnds];
     const next = offsets.slice(0, this.dSae);
     for (let row = 0, e = 0; row < rows; row++)
       for (; e < ends[row]; e++) {
@@ -186,10 +194,12 @@ export class CoActivation {
     if (this.#triangle) {
       const triangle = this.#triangle;
       for (let f = 0; f < this.dSae; f++) {
-        const base = this.#base(f);
+        const base = this.#base(f) + f + 1;
+        const own = triangle.subarray(base, base + this.dSae - f - 1);
         for (let i = offsets[f]; i < offsets[f + 1]; i++) {
           const e = entries[i];
-          for (let j = e + 1; j < rowEnd[e]; j++) triangle[base + latents[j]]++;
+          const end = rowEnd[e];
+          for (let j = e + 1; j < end; j++) own[latents[j] - f - 1]++;
         }
       }
     } else {
