@@ -207,6 +207,7 @@ function gallerySection({ features, ranking, source, labelling }: Gallery): stri
 
 const SHOWN_TOP = 6;
 const SHOWN_RANDOM = 3;
+const SHOWN_NEAR = 2;
 
 function card({ rank, feature, label }: GalleryFeature): string {
   const { latent, density, firings, documents, mean, max, histogram, topTokens } = feature;
@@ -236,6 +237,8 @@ function card({ rank, feature, label }: GalleryFeature): string {
     `</div><div class="tokens"><span class="label">most activation on</span>${tokens}</div>` +
     examples("Strongest", feature.top, SHOWN_TOP, max) +
     examples("Random", feature.random, SHOWN_RANDOM, max) +
+    fifths(feature) +
+    examples("Near misses: silent on its own tokens", feature.nearMiss, SHOWN_NEAR, max) +
     `</article>`
   );
 }
@@ -283,12 +286,22 @@ function examples(title: string, all: readonly Example[], shown: number, max: nu
   return `<h4>${title}</h4><ol>${lines.slice(0, shown).join("")}</ol>${more}`;
 }
 
+/** The fifths of a feature's firings by rank, with examples, folded. */
+function fifths({ quantiles, max }: Feature): string {
+  if (quantiles.length === 0) return "";
+  const groups = quantiles.map(({ from, to, low, high, examples: all }) => {
+    const title = `${Math.round(from * 100)}–${Math.round(to * 100)} %: ${number(low)} – ${number(high)}`;
+    return examples(title, all, all.length, max);
+  });
+  return `<details><summary>Fifths of its firings by rank</summary>${groups.join("")}</details>`;
+}
+
 /** The example's exact characters; what the latent fires on is marked as strongly as it fires. */
 export function exampleHtml(example: Example, max: number): string {
   const { pieces, values, peak, value, document, cutBefore, cutAfter } = example;
   const text = pieces
     .map((piece, i) => {
-      if (!(values[i] > 0)) return visible(piece);
+      if (!(values[i] > 0)) return i === peak ? `<u>${visible(piece)}</u>` : visible(piece);
       const strength = Math.min(values[i] / max, 1).toFixed(2);
       const peaked = i === peak ? ' class="peak"' : "";
       return `<mark${peaked} style="--a:${strength}" title="${number(values[i])}">${visible(piece)}</mark>`;
