@@ -51,6 +51,14 @@ export {
   type ModelEvaluation,
 } from "./analysis/evaluate.ts";
 export type { CrossEntropy, SplicedEvaluation } from "./analysis/evaluate.ts";
+export type { Coverage, EvaluationDetail } from "./analysis/evaluation-detail.ts";
+export {
+  compareEvaluations,
+  evaluationRecord,
+  type Compared,
+  type EvaluationRecord,
+} from "./analysis/evaluation-record.ts";
+export { densityDistribution, geometryOf, type Geometry } from "./analysis/geometry.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { CoActivation, type Partners } from "./analysis/co-activation.ts";
 export { encodeStored, openStored, type StoredActivations } from "./analysis/stored-codes.ts";

@@ -341,6 +341,22 @@ describe("a run", () => {
     const unclear = await run("feature", "3", "--logits", "centered");
     expect(unclear.stderr).toContain("got centered. Did you mean centred?");
 
+    // A run beside another one's folder, which tells of its model and hook point by itself.
+    const compared = await run("eval", "--compare", a.folder, join(b.folder, "sae"), "--json");
+    expect({ code: compared.code, stderr: compared.stderr }).toEqual({ code: 0, stderr: "" });
+    const { metrics, coverage, ...both } = JSON.parse(compared.stdout) as {
+      metrics: { metric: string; difference: { value: number }; differs: boolean }[];
+      coverage: { documents: number };
+      a: { circumstances: object };
+      b: { circumstances: object };
+    };
+    expect(both.b.circumstances).toEqual(both.a.circumstances);
+    expect(metrics.map(({ metric }) => metric)).toContain("klRecovered");
+    expect(metrics.filter(({ differs }) => differs)).toEqual([]);
+    expect(coverage.documents).toBeGreaterThan(0);
+    const alone = await run("eval", "--compare", a.folder);
+    expect(alone.stderr).toContain("two are compared");
+
     // The model writes on, as it is and steered; a change of nothing changes nothing.
     const steer = async (...flags: string[]) => {
       const { code, stdout, stderr } = await run(

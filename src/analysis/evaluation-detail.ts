@@ -58,7 +58,11 @@ const PREDICTION_FORMULAS = {
   klRecoveredFromMean: (s) => (s["kl.mean"] - s["kl.sae"]) / s["kl.mean"],
 } satisfies Record<string, (sums: Predicted) => number>;
 
-export type PredictionMetric = keyof typeof PREDICTION_FORMULAS;
+/** What a score is a share of. */
+const GAPS = {
+  ceLossRecovered: (s) => (s.zero - s.clean) / s.predictions,
+  ceLossRecoveredFromMean: (s) => (s.mean - s.clean) / s.predictions,
+} satisfies Partial<Record<keyof typeof PREDICTION_FORMULAS, (sums: Predicted) => number>>;
 
 /** What every number of a detailed evaluation is over. */
 export interface Coverage {
@@ -131,14 +135,23 @@ export class DetailSums {
   detail(): EvaluationDetail {
     this.#centre();
     const reconstruction = estimates(this.#rows, this.#formulas(), "rows");
+    const notes = notesOn(this.#rows, reconstruction);
     const predictions = Object.fromEntries(
-      this.#spliced.map(({ hookPoint, sums }) => [
-        hookPoint,
-        estimates(sums, PREDICTION_FORMULAS, "predictions"),
-      ]),
+      this.#spliced.map(({ hookPoint, sums }) => {
+        const found = estimates(sums, PREDICTION_FORMULAS, "predictions");
+        const gaps = estimates(sums, GAPS, "predictions");
+        for (const name of Object.keys(GAPS) as (keyof typeof GAPS)[]) {
+          const { value, low, high } = gaps[name];
+          if (low === null || high === null || low > 0) continue;
+          found[name] = { value: NaN, low: null, high: null };
+          notes.push(
+            `no ${name} at ${hookPoint}: replacing the activations by ${name === "ceLossRecovered" ? "0" : "their mean"} changes the loss by ${value.toPrecision(3)} nats, 95 % interval ${low.toPrecision(3)} to ${high.toPrecision(3)}, so there is no loss to recover`,
+          );
+        }
+        return [hookPoint, found];
+      }),
     );
-    const coverage = this.#coverage();
-    return { coverage, reconstruction, predictions, notes: notesOn(this.#rows, reconstruction) };
+    return { coverage: this.#coverage(), reconstruction, predictions, notes };
   }
 
   /** `other` − this, of every metric, on draws of the same documents. Both must be sums over the same text. */

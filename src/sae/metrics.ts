@@ -85,8 +85,6 @@ export const RECONSTRUCTION_FORMULAS = {
   relativeReconstructionBias: (s: From<"outSquared" | "dot">) => s.outSquared / s.dot,
 } satisfies Record<string, (sums: RowSums) => number>;
 
-export type ReconstructionMetric = keyof typeof RECONSTRUCTION_FORMULAS;
-
 /** What one row adds to `RowSums` by itself; `a` comes from elsewhere. */
 export type RowParts = Pick<
   RowSums,
