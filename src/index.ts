@@ -87,7 +87,9 @@ export { conceptScore, patternScore } from "./analysis/text-score.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";
 export {
+  conceptAlignment,
   conceptCoverage,
+  type ConceptAlignment,
   type ConceptCoverage,
   type ConceptMatch,
   type ConceptOptions,

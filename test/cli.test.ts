@@ -16,6 +16,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 
 import type { FeatureView } from "../src/cli/feature-text.ts";
+import type { ConceptAlignment } from "../src/analysis/concept-alignment.ts";
 import type { Ablation } from "../src/analysis/ablate.ts";
 import type { Attribution } from "../src/analysis/attribute.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
@@ -104,7 +105,18 @@ describe("help", () => {
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
     const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
     expect(names).toEqual([
-      ...["run", "collect", "train", "eval", "features", "feature", "ablate", "attribute", "steer"],
+      ...[
+        "run",
+        "collect",
+        "train",
+        "eval",
+        "features",
+        "feature",
+        "ablate",
+        "attribute",
+        "concepts",
+        "steer",
+      ],
       ...["export", "runs", "generate", "corpus", "devices", "config"],
     ]);
   });
@@ -380,6 +392,29 @@ describe("a run", () => {
     const wrong = await run("steer", "--ablate", "100000");
     expect(wrong).toMatchObject({ code: 1, stdout: "" });
     expect(wrong.stderr).toContain("latent must be a whole number from 0 to");
+
+    // Its latents against the concepts of its own held-out text, and of a file.
+    const matched = await run("concepts", "--tokens", "4000", "--json");
+    expect({ code: matched.code, stderr: matched.stderr }).toEqual({ code: 0, stderr: "" });
+    const alignment = JSON.parse(matched.stdout) as ConceptAlignment & { folder: string };
+    expect(alignment.concepts.length).toBeGreaterThan(5);
+    for (const file of ["concepts.json", "concepts.svg", "concepts.png"])
+      expect(existsSync(join(alignment.folder, file))).toBe(true);
+    const span = { concept: "dog", start: 4, end: 9 };
+    const lines = [
+      { text: "A cat.", spans: [] },
+      { text: "A dog.", spans: [span] },
+    ];
+    writeFileSync(
+      join(folder, "labels.jsonl"),
+      lines.map((line) => JSON.stringify(line)).join("\n"),
+    );
+    const outside = await run("concepts", "--labels", "labels.jsonl");
+    expect(outside.stderr).toContain(
+      `labels.jsonl, line 2: span ${JSON.stringify(span)} is not {concept, start, end} inside a text of 6 characters`,
+    );
+    const noTokens = await run("concepts", "--tokens", "some");
+    expect(noTokens.stderr).toContain("--tokens must be a whole number above 0; got some");
 
     // Latents are removed on held-out text.
     const [busy] = view.neighbors.decoder.nearest;

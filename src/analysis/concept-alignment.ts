@@ -14,6 +14,9 @@ import type { Document } from "../model/text.ts";
 import { Rng } from "../rng.ts";
 import type { Sae } from "../sae/sae.ts";
 import { encodeText, type HookPoints, type TextOptions } from "./codes.ts";
+import { conceptAbsorption, type ConceptAbsorption } from "./concept-absorption.ts";
+import { directionsOf, spreadOf, type DirectionKind } from "./concept-directions.ts";
+import { ConceptProber, type ConceptProbes, type ConceptTruth } from "./concept-probes.ts";
 import { ALIGNED_AUC, MIN_POSITIVES } from "./concepts.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
 import type { Interval } from "./interval.ts";
@@ -58,7 +61,7 @@ export interface ConceptMatch {
   best: LatentMatch;
   /** The latent with the highest F1 there, which may be another one. */
   bestF1: LatentMatch;
-  shuffled: ShuffledMatch;
+  byChance: ShuffledMatch;
 }
 
 /** Share of the scored concepts, on the test documents, with its value for shuffled labels. */
@@ -156,7 +159,7 @@ export function matchConcepts(
     positives: { selection: selection.positives[c], test: test.positives[c] },
     best: measure(c, "byAuc"),
     bestF1: measure(c, "byF1"),
-    shuffled: {
+    byChance: {
       auc: mean(shuffledAuc.map((aucs) => aucs[i])),
       highestAuc: Math.max(...shuffledAuc.map((aucs) => aucs[i])),
       f1: mean(shuffledF1.map((f1s) => f1s[i])),
@@ -177,6 +180,111 @@ export function matchConcepts(
     f1Half: coverage([...f1s.values()], shuffledF1, 0.5),
     f1High: coverage([...f1s.values()], shuffledF1, 0.8),
   };
+}
+
+/** A concept with everything that its best latent is compared with. */
+export interface AlignedConcept extends ConceptMatch, ConceptProbes {}
+
+export interface ConceptAlignment extends Omit<ConceptCoverage, "concepts"> {
+  /** By falling AUC of the best latent. */
+  concepts: AlignedConcept[];
+  /** Share of concepts that the best single direction of a kind, of either sign, tells with AUC ≥ 0.95. */
+  directions: { kind: DirectionKind; count: number; share: number }[];
+  /** And all dimensions together, by a linear probe. */
+  full: { count: number; share: number };
+  /** Per latent with a concept whose F1, where chosen, is at least 0.1: its best concept. */
+  latents: { latent: number; concept: string; auc: number; f1: number }[];
+  absorption: ConceptAbsorption[];
+}
+
+/** Activations are held in memory twice, up to this each: as read, and on the device. */
+const ACTIVATION_BYTES = 2 ** 29;
+
+/** How many positions of these activations are held at once. */
+export function positionLimit(dIn: number): number {
+  return Math.floor(ACTIVATION_BYTES / (4 * dIn));
+}
+
+/**
+ * `conceptCoverage` with what it has to be compared with: sparse probes, single dimensions, random
+ * directions, principal components, the full linear probe; and splitting and absorption.
+ * At most `positionLimit(dIn)` positions are read.
+ * @throws UserError as conceptCoverage.
+ */
+export async function conceptAlignment(
+  sae: Sae,
+  model: Model,
+  documents: AsyncIterable<Document> | Iterable<Document>,
+  options: ConceptOptions & { onConcept?: (progress: { done: number; total: number }) => void },
+): Promise<ConceptAlignment> {
+  const { device, hookPoint, seed = 0, onProgress, onConcept } = options;
+  const { dSae, dIn } = sae.spec;
+  const tokens = Math.min(options.tokens, positionLimit(dIn));
+  const halves = await labelledHalves(
+    encodeText(sae, device, model, hookPoint, documents, { ...options, tokens }),
+    ...([dSae, true] as const),
+    (done) => onProgress?.({ done, total: tokens }),
+  );
+  const { selection, test } = halves;
+  const draws = new DocumentDraws(test.documentCount, seed);
+  const matched = matchConcepts(selection, test, seed, draws);
+  const directions = await directionsOf(spreadOf(selection, dIn), dSae, seed);
+  const [shift] = shiftsOf(Math.min(selection.positions, test.positions), seed);
+  const differences = { own: selection.meanDifferences(), moved: selection.meanDifferences(shift) };
+  const prober = new ConceptProber(halves, dIn, directions, { draws, device, seed });
+  const concepts: AlignedConcept[] = [];
+  const truths: ConceptTruth[] = [];
+  try {
+    for (const match of matched.concepts) {
+      const c = selection.concepts.indexOf(match.concept);
+      const of = (all: Float64Array) => all.subarray(c * dSae, (c + 1) * dSae);
+      const { probes, truth } = await prober.measure(
+        ...([c, { own: of(differences.own), moved: of(differences.moved) }, shift] as const),
+      );
+      concepts.push({ ...match, ...probes });
+      truths.push(truth);
+      onConcept?.({ done: concepts.length, total: matched.concepts.length });
+    }
+  } finally {
+    prober.close();
+  }
+  const share = (value: (concept: AlignedConcept) => number) => {
+    const count = concepts.filter((concept) => value(concept) >= ALIGNED_AUC).length;
+    return { count, share: count / concepts.length };
+  };
+  return {
+    ...matched,
+    concepts,
+    directions: directions.map(({ kind }, i) => ({
+      kind,
+      ...share((concept) => concept.directions[i].best.auc.value),
+    })),
+    full: share((concept) => concept.full.auc.value),
+    latents: bestConcepts(selection, test, matched),
+    absorption: conceptAbsorption(sae, halves, truths, draws, seed),
+  };
+}
+
+/** The best concept of each latent: by F1 on the selection documents, measured on the test documents. */
+function bestConcepts(
+  selection: LabelledText,
+  test: LabelledText,
+  { concepts }: ConceptCoverage,
+): ConceptAlignment["latents"] {
+  const numbers = concepts.map(({ concept }) => selection.concepts.indexOf(concept));
+  const found: ConceptAlignment["latents"] = [];
+  for (let latent = 0; latent < selection.dSae && numbers.length > 0; latent++) {
+    const { f1, threshold } = selection.scores(selection.latent(latent));
+    const c = numbers.reduce((a, b) => (f1[b] > f1[a] ? b : a));
+    if (f1[c] < 0.1) continue;
+    const choice = { latent, auc: 0, f1: f1[c], threshold: threshold[c] };
+    found.push({
+      ...{ latent, concept: selection.concepts[c] },
+      auc: test.scores(test.latent(latent)).auc[c],
+      f1: f1At(test, choice, c, 0),
+    });
+  }
+  return found.sort((a, b) => b.f1 - a.f1);
 }
 
 function isEnough(text: LabelledText, concept: number): boolean {

@@ -23,21 +23,24 @@ export function intervalOf({ value, draws }: Drawn): Interval {
 
 export class DocumentDraws {
   readonly documents: number;
+  readonly #count: number;
   /** How often draw i has document d: weights[i · documents + d]. */
   readonly #weights: Uint8Array;
 
-  constructor(documents: number, seed: number) {
+  /** With a count of 0 there are values and no intervals. */
+  constructor(documents: number, seed: number, count = DRAWS) {
     this.documents = documents;
-    this.#weights = new Uint8Array(DRAWS * documents);
+    this.#count = count;
+    this.#weights = new Uint8Array(count * documents);
     const rng = new Rng(seed, "documents");
-    for (let i = 0; i < DRAWS; i++)
+    for (let i = 0; i < count; i++)
       for (let n = 0; n < documents; n++) this.#weights[i * documents + rng.int(documents)]++;
   }
 
   /** Σ of a value of each document, on each draw. */
   sums(values: Float64Array): Float64Array {
-    const sums = new Float64Array(DRAWS);
-    for (let i = 0, at = 0; i < DRAWS; i++) {
+    const sums = new Float64Array(this.#count);
+    for (let i = 0, at = 0; i < this.#count; i++) {
       let sum = 0;
       for (let d = 0; d < values.length; d++) sum += this.#weights[at++] * values[d];
       sums[i] = sum;
@@ -89,7 +92,8 @@ export class DocumentDraws {
     if (positions.length < n) {
       const seen = new Uint8Array(n);
       for (const p of positions) seen[p] = 1;
-      const left = Int32Array.from({ length: n }, (_, p) => p).filter((p) => !seen[p]);
+      const left = new Int32Array(n - positions.length);
+      for (let p = 0, at = 0; p < n; p++) if (!seen[p]) left[at++] = p;
       group(left, 0, left.length);
     }
     const auc = total / positives;

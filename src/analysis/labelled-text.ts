@@ -196,10 +196,11 @@ export class LabelledText {
 /** Values (of all positions, or of `positions`), sorted. */
 export function columnOf(values: Float32Array, positions?: Int32Array): Column {
   const order = fallingOrder(values);
-  return {
-    values: Float32Array.from(order, (i) => values[i]),
-    positions: positions ? Int32Array.from(order, (i) => positions[i]) : order,
-  };
+  const sorted = new Float32Array(order.length);
+  // Loops: `from` with a function takes ten times as long, and this runs for every score.
+  for (let i = 0; i < order.length; i++) sorted[i] = values[order[i]];
+  if (positions) for (let i = 0; i < order.length; i++) order[i] = positions[order[i]];
+  return { positions: order, values: sorted };
 }
 
 /** Both halves of a text: documents with even numbers to choose on, those with odd ones to test on. */

@@ -8,7 +8,8 @@ export function fallingOrder(values: Float32Array): Int32Array<ArrayBuffer> {
     const bits = floats[i] === 0 ? 0 : keys[i];
     keys[i] = bits & 0x80000000 ? bits : 0x7fffffff - bits;
   }
-  let order = Int32Array.from({ length: n }, (_, i) => i);
+  let order = new Int32Array(n);
+  for (let i = 0; i < n; i++) order[i] = i;
   let [nextKeys, nextOrder] = [new Uint32Array(n), new Int32Array(n)];
   for (const shift of [0, 11, 22]) {
     const starts = new Int32Array(2048);

@@ -72,10 +72,10 @@ test("nothing labelled or nothing predicted is no division by zero", () => {
 
 test("the best threshold takes tied scores together", () => {
   // ≥ 3: F1 2/4; ≥ 2: 4/6 of three predicted, all tied ones included; ≥ 1: 6/8.
-  expect(bestThreshold([3, 2, 2, 1, 0], Uint8Array.of(1, 1, 0, 1, 0))).toEqual({
+  expect(bestThreshold(Float32Array.of(3, 2, 2, 1, 0), Uint8Array.of(1, 1, 0, 1, 0))).toEqual({
     ...{ threshold: 1, f1: 6 / 7 },
   });
-  expect(bestThreshold([0, 0], Uint8Array.of(0, 0)).threshold).toBe(Infinity);
+  expect(bestThreshold(new Float32Array(2), Uint8Array.of(0, 0)).threshold).toBe(Infinity);
 });
 
 test("with many columns the steps by conjugate gradients end where those by Cholesky do", () => {

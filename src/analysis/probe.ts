@@ -2,6 +2,7 @@
  * Linear probes, and how well scores tell labels: what every comparison of latents, dimensions and
  * directions with labels is measured by.
  */
+import { fallingOrder } from "./order.ts";
 
 /** Columns of numbers, row by row: x [rows, columns]. */
 export type Matrix = Float32Array | Float64Array;
@@ -14,6 +15,8 @@ export interface ProbeOptions {
    * penalty does not depend on a column's unit; the probe returned is in the units of x all the same.
    */
   standardise?: boolean;
+  /** Ends when ‖∇‖∞ is this share of its size at the start (default 1e-8). */
+  tolerance?: number;
 }
 
 /** P(label | x) = σ(weights · x + bias). */
@@ -22,12 +25,11 @@ export interface Probe {
   bias: number;
   /** Newton steps taken. */
   iterations: number;
-  /** Whether the gradient vanished: ‖∇‖∞ ≤ 1e-8 of its size at the start. */
+  /** Whether the gradient vanished: ‖∇‖∞ ≤ tolerance of its size at the start. */
   converged: boolean;
 }
 
 const MAX_ITERATIONS = 100;
-const TOLERANCE = 1e-8;
 /** Up to so many columns the Hessian is formed and factored; past that its products are enough. */
 const DIRECT_COLUMNS = 32;
 
@@ -43,7 +45,7 @@ const DIRECT_COLUMNS = 32;
  * @param x [labels.length rows, at least one column]; NaN and infinities are not allowed.
  */
 export function fitProbe(x: Matrix, labels: Uint8Array, options: ProbeOptions = {}): Probe {
-  const { C = 1, standardise = false } = options;
+  const { C = 1, standardise = false, tolerance = 1e-8 } = options;
   const rows = labels.length;
   const columns = rows > 0 ? x.length / rows : 0;
   let positives = 0;
@@ -59,7 +61,11 @@ export function fitProbe(x: Matrix, labels: Uint8Array, options: ProbeOptions = 
   for (let n = 0, i = 0; n < rows; n++)
     for (let c = 0; c < columns; c++, i++) t[i] = (x[i] - mean[c]) / scale[c];
 
-  const { theta, iterations, converged } = minimise(new Logistic(t, labels, columns, C), positives);
+  const { theta, iterations, converged } = minimise(
+    new Logistic(t, labels, columns, C),
+    positives,
+    tolerance,
+  );
   const weights = theta.slice(0, columns).map((w, c) => w / scale[c]);
   let bias = theta[columns];
   for (let c = 0; c < columns; c++) bias -= weights[c] * mean[c];
@@ -202,7 +208,7 @@ class Logistic {
   }
 }
 
-function minimise(objective: Logistic, positives: number) {
+function minimise(objective: Logistic, positives: number, tolerance: number) {
   const theta = new Float64Array(objective.size);
   let margins = objective.margins(theta);
   // The best constant is a start at which no step overshoots when labels are rare.
@@ -214,7 +220,7 @@ function minimise(objective: Logistic, positives: number) {
     const gradient = objective.gradient(theta, margins);
     const steepest = gradient.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
     start ||= steepest;
-    const done = steepest <= TOLERANCE * Math.max(start, 1e-300);
+    const done = steepest <= tolerance * Math.max(start, 1e-300);
     if (done || iterations === MAX_ITERATIONS) return { theta, iterations, converged: done };
     const step =
       objective.size - 1 <= DIRECT_COLUMNS
@@ -366,19 +372,19 @@ export function agreementOf(
   };
 }
 
-/** The threshold of "score ≥ threshold" with the best F1, the highest such threshold, and that F1. */
+/** The threshold of "score ≥ threshold" with the best F1 (of several the highest), and that F1; without labels Infinity and 0. */
 export function bestThreshold(
-  scores: ArrayLike<number>,
+  scores: Float32Array,
   labels: Uint8Array,
 ): { threshold: number; f1: number } {
-  const order = Array.from(labels.keys()).sort((a, b) => scores[b] - scores[a]);
-  let positives = 0;
+  const order = fallingOrder(scores);
+  let [positives, hits] = [0, 0];
   for (const label of labels) positives += label;
   let best = { threshold: Infinity, f1: 0 };
-  for (let i = 0, hits = 0; i < order.length; i++) {
+  for (let i = 0; i < order.length; i++) {
     hits += labels[order[i]];
     // A threshold takes all tied scores or none.
-    if (scores[order[i + 1]] === scores[order[i]]) continue;
+    if (i + 1 < order.length && scores[order[i + 1]] === scores[order[i]]) continue;
     const f1 = (2 * hits) / (positives + i + 1);
     if (f1 > best.f1) best = { threshold: scores[order[i]], f1 };
   }

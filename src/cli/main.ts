@@ -56,6 +56,11 @@ export const commands: Entry[] = [
     load: () => import("./attribute.ts"),
   },
   {
+    name: "concepts",
+    summary: "find which concepts of a labelled text the latents stand for",
+    load: () => import("./concepts.ts"),
+  },
+  {
     name: "steer",
     summary: "let a model continue a text with features turned up or down",
     load: () => import("./steer.ts"),

@@ -1,5 +1,5 @@
-"""Fits probes and scores labels with scikit-learn and writes test/fixtures/concepts/probes.json, which
-src/analysis/probe.test.ts compares with. scikit-learn's LogisticRegression minimises
+"""Fits probes, scores labels and finds principal components with scikit-learn and writes
+test/fixtures/concepts/*.json, which src/analysis/probe.test.ts and concept-probes.test.ts compare with. scikit-learn's LogisticRegression minimises
 ½‖w‖² + C Σ log-loss with a free intercept; here it is run to the end (newton-cholesky, tol 1e-12).
 
     python test/oracles/concepts.py
@@ -9,6 +9,7 @@ import json
 import pathlib
 
 import numpy as np
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     accuracy_score,
@@ -81,6 +82,14 @@ def curves():
         yield {"scores": scores.tolist(), "labels": labels.tolist(), "auc": roc_auc_score(labels, scores)}
 
 
+def components():
+    x = np.round(random.standard_normal((40, 6)) @ random.standard_normal((6, 6)) + 3, 3)
+    pca = PCA().fit(x)
+    return {"x": x.tolist(), "mean": pca.mean_.tolist(), "components": pca.components_.tolist(),
+            "covariance": (np.cov(x.T, bias=True)).tolist()}
+
+
 FOLDER.mkdir(parents=True, exist_ok=True)
 fixture = {"probes": list(probes()), "curves": list(curves())}
 (FOLDER / "probes.json").write_text(json.dumps(fixture) + "\n")
+(FOLDER / "components.json").write_text(json.dumps(components()) + "\n")
