@@ -101,6 +101,13 @@ export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts"
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";
 export { writeReport, type Report } from "./analysis/report.ts";
 
+export { encodeTogether, type PlacedSae } from "./analysis/joint-codes.ts";
+export { FiringsCollector, type Firings, type HeldText } from "./analysis/firings.ts";
+export { matchFeatures, type LatentMatch, type Matching } from "./analysis/matching.ts";
+export { matchDecoders, type CosineMatch } from "./analysis/directions.ts";
+export { conceptCourses, type ConceptCourse } from "./analysis/concept-layers.ts";
+export { conceptFigure } from "./analysis/layers-figure.ts";
+
 // Runs
 export { getTracker, Tracker, type ExperimentConfig, type ExperimentResult } from "./runs.ts";
 export { compareRuns, findRun, listRuns, readMetrics, readResults, readRun } from "./runs.ts";

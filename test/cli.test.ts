@@ -20,6 +20,7 @@ import type { ConceptAlignment } from "../src/analysis/concept-alignment.ts";
 import type { Ablation } from "../src/analysis/ablate.ts";
 import type { Attribution } from "../src/analysis/attribute.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
+import { writeSafetensors } from "../src/safetensors.ts";
 
 const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
 const fixtureModel = fileURLToPath(new URL("fixtures/gpt2-tiny/f32", import.meta.url));
@@ -100,6 +101,38 @@ const structures: Record<string, string[]> = {
 };
 
 describe("help", () => {
+  test("lens layers refuses what cannot be compared, and says why", async () => {
+    const sae = (name: string, model: string) => {
+      const path = join(folder, name);
+      mkdirSync(path);
+      const config = {
+        ...{ architecture: "standard", d_in: 1, d_sae: 1, apply_b_dec_to_input: true },
+        ...{ normalize_activations: "none", reshape_activations: "none" },
+        metadata: { model_name: model, hook_name: "blocks.0.hook_resid_post" },
+      };
+      writeFileSync(join(path, "cfg.json"), JSON.stringify(config));
+      const data = Float32Array.of(1);
+      return writeSafetensors(join(path, "sae_weights.safetensors"), {
+        W_enc: { dtype: "F32", shape: [1, 1], data },
+        b_enc: { dtype: "F32", shape: [1], data },
+        W_dec: { dtype: "F32", shape: [1, 1], data },
+        b_dec: { dtype: "F32", shape: [1], data },
+      });
+    };
+    await sae("mine", "builtin:tiny");
+    await sae("yours", "another/model");
+    expect(await refused("layers", "mine")).toContain("two or more autoencoders are compared");
+    expect(await refused("layers", "mine", "yours")).toContain(
+      "mine is of builtin:tiny, yours of another/model",
+    );
+    expect(await refused("layers", "mine", "mine")).toContain(
+      "takes activations of width 1, but blocks.0.hook_resid_post of builtin:tiny has width 256",
+    );
+    expect(await refused("layers", "mine", "mine", "--lost", "0.9")).toContain(
+      "lost must be below",
+    );
+  });
+
   test("lens --help lists the commands in the order of the path", async () => {
     const { code, stdout, stderr } = await run("--help");
     expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
@@ -112,6 +145,7 @@ describe("help", () => {
         "eval",
         "features",
         "feature",
+        "layers",
         "ablate",
         "attribute",
         "concepts",

@@ -46,6 +46,11 @@ export const commands: Entry[] = [
     load: () => import("./feature.ts"),
   },
   {
+    name: "layers",
+    summary: "match features across layers, checkpoints or autoencoders",
+    load: () => import("./layers.ts"),
+  },
+  {
     name: "ablate",
     summary: "measure what the model loses without a latent",
     load: () => import("./ablate.ts"),

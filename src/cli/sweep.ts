@@ -49,11 +49,71 @@ export async function sweep(
   const [{ config }] = members;
   terminal.note(`sweep of ${members.length} autoencoders: ${shortPath(folder)}`);
   const device = await openDevice(config.device, { threads: config.threads });
-  let activations: Activations | undefined;
   try {
-    const context = { config, terminal, signal };
-    const saes = members.map((member) => member.config.sae);
-    activations = await openSources(context, saes);
+    const groups: ParetoPoint[][] = [];
+    for (const group of byActivations(members))
+      groups.push(await sweepGroup({ config: group[0].config, terminal, signal }, group, device));
+    const points = groups.flat();
+    const plots = await writeComparison(folder, members, groups);
+    const front = frontOf(groups);
+    const rows = points.map(({ name, l0, fvu, ceLossRecovered }) => [
+      ...[front.has(name) ? "*" : "", name, short(l0), short(fvu)],
+      ceLossRecovered === undefined ? "-" : short(ceLossRecovered),
+    ]);
+    const among = groups.length > 1 ? " on its activations" : "";
+    terminal.result(
+      { folder, points, front: [...front], runs: members.map(({ run }) => run.folder) },
+      [
+        table(["", "autoencoder", "L0", "FVU", "CE recovered"], rows),
+        `* no other${among} is both sparser and better. ${members.length} autoencoders in ${duration((performance.now() - began) / 1000)}`,
+        ...plots.map((plot) => `plot: ${shortPath(plot)}`),
+      ].join("\n"),
+    );
+    if (groups.length > 1) {
+      const runs = members.map(({ run }) => shortPath(run.folder));
+      terminal.next(`layers ${runs.join(" ")}`, "see how their features differ");
+    } else {
+      const best = members.find(({ name }) => front.has(name)) ?? members[0];
+      terminal.next(
+        `features ${shortPath(best.run.folder)}`,
+        "find what excites the latents of one of them",
+      );
+    }
+  } catch (error) {
+    const isInterrupted = error instanceof Interrupted;
+    for (const { run } of members) {
+      if (!isInterrupted) run.fail(error);
+      run.close();
+    }
+    if (!isInterrupted) throw error;
+    throw new Interrupted(
+      `stopped; everything is saved. Go on with: ${lens(`train --sweep --resume ${shortPath(folder)}`)}`,
+    );
+  } finally {
+    await device.close();
+  }
+}
+
+/** Members that train on the same activations, in the order of the first of each. */
+function byActivations(members: readonly Member[]): Member[][] {
+  const groups = new Map<string, Member[]>();
+  for (const member of members) {
+    const key = JSON.stringify(member.config.activations);
+    groups.set(key, [...(groups.get(key) ?? []), member]);
+  }
+  return [...groups.values()];
+}
+
+/** Trains and measures the members, all on one stream of activations. */
+async function sweepGroup(
+  context: Context,
+  members: Member[],
+  device: Device,
+): Promise<ParetoPoint[]> {
+  const { terminal, signal } = context;
+  const saes = members.map((member) => member.config.sae);
+  const activations = await openSources(context, saes);
+  try {
     await trainAll(context, members, device, activations);
     const quiet = { ...context, terminal: new Terminal({ quiet: true }) };
     const trained: Trained[] = [];
@@ -70,49 +130,28 @@ export async function sweep(
       const { fvu, l0, ceLossRecovered } = scores;
       points.push({ name, fvu, l0, ...(ceLossRecovered !== undefined && { ceLossRecovered }) });
     }
-    await writeComparison(folder, members, points);
-    const front = new Set(paretoFront(points).map(({ name }) => name));
-    const rows = points.map(({ name, l0, fvu, ceLossRecovered }) => [
-      ...[front.has(name) ? "*" : "", name, short(l0), short(fvu)],
-      ceLossRecovered === undefined ? "-" : short(ceLossRecovered),
-    ]);
-    terminal.result(
-      { folder, points, front: [...front], runs: members.map(({ run }) => run.folder) },
-      `${table(["", "autoencoder", "L0", "FVU", "CE recovered"], rows)}\n` +
-        `* no other is both sparser and better. ${members.length} autoencoders in ${duration((performance.now() - began) / 1000)}\n` +
-        `plot: ${shortPath(join(folder, "pareto-fvu.svg"))}`,
-    );
-    const best = members.find(({ name }) => front.has(name)) ?? members[0];
-    terminal.next(
-      `features ${shortPath(best.run.folder)}`,
-      "find what excites the latents of one of them",
-    );
-  } catch (error) {
-    const isInterrupted = error instanceof Interrupted;
-    for (const { run } of members) {
-      if (!isInterrupted) run.fail(error);
-      run.close();
-    }
-    if (!isInterrupted) throw error;
-    throw new Interrupted(
-      `stopped; everything is saved. Go on with: ${lens(`train --sweep --resume ${shortPath(folder)}`)}`,
-    );
+    return points;
   } finally {
-    await activations?.model?.close();
-    await device.close();
+    await activations.model?.close();
   }
+}
+
+/** Names of those that no other on the same activations beats. */
+function frontOf(groups: readonly ParetoPoint[][]): Set<string> {
+  return new Set(groups.flatMap((points) => paretoFront(points)).map(({ name }) => name));
 }
 
 /** Run folders for all variants, and one that says which belong together. */
 function createSweep(variants: Variant[]): { folder: string; members: Member[] } {
   const [{ config }, ...rest] = variants;
+  const sameFields = ["device", "threads", "runs", "seed"] as const;
   for (const other of rest) {
-    const differs = ["activations", "device", "threads", "runs", "seed"].find(
-      (key) => JSON.stringify(other.config[key as never]) !== JSON.stringify(config[key as never]),
-    );
+    const differs =
+      sameFields.find((key) => other.config[key] !== config[key]) ??
+      (withoutHookPoint(other.config) === withoutHookPoint(config) ? undefined : "activations");
     if (differs)
       throw new UserError(
-        `a sweep trains on one stream of activations, so ${differs} cannot be swept; run such variants one by one`,
+        `of the activations a sweep may vary activations.hookPoint only, so ${differs} cannot be swept; run such variants one by one`,
       );
   }
   const members = variants.map((variant) => ({ ...variant, run: createRun(variant.config) }));
@@ -127,6 +166,10 @@ function createSweep(variants: Variant[]): { folder: string; members: Member[] }
   };
   writeWhole(join(folder, "sweep.json"), JSON.stringify(file, null, 2) + "\n");
   return { folder, members };
+}
+
+function withoutHookPoint({ activations }: RunConfig): string {
+  return JSON.stringify({ ...activations, hookPoint: undefined });
 }
 
 function openSweep(path: string): { folder: string; members: Member[] } {
@@ -201,20 +244,28 @@ async function trainAll(
   }
 }
 
+/** Writes pareto.json and, of several on the same activations, their figures. @returns the paths of the figures' SVG files. */
 async function writeComparison(
   folder: string,
   members: Member[],
-  points: ParetoPoint[],
-): Promise<void> {
-  const front = new Set(paretoFront(points).map(({ name }) => name));
-  const rows = points.map((point, i) => ({
+  groups: readonly ParetoPoint[][],
+): Promise<string[]> {
+  const front = frontOf(groups);
+  const rows = groups.flat().map((point) => ({
     ...point,
     isOnFront: front.has(point.name),
-    run: members[i].run.id,
+    run: members.find(({ name }) => name === point.name)!.run.id,
   }));
   writeWhole(join(folder, "pareto.json"), JSON.stringify(rows, null, 2) + "\n");
-  for (const { id, svg } of await paretoFigures(points)) {
-    writeWhole(join(folder, `${id}.svg`), svg);
-    writeWhole(join(folder, `${id}.png`), await renderPng(svg));
+  const plots: string[] = [];
+  for (const [g, points] of groups.entries()) {
+    if (groups.length > 1 && points.length === 1) continue;
+    for (const { id, svg } of await paretoFigures(points)) {
+      const name = groups.length > 1 ? `${id}-${g + 1}` : id;
+      writeWhole(join(folder, `${name}.svg`), svg);
+      writeWhole(join(folder, `${name}.png`), await renderPng(svg));
+      plots.push(join(folder, `${name}.svg`));
+    }
   }
+  return plots;
 }

@@ -137,6 +137,67 @@ function bestMatches({ cosines, features, latents }: Similarities): Int32Array {
   return assign(cosines, features, latents);
 }
 
+/** A row and a column that may be matched, and what it is worth. */
+export interface Candidate {
+  row: number;
+  column: number;
+  /** Above 0. */
+  score: number;
+}
+
+/** Parts of the candidates with more rows or columns than this are matched greedily. */
+const EXACT_SIZE = 1500;
+
+/**
+ * One-to-one matching that uses candidate pairs only: the one with the largest total score in each
+ * connected part of them (`assign`); in a part of more than 1,500 rows or columns, where that would
+ * take minutes, the pairs by falling score as long as both are free, which `exact` then says.
+ * @returns the column of each of the `rows`, -1 for none.
+ */
+export function matchCandidates(
+  candidates: readonly Candidate[],
+  rows: number,
+  columns: number,
+): { partner: Int32Array; exact: boolean } {
+  const partner = new Int32Array(rows).fill(-1);
+  const root = Int32Array.from({ length: rows + columns }, (_, node) => node);
+  const find = (node: number) => {
+    while (root[node] !== node) node = root[node] = root[root[node]];
+    return node;
+  };
+  for (const { row, column } of candidates) root[find(row)] = find(rows + column);
+  const parts = new Map<number, Candidate[]>();
+  for (const candidate of candidates) {
+    const part = parts.get(find(candidate.row));
+    if (part) part.push(candidate);
+    else parts.set(find(candidate.row), [candidate]);
+  }
+  let exact = true;
+  for (const part of parts.values()) {
+    const own = [...new Set(part.map(({ row }) => row))];
+    const others = [...new Set(part.map(({ column }) => column))];
+    if (Math.max(own.length, others.length) > EXACT_SIZE) {
+      exact = false;
+      const taken = new Set<number>();
+      for (const { row, column } of part.toSorted((a, b) => b.score - a.score)) {
+        if (partner[row] >= 0 || taken.has(column)) continue;
+        partner[row] = column;
+        taken.add(column);
+      }
+      continue;
+    }
+    const placeOf = new Map(own.map((row, i) => [row, i]));
+    const columnOf = new Map(others.map((column, j) => [column, j]));
+    const score = new Float64Array(own.length * others.length);
+    for (const { row, column, score: worth } of part)
+      score[placeOf.get(row)! * others.length + columnOf.get(column)!] = worth;
+    assign(score, own.length, others.length).forEach((j, i) => {
+      if (j >= 0 && score[i * others.length + j] > 0) partner[own[i]] = others[j];
+    });
+  }
+  return { partner, exact };
+}
+
 /** 0 of nothing. */
 function mean(values: Float64Array): number {
   return values.reduce((sum, v) => sum + v, 0) / Math.max(1, values.length);
