@@ -38,12 +38,29 @@ export function bootstrapAll(
   const draws = values.map((): number[] => []);
   for (let draw = 0; draw < DRAWS; draw++) {
     const found = statistics(all.map(() => rng.int(units)));
-    for (const [i, v] of found.entries()) if (!Number.isNaN(v)) draws[i].push(v);
+    for (const [i, v] of found.entries()) draws[i].push(v);
   }
-  return values.map((value, i) => {
-    const sorted = draws[i].sort((a, b) => a - b);
-    const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? NaN;
-    return { value, low: at(0.025), high: at(0.975) };
+  return values.map((value, i) => percentileInterval(value, draws[i]));
+}
+
+/** `value` with the 2.5th and 97.5th percentile of what it is on other draws; those that are NaN are left out. */
+export function percentileInterval(value: number, draws: Iterable<number>): Interval {
+  const sorted = Float64Array.from([...draws].filter((draw) => !Number.isNaN(draw))).sort();
+  const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? NaN;
+  return { value, low: at(0.025), high: at(0.975) };
+}
+
+/**
+ * How often each of `units` is in each of the draws of a bootstrap, [draws][units]: for many statistics
+ * of the same units, which then share their draws. None with fewer than two units.
+ */
+export function bootstrapWeights(units: number, seed = 0): Uint16Array[] {
+  if (units < 2) return [];
+  const rng = new Rng(seed, "bootstrap");
+  return Array.from({ length: DRAWS }, () => {
+    const weights = new Uint16Array(units);
+    for (let n = 0; n < units; n++) weights[rng.int(units)]++;
+    return weights;
   });
 }
 

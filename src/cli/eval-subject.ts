@@ -18,6 +18,10 @@ import { hookPointsOf } from "./sources.ts";
 
 export interface EvalOptions extends Record<string, unknown> {
   compare?: string[];
+  supervised?: boolean;
+  /** Names of supervised evaluations, with commas between them. */
+  only?: string;
+  supervisedTokens?: string;
   out?: string;
   quiet?: boolean;
   json?: boolean;

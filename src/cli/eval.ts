@@ -8,6 +8,7 @@ import { UserError } from "../error.ts";
 import { loadModel } from "../model/model.ts";
 import { measure, measureInModel, recordOf } from "./analyse.ts";
 import { compare } from "./eval-compare.ts";
+import { evaluateSupervised, supervisedText } from "./eval-supervised.ts";
 import { openSubject, recordFor, writeOut, type EvalOptions } from "./eval-subject.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings } from "./settings.ts";
@@ -26,6 +27,12 @@ export function define(command: Command): void {
       "--compare <run...>",
       "two of them (or one beside the argument): differences on the same text, with intervals",
     )
+    .option(
+      "--supervised",
+      "instead what needs labels: sparse probing, SCR and TPP on the concepts of the corpus",
+    )
+    .option("--only <names>", "of the supervised evaluations those named, with commas between them")
+    .option("--supervised-tokens <n>", "tokens of labelled text to read (default 120,000)")
     .option(
       "--out <folder>",
       "write evaluation.json, with every latent's numbers, and figures there",
@@ -58,6 +65,10 @@ async function run(
   const device = await openDevice(config.device, { threads: config.threads });
   try {
     if (config.activations.from !== "model") {
+      if (options.supervised)
+        throw new UserError(
+          `supervised evaluation reads labelled text through a model, and these activations come from none (activations.from ${config.activations.from})`,
+        );
       const context = { config, terminal, signal };
       const activations = await openSources(context);
       const { scores, rows } = await measure(context, device, activations, { sae, details });
@@ -72,6 +83,12 @@ async function run(
     const model = await loadModel(config.activations.model, { threads: config.threads });
     try {
       const context = { config, terminal, signal };
+      if (options.supervised) {
+        const result = await evaluateSupervised(context, device, model, sae, options);
+        terminal.result({ folder, supervised: result }, supervisedText(result));
+        terminal.next(`eval ${id}`, "reconstruction, and what the model loses");
+        return;
+      }
       const [evaluation] = await measureInModel(context, device, model, [sae], true);
       const record = await recordFor(subject, device, model, evaluation);
       const { scores, rows } = recordOf(evaluation, {

@@ -1,0 +1,162 @@
+/** `lens eval --supervised`: the evaluations that need labels, as tables. */
+import type { Interval } from "../analysis/interval.ts";
+import type { ProbingResult } from "../analysis/supervised-probing.ts";
+import type { SupervisedName, SupervisedResult } from "../analysis/supervised.ts";
+import type { ScrResult } from "../analysis/supervised-scr.ts";
+import type { TppResult } from "../analysis/supervised-tpp.ts";
+import type { Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
+import type { Model } from "../model/model.ts";
+import type { Sae } from "../sae/sae.ts";
+import { heldOutDocuments } from "./analyse.ts";
+import type { EvalOptions } from "./eval-subject.ts";
+import { Progress } from "./progress.ts";
+import { hookPointsOf, type Context } from "./sources.ts";
+import { short, table } from "./terminal.ts";
+
+/** Positions read unless --supervised-tokens says otherwise. */
+export const SUPERVISED_TOKENS = 120_000;
+
+/** @throws UserError for an evaluation that does not exist, a number that is none, or text without labels. */
+export async function evaluateSupervised(
+  { config, terminal, signal }: Context,
+  device: Device,
+  model: Model,
+  sae: Sae,
+  options: EvalOptions,
+): Promise<SupervisedResult> {
+  const { SUPERVISED, superviseSae } = await import("../analysis/supervised.ts");
+  const only = options.only?.split(",").map((name): SupervisedName => {
+    const known = SUPERVISED.find((one) => one === name.trim());
+    if (!known)
+      throw new UserError(`--only must name evaluations (${SUPERVISED.join(", ")}); got ${name}`);
+    return known;
+  });
+  const tokens = Number(options.supervisedTokens ?? SUPERVISED_TOKENS);
+  if (!Number.isInteger(tokens) || tokens < 1)
+    throw new UserError(`--supervised-tokens must be a whole number of 1 or more; got ${options.supervisedTokens}`); // prettier-ignore
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { contextLength, bos } = config.activations;
+  let progress: Progress | undefined;
+  let running = "";
+  try {
+    const result = await superviseSae(sae, model, heldOutDocuments(config), {
+      ...{ device, hookPoint: hookPointsOf(model, config.activations).inputs, tokens },
+      ...{ contextLength, bos, seed: config.seed, signal, ...(only && { only }) },
+      onStep: (name, done, total) => {
+        if (name !== running) {
+          progress?.end();
+          progress = new Progress({
+            ...{
+              label: name === "text" ? "reading" : name,
+              unit: name === "text" ? "tokens" : "steps",
+            },
+            ...{ total, quiet: terminal.quiet },
+          });
+          running = name;
+        }
+        progress?.update(done);
+      },
+    });
+    progress?.end();
+    return result;
+  } catch (error) {
+    progress?.stop();
+    throw error;
+  }
+}
+
+/** The tables of a result, for a terminal. */
+export function supervisedText(result: SupervisedResult): string {
+  const { train, test } = result.text;
+  const size = ({ documents, sentences, tokens }: typeof train) =>
+    `${short(documents)} documents (${short(sentences)} sentences, ${short(tokens)} tokens)`;
+  const parts = [
+    `fitted on ${size(train)}, measured on ${size(test)}; 95 % intervals over documents`,
+  ];
+  const { sparseProbing: probing, scr, tpp } = result;
+  if (probing) {
+    parts.push(probingText("sparse probing, sentences", probing.sentences));
+    parts.push(probingText("sparse probing, tokens", probing.tokens));
+  }
+  if (scr) parts.push(scrText(scr));
+  if (tpp) parts.push(tppText(tpp));
+  for (const [name, reason] of Object.entries(result.left))
+    parts.push(`${name}: left out, ${reason}`);
+  return parts.join("\n\n");
+}
+
+/** 0.812 [0.790, 0.834] */
+function interval({ value, low, high }: Interval): string {
+  const three = (v: number) => (Number.isFinite(v) ? v.toFixed(3) : "–");
+  return `${three(value)} [${three(low)}, ${three(high)}]`;
+}
+
+function probingText(
+  title: string,
+  { concepts, means, tooRare, ks, chance }: ProbingResult,
+): string {
+  if (concepts.length === 0) return `${title}: no concept is frequent enough`;
+  const rows = means.map(({ probed, k, accuracy, auc, f1 }) => [
+    ...[probed === "neurons" ? "dimensions" : probed, String(k)],
+    ...[interval(accuracy), auc.toFixed(3), f1.toFixed(3)],
+  ]);
+  const first = ks.includes(1) ? 1 : ks[0];
+  const own = concepts
+    .map(({ concept, testRows, probes }) => {
+      const at = (probed: string) => probes.find((p) => p.probed === probed && p.k === first)!;
+      const best = at("latents");
+      return { concept, testRows, best, neuron: at("neurons").scores.accuracy.value };
+    })
+    .sort((a, b) => b.best.scores.accuracy.value - a.best.scores.accuracy.value)
+    .slice(0, 10)
+    .map(({ concept, testRows, best, neuron }) => [
+      ...[concept, String(best.columns?.[0] ?? ""), interval(best.scores.accuracy)],
+      ...[interval(best.scores.auc), neuron.toFixed(3), String(testRows)],
+    ]);
+  return [
+    `${title}: mean over ${concepts.length} concepts; chance ${chance}` +
+      (tooRare.length > 0 ? `; too rare: ${tooRare.length}` : ""),
+    table(["probe of", "k", "accuracy", "AUC", "F1"], rows),
+    `the ten best by ${first === 1 ? "one latent" : `${first} latents`}`,
+    table(["concept", "latent", "accuracy", "AUC", "dimension", "n"], own),
+  ].join("\n");
+}
+
+/** Pairs are shown at this many latents, one for all, since the best of several would flatter. */
+const SHOWN_REMOVED = 20;
+
+function scrText({ pairs, means, chance }: ScrResult): string {
+  const rows = pairs.map(({ target, spurious, accuracy, removed, unmeasured, testRows }) => {
+    const shown = removed.find(({ n }) => n === SHOWN_REMOVED);
+    return [
+      ...[target, spurious, accuracy.clean.value.toFixed(3), accuracy.biased.value.toFixed(3)],
+      shown ? interval(shown.toMean.score) : (unmeasured ?? "–"),
+      ...[shown ? shown.toMean.null.value.toFixed(3) : "–", String(testRows)],
+    ];
+  });
+  const average = means.map(({ n, pairs: count, toMean, toZero }) => [
+    ...[String(n), interval(toMean.score), toMean.null.toFixed(3)],
+    ...[interval(toZero.score), toZero.null.toFixed(3), String(count)],
+  ]);
+  return [
+    `SCR: the share of a bias that removing n latents takes away; accuracies' chance ${chance}`,
+    table(["n", "set to mean", "null", "set to 0", "null", "pairs"], average),
+    `by pair, ${SHOWN_REMOVED} latents set to their mean`,
+    table(["target", "spurious", "clean", "biased", "score", "null", "rows"], rows),
+  ].join("\n");
+}
+
+function tppText({ concepts, removed, tooRare }: TppResult): string {
+  if (removed.length === 0)
+    return `TPP: fewer than two concepts are frequent enough (too rare: ${tooRare.join(", ")})`;
+  const rows = removed.map(({ n, score, own, others, null: by }) => [
+    ...[String(n), interval(score), interval(own), interval(others), by.value.toFixed(3)],
+  ]);
+  const names = concepts.map(({ concept, accuracy }) => `${concept} ${accuracy.value.toFixed(3)}`);
+  return [
+    `TPP: accuracy lost by the concept's own probe less that lost by the others, n latents removed`,
+    table(["n", "score", "own", "others", "null"], rows),
+    `probes as they are: ${names.join(", ")}`,
+  ].join("\n");
+}
