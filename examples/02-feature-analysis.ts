@@ -113,9 +113,9 @@ await writeReport(`${out}/report.html`, {
       text: "For each concept that the corpus marks the latent that tells best where it is: chosen by AUC on half of the documents, measured on the other half. “Moved” is the mean of the same for labels that were moved along the text. Click a column's name to sort.",
       table: {
         head: ["concept", "latent", "AUC", "low", "high", "moved", "F1", "what the latent is"],
-        rows: coverage.concepts.map(({ concept, best, shuffled }) => [
+        rows: coverage.concepts.map(({ concept, best, byChance }) => [
           ...[concept, best.latent, best.auc.value, best.auc.low, best.auc.high],
-          ...[shuffled.auc, best.f1.value, nameOf(best.latent)],
+          ...[byChance.auc, best.f1.value, nameOf(best.latent)],
         ]),
       },
     },

@@ -88,6 +88,24 @@ export { conceptScore, patternScore } from "./analysis/text-score.ts";
 export { subjectsOf } from "./analysis/controls.ts";
 export { findFeatures, type Found } from "./analysis/find.ts";
 export {
+  bestNamed,
+  explainByRules,
+  readExplanations,
+  readText,
+  summaryOf,
+  writeExplanations,
+  type Explanations,
+  type LatentExplanation,
+} from "./analysis/explanations.ts";
+export { Endpoint, type EndpointOptions } from "./analysis/endpoint.ts";
+export {
+  explainByModel,
+  SCORERS,
+  type JudgeScore,
+  type ModelExplanation,
+} from "./analysis/judge.ts";
+export { RuleFinder, type RuleExplanation, type RuleScore } from "./analysis/rules.ts";
+export {
   conceptAlignment,
   conceptCoverage,
   type ConceptAlignment,

@@ -149,6 +149,7 @@ describe("help", () => {
         "ablate",
         "attribute",
         "concepts",
+        "explain",
         "steer",
       ],
       ...["export", "runs", "generate", "corpus", "devices", "config"],

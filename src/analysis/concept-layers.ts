@@ -42,8 +42,8 @@ export function conceptCourses(
   return found[0].concepts
     .map(({ concept, positives }): ConceptCourse => {
       const at = byName.map((matches): ConceptAt => {
-        const { best, shuffled } = matches.get(concept)!;
-        return { latent: best.latent, auc: best.auc, f1: best.f1.value, null: shuffled.auc };
+        const { best, byChance } = matches.get(concept)!;
+        return { latent: best.latent, auc: best.auc, f1: best.f1.value, null: byChance.auc };
       });
       return { concept, positives: positives.test, at, ...courseOf(at.map(({ auc }) => auc)) };
     })

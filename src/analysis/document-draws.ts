@@ -24,7 +24,7 @@ export function intervalOf({ value, draws }: Drawn): Interval {
 export class DocumentDraws {
   readonly documents: number;
   readonly #count: number;
-  /** How often draw i has document d: weights[i · documents + d]. */
+  /** How often draw i has document d: weights[d · count + i]. */
   readonly #weights: Uint8Array;
 
   /** With a count of 0 there are values and no intervals. */
@@ -34,18 +34,31 @@ export class DocumentDraws {
     this.#weights = new Uint8Array(count * documents);
     const rng = new Rng(seed, "documents");
     for (let i = 0; i < count; i++)
-      for (let n = 0; n < documents; n++) this.#weights[i * documents + rng.int(documents)]++;
+      for (let n = 0; n < documents; n++) this.#weights[rng.int(documents) * count + i]++;
   }
 
   /** Σ of a value of each document, on each draw. */
   sums(values: Float64Array): Float64Array {
-    const sums = new Float64Array(this.#count);
-    for (let i = 0, at = 0; i < this.#count; i++) {
-      let sum = 0;
-      for (let d = 0; d < values.length; d++) sum += this.#weights[at++] * values[d];
-      sums[i] = sum;
+    const count = this.#count;
+    const sums = new Float64Array(count);
+    for (let d = 0; d < values.length; d++) {
+      const value = values[d];
+      if (value === 0) continue;
+      const weights = this.#weights.subarray(d * count, (d + 1) * count);
+      for (let i = 0; i < count; i++) sums[i] += weights[i] * value;
     }
     return sums;
+  }
+
+  /** Σ top / Σ bottom of values of each document; the interval is empty with fewer than two documents. */
+  ratio(top: Float64Array, bottom: Float64Array): Interval {
+    const total = (values: Float64Array) => values.reduce((sum, value) => sum + value, 0);
+    const value = total(top) / total(bottom);
+    if (this.documents < 2) return { value, low: NaN, high: NaN };
+    const draws = this.sums(top);
+    const under = this.sums(bottom);
+    for (let i = 0; i < draws.length; i++) draws[i] /= under[i];
+    return intervalOf({ value, draws });
   }
 
   /**

@@ -1,5 +1,6 @@
 /** Features by what they stand for, in words. */
 import { isSpecific, type BestLabel } from "./concepts.ts";
+import type { LatentExplanation } from "./explanations.ts";
 import type { Features } from "./features.ts";
 import { wordOf } from "./labels.ts";
 
@@ -14,9 +15,14 @@ export interface Found {
 /**
  * Features for a query, best first: those whose label is the query, then those whose label holds it (each by
  * F1 on text that had no part in choosing the label), then those that are most active on a token
- * that reads like it, by their share of activation on it.
+ * that reads like it, by their share of activation on it. Where `explanations` are given, by latent, a rule counts as a
+ * label does: all that it names must be the query, or one of what it names.
  */
-export function findFeatures({ index, labels }: Features, query: string): Found[] {
+export function findFeatures(
+  { index, labels }: Features,
+  query: string,
+  explanations?: readonly LatentExplanation[],
+): Found[] {
   const wanted = query.trim().toLowerCase();
   const bare = (text: string) => text.trim().toLowerCase();
   const found: (Found & { rank: number })[] = [];
@@ -25,10 +31,17 @@ export function findFeatures({ index, labels }: Features, query: string): Found[
     const name = label && bare(label.name);
     const word = label && wordOf(label)?.toLowerCase();
     const score = label?.atThreshold.f1 ?? 0;
-    if (name === wanted || word === wanted)
-      found.push({ latent, label, because: `label ${label!.name}`, rank: 4 + score });
-    else if (name?.includes(wanted))
-      found.push({ latent, label, because: `label ${label!.name}`, rank: 2 + score });
+    const rule = explanations?.[latent]?.rules[0];
+    const ruled = rule?.labels.map((one) => wordOf(one)?.toLowerCase() ?? bare(one.name)) ?? [];
+    const fit = ruled.every((one) => one === wanted) ? 4 : ruled.includes(wanted) ? 2 : 0;
+    const rank = name === wanted || word === wanted ? 4 : name?.includes(wanted) ? 2 : 0;
+    if (rule && fit > 0 && fit + rule.f1.value > rank + score)
+      found.push({
+        ...{ latent, label, rank: fit + rule.f1.value },
+        because: `rule: ${rule.text}, F1 ${rule.f1.value.toFixed(2)}`,
+      });
+    else if (rank > 0)
+      found.push({ latent, label, because: `label ${label!.name}`, rank: rank + score });
     else if (index.columns.topTokens[latent].slice(0, 1).some((text) => bare(text) === wanted))
       found.push({
         ...{ latent, label, rank: index.columns.tokenSelectivity[latent] },
@@ -42,6 +55,9 @@ export function findFeatures({ index, labels }: Features, query: string): Found[
 
 /** A feature in one line. */
 export function describeFound({ latent, because, label }: Found): string {
-  const trust = label && !isSpecific(label) ? ", which it does not fit well" : "";
+  const trust =
+    label && !because.startsWith("rule") && !isSpecific(label)
+      ? ", which it does not fit well"
+      : "";
   return `latent ${latent} (${because}${trust})`;
 }

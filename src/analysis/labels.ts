@@ -18,7 +18,19 @@ export type LabelKind =
   /** The token that follows is this vocabulary item. */
   | "before"
   /** This vocabulary item directly after that one. */
-  | "pair";
+  | "pair"
+  /** This vocabulary item directly after those two. */
+  | "triple";
+
+/** Labels of what a position is, and of what lies right beside it. */
+const ADJACENT: ReadonlySet<LabelKind> = new Set<LabelKind>([
+  ...(["concept", "class", "token", "word", "after", "before", "pair"] as const),
+]);
+
+/** Labels that a model which reads from left to right could know of, save the rest of a word or span. */
+export const CAUSAL: ReadonlySet<LabelKind> = new Set<LabelKind>([
+  ...(["concept", "class", "token", "word", "after", "pair", "triple"] as const),
+]);
 
 export interface Label {
   kind: LabelKind;
@@ -37,11 +49,13 @@ export class TokenLabels {
   readonly labels: Label[] = [];
   readonly #ids = new Map<string, number>();
   readonly #tokenText: (token: number) => string;
+  readonly #kinds: ReadonlySet<LabelKind>;
   #marks: { document: TextDocument; marks: DocumentMarks } | undefined;
 
-  /** `tokenText` shows a vocabulary item to a person. */
-  constructor(tokenText: (token: number) => string) {
+  /** `tokenText` shows a vocabulary item to a person; labels of other kinds than `kinds` are not given. */
+  constructor(tokenText: (token: number) => string, kinds = ADJACENT) {
     this.#tokenText = tokenText;
+    this.#kinds = kinds;
   }
 
   label(chunk: TextChunk): LabelledPositions {
@@ -60,14 +74,17 @@ export class TokenLabels {
   #labelPosition(chunk: TextChunk, p: number, own: Set<number>): void {
     const document = chunk.documents[chunk.document[p]];
     const marks = this.#marksOf(document);
-    const [from, to] = windowAround(chunk, p, 1);
+    const [from, to] = windowAround(chunk, p, 2);
     const token = chunk.tokens[p];
     own.add(this.#tokenLabel("token", token));
     if (from < p) {
       own.add(this.#tokenLabel("after", chunk.tokens[p - 1]));
       own.add(this.#pairLabel(chunk.tokens[p - 1], token));
     }
-    if (to > p + 1) own.add(this.#tokenLabel("before", chunk.tokens[p + 1]));
+    if (from < p - 1 && this.#kinds.has("triple"))
+      own.add(this.#tripleLabel(chunk.tokens[p - 2], chunk.tokens[p - 1], token));
+    if (to > p + 1 && this.#kinds.has("before"))
+      own.add(this.#tokenLabel("before", chunk.tokens[p + 1]));
 
     const raw = piecesOf(chunk, p, p + 1).text[0];
     const [start, end] = visibleRange(chunk, p);
@@ -89,6 +106,13 @@ export class TokenLabels {
     return this.#lookUp(`pair ${before} ${token}`, () => ({
       kind: "pair",
       name: `${quote(this.#tokenText(token))} after ${quote(this.#tokenText(before))}`,
+    }));
+  }
+
+  #tripleLabel(first: number, second: number, token: number): number {
+    return this.#lookUp(`triple ${first} ${second} ${token}`, () => ({
+      kind: "triple",
+      name: `${quote(this.#tokenText(token))} after ${quote(this.#tokenText(first) + this.#tokenText(second))}`,
     }));
   }
 

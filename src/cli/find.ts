@@ -1,4 +1,5 @@
 /** The feature that `lens steer --find` turns up, and how much strength 1 is. */
+import { readExplanations } from "../analysis/explanations.ts";
 import { describeFound, findFeatures, type Found } from "../analysis/find.ts";
 import type { Features } from "../analysis/features.ts";
 import { findByEffect, tokensOfConcept } from "../analysis/steer-search.ts";
@@ -38,7 +39,8 @@ export async function findTarget(words: string, by: string, finder: Finder): Pro
   const { features, terminal } = finder;
   if (by !== "meaning" && by !== "effect")
     throw new UserError(`by must be meaning or effect; got ${by}`);
-  const target = by === "meaning" ? byMeaning(words, features) : await byEffect(words, finder);
+  const target =
+    by === "meaning" ? await byMeaning(words, features) : await byEffect(words, finder);
   const more = target.others.slice(0, 3);
   terminal.note(
     `turning up ${describeFound(target.found)}` +
@@ -47,8 +49,9 @@ export async function findTarget(words: string, by: string, finder: Finder): Pro
   return target;
 }
 
-function byMeaning(words: string, features: Features): Target {
-  const [found, ...others] = findFeatures(features, words);
+async function byMeaning(words: string, features: Features): Promise<Target> {
+  const explanations = await readExplanations(features.dir);
+  const [found, ...others] = findFeatures(features, words, explanations?.latents);
   if (!found)
     throw new UserError(
       `no feature of this run stands for ${JSON.stringify(words)}: look at what there is with lens features, give a latent with --add, or search by what features do with --by effect`,

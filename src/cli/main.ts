@@ -66,6 +66,11 @@ export const commands: Entry[] = [
     load: () => import("./concepts.ts"),
   },
   {
+    name: "explain",
+    summary: "name what the latents respond to, and put the names to the test",
+    load: () => import("./explain.ts"),
+  },
+  {
     name: "steer",
     summary: "let a model continue a text with features turned up or down",
     load: () => import("./steer.ts"),

@@ -1,0 +1,150 @@
+/**
+ * Held-out text with the codes of all latents, whole in memory, in two halves that share no document:
+ * explanations are made on one (train) and measured on the other (test).
+ *
+ * Memory: 8 bytes per activation and about 80 per position (its labels), at most `MAX_ENTRIES` activations.
+ */
+import { UserError } from "../error.ts";
+import { piecesOf, windowAround, type CodesByLatent, type TextChunk } from "./codes.ts";
+import type { Example } from "./features.ts";
+import type { TokenLabels } from "./labels.ts";
+
+/** Documents with even numbers are for making explanations, odd ones for measuring them; as labels are chosen. */
+export const TRAIN = 0;
+export const TEST = 1;
+export type Half = typeof TRAIN | typeof TEST;
+
+const MAX_ENTRIES = 2 ** 25;
+
+/** Where one latent fires: places in the text, rising, with its activation there. */
+export interface Firings {
+  positions: Int32Array;
+  values: Float32Array;
+}
+
+export class EncodedText {
+  readonly dSae: number;
+  readonly labels: TokenLabels;
+  /** False when text was left out since it did not fit. */
+  complete = true;
+  /** Per position, of which the first `positions` are filled. */
+  tokens = new Int32Array(0);
+  /** Number of the position's document in the whole text. */
+  document = new Int32Array(0);
+  /** labelIds[labelOffsets[p]] … are the labels of position p. */
+  labelOffsets = new Int32Array(1);
+  labelIds = new Int32Array(0);
+  positions = 0;
+  documents = 0;
+  readonly #chunks: { base: number; chunk: TextChunk; codes: CodesByLatent }[] = [];
+  #entries = 0;
+
+  constructor(labels: TokenLabels, dSae: number) {
+    this.labels = labels;
+    this.dSae = dSae;
+  }
+
+  /** Adds a chunk; false when it did not fit any more, and nothing further is taken. */
+  add(chunk: TextChunk, codes: CodesByLatent): boolean {
+    if (!this.complete || this.#entries + codes.values.length > MAX_ENTRIES) {
+      this.complete = false;
+      return false;
+    }
+    const base = this.positions;
+    const end = base + chunk.length;
+    this.tokens = grown(this.tokens, end);
+    this.document = grown(this.document, end);
+    this.tokens.set(chunk.tokens, base);
+    for (let p = 0; p < chunk.length; p++)
+      this.document[base + p] = chunk.documents[chunk.document[p]].ordinal;
+    const labelled = this.labels.label(chunk);
+    const used = this.labelOffsets[base];
+    this.labelIds = grown(this.labelIds, used + labelled.ids.length);
+    this.labelIds.set(labelled.ids, used);
+    this.labelOffsets = grown(this.labelOffsets, end + 1);
+    for (let p = 1; p <= chunk.length; p++)
+      this.labelOffsets[base + p] = used + labelled.offsets[p];
+    for (const { ordinal } of chunk.documents)
+      this.documents = Math.max(this.documents, ordinal + 1);
+    this.#chunks.push({ base, chunk, codes });
+    this.#entries += codes.values.length;
+    this.positions = end;
+    return true;
+  }
+
+  half(position: number): Half {
+    return (this.document[position] % 2) as Half;
+  }
+
+  /** Positions of each half. */
+  sizes(): { train: number; test: number } {
+    let test = 0;
+    for (let p = 0; p < this.positions; p++) test += this.half(p);
+    return { train: this.positions - test, test };
+  }
+
+  /** A latent's firings in one half. @throws UserError when there is no such latent. */
+  firings(latent: number, half: Half): Firings {
+    if (!Number.isInteger(latent) || latent < 0 || latent >= this.dSae)
+      throw new UserError(
+        `latent must be a whole number from 0 to ${this.dSae - 1}; got ${latent}`,
+      );
+    const positions: number[] = [];
+    const values: number[] = [];
+    for (const { base, codes } of this.#chunks)
+      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
+        const position = base + codes.positions[i];
+        if (this.half(position) !== half) continue;
+        positions.push(position);
+        values.push(codes.values[i]);
+      }
+    return { positions: Int32Array.from(positions), values: Float32Array.from(values) };
+  }
+
+  /** Positions [from, to) with at most `before` and `after` tokens beside `position`, in its row and document. */
+  window(position: number, before: number, after: number): [number, number] {
+    const { base, chunk } = this.#at(position);
+    const [from, to] = windowAround(chunk, position - base, Math.max(before, after));
+    return [Math.max(base + from, position - before), Math.min(base + to, position + after + 1)];
+  }
+
+  /** The text around a position, with the activations that `acts` (zero where absent) gives by position. */
+  example(
+    position: number,
+    [from, to]: readonly [number, number],
+    acts: ReadonlyMap<number, number>,
+  ): Example {
+    const { base, chunk } = this.#at(position);
+    const { text, pieceOf } = piecesOf(chunk, from - base, to - base);
+    const values = new Array<number>(text.length).fill(0);
+    for (let p = from; p < to; p++)
+      values[pieceOf[p - from]] = Math.max(values[pieceOf[p - from]], acts.get(p) ?? 0);
+    const document = chunk.documents[chunk.document[position - base]];
+    return {
+      value: acts.get(position) ?? 0,
+      document: document.id,
+      pieces: text,
+      values,
+      peak: pieceOf[position - from],
+      cutBefore: chunk.start[from - base] > 0,
+      cutAfter: chunk.end[to - 1 - base] < document.text.length,
+    };
+  }
+
+  #at(position: number): { base: number; chunk: TextChunk } {
+    let [low, high] = [0, this.#chunks.length - 1];
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.#chunks[middle].base <= position) low = middle;
+      else high = middle - 1;
+    }
+    return this.#chunks[low];
+  }
+}
+
+function grown(array: Int32Array<ArrayBuffer>, length: number): Int32Array<ArrayBuffer> {
+  if (array.length >= length) return array;
+  const larger = new Int32Array(Math.max(length, array.length * 2));
+  larger.set(array);
+  return larger;
+}
