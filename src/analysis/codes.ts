@@ -80,6 +80,30 @@ export function codesByLatent(codes: BatchCodes, dSae: number, keep: Int32Array)
   return { offsets, positions, values };
 }
 
+/** @throws UserError for a latent that an SAE of `dSae` latents does not have. */
+export function requireLatent(latent: number, dSae: number): void {
+  if (!Number.isInteger(latent) || latent < 0 || latent >= dSae)
+    throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
+}
+
+/** All firings of a latent in chunks that were put one after the other, in the order of the text. */
+export function firingsIn(
+  chunks: readonly { base: number; codes: CodesByLatent }[],
+  latent: number,
+): { positions: Int32Array; values: Float32Array } {
+  let count = 0;
+  for (const { codes } of chunks) count += codes.offsets[latent + 1] - codes.offsets[latent];
+  const positions = new Int32Array(count);
+  const values = new Float32Array(count);
+  let at = 0;
+  for (const { base, codes } of chunks)
+    for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++, at++) {
+      positions[at] = base + codes.positions[i];
+      values[at] = codes.values[i];
+    }
+  return { positions, values };
+}
+
 /** The tokens from `from` to `to` (exclusive) of one document, as pieces whose concatenation is exactly the document's text there. */
 export interface Pieces {
   text: string[];

@@ -12,6 +12,7 @@ import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
 import { meanDifference, projections, type Directions, type DirectionKind } from "./concept-directions.ts"; // prettier-ignore
 import type { Interval } from "./interval.ts";
 import { columnOf, type LabelledText } from "./labelled-text.ts";
+import { highest } from "./order.ts";
 import { agreement, auc, bestThreshold, fitProbe, type Matrix } from "./probe.ts";
 
 export interface ProbeScore {
@@ -301,10 +302,9 @@ export function splittingOf(f1s: readonly Drawn[]): Splitting {
   };
 }
 
-/** Positions by size of their value, the largest first. */
+/** Places of the values that are largest in size. */
 function largest(values: Float64Array, count: number): number[] {
-  const order = Array.from(values.keys()).sort((a, b) => Math.abs(values[b]) - Math.abs(values[a]));
-  return order.slice(0, count);
+  return highest(values.map(Math.abs), count);
 }
 
 function product(x: Matrix, vector: Float64Array): Float64Array {

@@ -10,7 +10,7 @@
  * number shown is measured on another (test), so that choosing the best of thousands of labels does
  * not flatter it.
  */
-import type { CodesByLatent, TextChunk } from "./codes.ts";
+import { firingsIn, type CodesByLatent, type TextChunk } from "./codes.ts";
 import type { Label, LabelledPositions, TokenLabels } from "./labels.ts";
 import { fallingOrder } from "./order.ts";
 import { aucOfRanks } from "./probe.ts";
@@ -216,17 +216,7 @@ export class LabelledCodes {
 
   /** A latent's firings, strongest first. */
   #firings(latent: number): { values: Float32Array; positions: Int32Array } {
-    let count = 0;
-    for (const { codes } of this.#chunks)
-      count += codes.offsets[latent + 1] - codes.offsets[latent];
-    const values = new Float32Array(count);
-    const positions = new Int32Array(count);
-    let at = 0;
-    for (const { base, codes } of this.#chunks)
-      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++, at++) {
-        values[at] = codes.values[i];
-        positions[at] = base + codes.positions[i];
-      }
+    const { positions, values } = firingsIn(this.#chunks, latent);
     const order = fallingOrder(values);
     return {
       values: Float32Array.from(order, (i) => values[i]),

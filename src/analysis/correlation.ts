@@ -1,8 +1,12 @@
 /** Pearson's correlation; null for fewer than 3 pairs, or where one side does not vary. */
-export function pearson(a: readonly number[], b: readonly number[]): number | null {
+export function pearson(a: ArrayLike<number>, b: ArrayLike<number>): number | null {
   const n = a.length;
   if (n < 3) return null;
-  const mean = (values: readonly number[]) => values.reduce((sum, v) => sum + v, 0) / n;
+  const mean = (values: ArrayLike<number>) => {
+    let sum = 0;
+    for (let i = 0; i < n; i++) sum += values[i];
+    return sum / n;
+  };
   const [ma, mb] = [mean(a), mean(b)];
   let [ab, aa, bb] = [0, 0, 0];
   for (let i = 0; i < n; i++) {

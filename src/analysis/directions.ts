@@ -5,20 +5,8 @@ import { matchCandidates, type Candidate } from "../sae/recovery.ts";
 import type { Sae } from "../sae/sae.ts";
 import { CANDIDATES, summary, type OneToOne } from "./matching.ts";
 import { unitRows } from "./neighbors.ts";
+import { highest } from "./order.ts";
 import { rowProducts } from "./products.ts";
-
-/** The columns with the highest of row `from`'s scores, at most `count`, falling; of equals the lower number first. */
-export function highest(scores: ArrayLike<number>, count: number): number[] {
-  const best: number[] = [];
-  for (let g = 0; g < scores.length; g++) {
-    if (best.length === count && !(scores[g] > scores[best[count - 1]])) continue;
-    let place = best.length;
-    while (place > 0 && scores[best[place - 1]] < scores[g]) place--;
-    best.splice(place, 0, g);
-    if (best.length > count) best.pop();
-  }
-  return best;
-}
 
 /** A matching by decoder cosine, with each latent's nearest decoder row of the other SAE. */
 export interface CosineMatch extends OneToOne {

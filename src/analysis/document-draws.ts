@@ -3,7 +3,7 @@
  * all statistics of one text, so that they can be counted together.
  */
 import { Rng } from "../rng.ts";
-import type { Interval } from "./interval.ts";
+import { percentileInterval, type Interval } from "./interval.ts";
 import type { Column, LabelledText } from "./labelled-text.ts";
 
 const DRAWS = 1000;
@@ -16,9 +16,7 @@ export interface Drawn {
 
 /** The 2.5th and 97.5th percentile of the draws; draws on which it is no number are left out. */
 export function intervalOf({ value, draws }: Drawn): Interval {
-  const sorted = draws.filter((draw) => !Number.isNaN(draw)).sort();
-  const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? NaN;
-  return { value, low: at(0.025), high: at(0.975) };
+  return percentileInterval(value, draws);
 }
 
 export class DocumentDraws {

@@ -4,8 +4,15 @@
  *
  * Memory: 8 bytes per activation and about 80 per position (its labels), at most `MAX_ENTRIES` activations.
  */
-import { UserError } from "../error.ts";
-import { piecesOf, windowAround, type CodesByLatent, type TextChunk } from "./codes.ts";
+import {
+  firingsIn,
+  piecesOf,
+  requireLatent,
+  windowAround,
+  type CodesByLatent,
+  type TextChunk,
+} from "./codes.ts";
+import { grown } from "./concepts.ts";
 import type { Example } from "./features.ts";
 import type { TokenLabels } from "./labels.ts";
 
@@ -85,20 +92,10 @@ export class EncodedText {
 
   /** A latent's firings in one half. @throws UserError when there is no such latent. */
   firings(latent: number, half: Half): Firings {
-    if (!Number.isInteger(latent) || latent < 0 || latent >= this.dSae)
-      throw new UserError(
-        `latent must be a whole number from 0 to ${this.dSae - 1}; got ${latent}`,
-      );
-    const positions: number[] = [];
-    const values: number[] = [];
-    for (const { base, codes } of this.#chunks)
-      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
-        const position = base + codes.positions[i];
-        if (this.half(position) !== half) continue;
-        positions.push(position);
-        values.push(codes.values[i]);
-      }
-    return { positions: Int32Array.from(positions), values: Float32Array.from(values) };
+    requireLatent(latent, this.dSae);
+    const { positions, values } = firingsIn(this.#chunks, latent);
+    const isOfHalf = (_: number, i: number) => this.half(positions[i]) === half;
+    return { positions: positions.filter(isOfHalf), values: values.filter(isOfHalf) };
   }
 
   /** Positions [from, to) with at most `before` and `after` tokens beside `position`, in its row and document. */
@@ -140,11 +137,4 @@ export class EncodedText {
     }
     return this.#chunks[low];
   }
-}
-
-function grown(array: Int32Array<ArrayBuffer>, length: number): Int32Array<ArrayBuffer> {
-  if (array.length >= length) return array;
-  const larger = new Int32Array(Math.max(length, array.length * 2));
-  larger.set(array);
-  return larger;
 }

@@ -2,16 +2,17 @@
  * explanations.json in a feature folder: what each latent responds to, by rules that need no model, and
  * where a language model was asked, in its words.
  */
-import { readFile, rename, writeFile } from "node:fs/promises";
+import { rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Device } from "../device/device.ts";
-import { messageOf, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
 import { encodeText, tokenText, type TextOptions } from "./codes.ts";
 import { EncodedText } from "./encoded-text.ts";
 import { ExampleScores } from "./example-scores.ts";
+import { readJson } from "./features.ts";
 import type { Interval } from "./interval.ts";
 import type { ModelExplanation } from "./judge.ts";
 import { CAUSAL, TokenLabels } from "./labels.ts";
@@ -167,21 +168,9 @@ const FILE = "explanations.json";
 /** Undefined when the folder has none. @throws UserError when they are damaged. */
 export async function readExplanations(dir: string): Promise<Explanations | undefined> {
   const path = join(dir, FILE);
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
-  }
-  try {
-    const found = JSON.parse(text) as Explanations;
-    if (found.version === 1) return found;
-  } catch (error) {
-    throw new UserError(
-      `${path} is damaged (${messageOf(error)}); make it again with lens explain`,
-    );
-  }
+  const found = (await readJson(path, "make it again with lens explain")) as
+    Explanations | undefined;
+  if (found === undefined || (found.version as number) === 1) return found;
   throw new UserError(`${path} is of another version of Lens; make it again with lens explain`);
 }
 

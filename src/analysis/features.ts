@@ -14,6 +14,7 @@ import { join } from "node:path";
 import { promisify } from "node:util";
 import { gunzip } from "node:zlib";
 import { messageOf, UserError } from "../error.ts";
+import { requireLatent } from "./codes.ts";
 import type { BestLabel } from "./concepts.ts";
 import type { PlacedExample, StoredExample, StoredExamples } from "./feature-examples.ts";
 import { readPartners, type StoredPartners } from "./partners.ts";
@@ -215,7 +216,7 @@ export class Features {
   /** One latent, read by its byte range.
    * @throws UserError when the SAE has no such latent, or the files do not belong together. */
   async feature(latent: number): Promise<Feature> {
-    this.#require(latent);
+    requireLatent(latent, this.index.dSae);
     const { columns } = this.index;
     const bytes = Buffer.alloc(columns.bytes[latent]);
     const path = join(this.dir, FEATURES_FILE);
@@ -241,14 +242,8 @@ export class Features {
    * @throws UserError when the SAE has no such latent.
    */
   async partners(latent: number): Promise<StoredPartners> {
-    this.#require(latent);
+    requireLatent(latent, this.index.dSae);
     return readPartners(join(this.dir, PARTNERS_FILE), latent);
-  }
-
-  #require(latent: number): void {
-    const { dSae } = this.index;
-    if (!Number.isInteger(latent) || latent < 0 || latent >= dSae)
-      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
   }
 
   density(latent: number): number {
@@ -270,8 +265,11 @@ export async function openFeatures(dir: string): Promise<Features> {
   return new Features(dir, { ...index, version: FEATURES_VERSION }, labels);
 }
 
-/** Undefined when there is no such file. */
-async function readJson(path: string): Promise<unknown> {
+/** The value in a file; undefined when there is no such file. @throws UserError, with the `remedy`, for no JSON. */
+export async function readJson(
+  path: string,
+  remedy = "index the features again",
+): Promise<unknown> {
   let text: string;
   try {
     text = await readFile(path, "utf8");
@@ -282,6 +280,6 @@ async function readJson(path: string): Promise<unknown> {
   try {
     return JSON.parse(text);
   } catch (error) {
-    throw new UserError(`${path} is damaged (${messageOf(error)}); index the features again`);
+    throw new UserError(`${path} is damaged (${messageOf(error)}); ${remedy}`);
   }
 }

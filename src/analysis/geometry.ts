@@ -1,6 +1,7 @@
 /** How an SAE's latents lie to each other: weights only, no data. */
 import type { Device } from "../device/device.ts";
 import type { Sae } from "../sae/sae.ts";
+import { unitRows } from "./neighbors.ts";
 import { rowProducts } from "./products.ts";
 
 /** Per latent; cosines of rows that are 0 are 0. Directions in raw units: transforms are folded in first. */
@@ -27,26 +28,22 @@ export async function geometryOf(sae: Sae, device: Device): Promise<Geometry> {
   const between = new Float64Array(dSae);
   if (!transcoder)
     for (let f = 0, i = 0; f < dSae; f++)
-      for (let c = 0; c < dIn; c++, i++) between[f] += encoder.rows[i] * decoder.rows[i];
+      for (let c = 0; c < dIn; c++, i++) between[f] += encoder[i] * decoder[i];
   return {
-    decoderMaxCosine: await largestOther(decoder.rows, dOut, device),
-    encoderMaxCosine: await largestOther(encoder.rows, dIn, device),
+    decoderMaxCosine: await largestOther(decoder, dOut, device),
+    encoderMaxCosine: await largestOther(encoder, dIn, device),
     encoderDecoderCosine: transcoder ? null : between,
-    decoderNorm: decoder.norms,
-    encoderNorm: encoder.norms,
+    decoderNorm: normsOf(W_dec, dOut),
+    encoderNorm: normsOf(W_enc, dIn),
   };
 }
 
-function unitRows(rows: Float32Array, width: number): { rows: Float32Array; norms: Float64Array } {
-  const unit = new Float32Array(rows.length);
-  const norms = new Float64Array(rows.length / width);
-  for (let f = 0; f < norms.length; f++) {
+function normsOf(rows: Float32Array, width: number): Float64Array {
+  return Float64Array.from({ length: rows.length / width }, (_, f) => {
     let squared = 0;
     for (let i = f * width; i < (f + 1) * width; i++) squared += rows[i] * rows[i];
-    norms[f] = Math.sqrt(squared);
-    if (squared > 0) for (let i = f * width; i < (f + 1) * width; i++) unit[i] = rows[i] / norms[f];
-  }
-  return { rows: unit, norms };
+    return Math.sqrt(squared);
+  });
 }
 
 /** Of each row its largest product with another; NaN when there is none. */

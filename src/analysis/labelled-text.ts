@@ -3,6 +3,7 @@
  * what latents, dimensions and directions are compared with concepts on.
  */
 import {
+  firingsIn,
   selectDocuments,
   type CodesByLatent,
   type EncodedChunk,
@@ -113,18 +114,7 @@ export class LabelledText {
 
   /** A latent's firings in the order of the text. */
   firings(latent: number): { positions: Int32Array; values: Float32Array } {
-    let count = 0;
-    for (const { codes } of this.#chunks)
-      count += codes.offsets[latent + 1] - codes.offsets[latent];
-    const values = new Float32Array(count);
-    const positions = new Int32Array(count);
-    let at = 0;
-    for (const { base, codes } of this.#chunks)
-      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++, at++) {
-        values[at] = codes.values[i];
-        positions[at] = base + codes.positions[i];
-      }
-    return { positions, values };
+    return firingsIn(this.#chunks, latent);
   }
 
   /** A column against every concept: one sweep from the strongest down, ties together. */

@@ -19,6 +19,7 @@ import type { Model } from "../model/model.ts";
 import type { Unembedding } from "../model/unembedding.ts";
 import type { Sae } from "../sae/sae.ts";
 import { isFoldable } from "../sae/transform.ts";
+import { highest } from "./order.ts";
 import { rowProducts } from "./products.ts";
 import { carried, checkLatents, directionsAt, writePointOf, type Places } from "./write-point.ts";
 
@@ -158,26 +159,13 @@ export function effectOf(
   effects: ArrayLike<number>,
   count: number,
 ): LogitSpread & Pick<LogitEffect, "top" | "bottom"> {
+  const withValue = (token: number): TokenLogit => ({ token, value: effects[token] });
+  const lowered = Float64Array.from(effects, (v) => -v);
   return {
-    top: largest(effects, count, 1),
-    bottom: largest(effects, count, -1),
+    top: highest(effects, count).map(withValue),
+    bottom: highest(lowered, count).map(withValue),
     ...spreadOf(effects),
   };
-}
-
-/** The `count` largest of sign · values, falling. */
-function largest(values: ArrayLike<number>, count: number, sign: 1 | -1): TokenLogit[] {
-  const found: TokenLogit[] = [];
-  if (count === 0) return found;
-  for (let token = 0; token < values.length; token++) {
-    const value = values[token];
-    if (found.length === count && !(sign * value > sign * found[count - 1].value)) continue;
-    if (found.length === count) found.pop();
-    let at = found.length;
-    while (at > 0 && sign * found[at - 1].value < sign * value) at--;
-    found.splice(at, 0, { token, value });
-  }
-  return found;
 }
 
 const BINS = 50;

@@ -28,3 +28,19 @@ export function fallingOrder(values: Float32Array): Int32Array<ArrayBuffer> {
   }
   return order;
 }
+
+/** Places of the `count` largest values, falling; of equals the first one first. NaN is not allowed. */
+export function highest(values: ArrayLike<number>, count: number): number[] {
+  const best: number[] = [];
+  if (count === 0) return best;
+  for (let i = 0; i < values.length; i++) {
+    if (best.length === count) {
+      if (!(values[i] > values[best[count - 1]])) continue;
+      best.pop();
+    }
+    let place = best.length;
+    while (place > 0 && values[best[place - 1]] < values[i]) place--;
+    best.splice(place, 0, i);
+  }
+  return best;
+}

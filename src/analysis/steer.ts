@@ -13,7 +13,7 @@ import type { Intervention } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { inverseRow } from "../sae/transform.ts";
-import { requireFit, type HookPoints } from "./codes.ts";
+import { requireFit, requireLatent, type HookPoints } from "./codes.ts";
 
 /** What becomes of one latent's activation a at a position. */
 export type Change =
@@ -82,9 +82,8 @@ export function steering(
 }
 
 function checkEdit(edit: Edit, dSae: number): void {
-  for (const latent of [edit.latent, ...(edit.when ? [edit.when.latent] : [])])
-    if (!(Number.isInteger(latent) && latent >= 0 && latent < dSae))
-      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
+  requireLatent(edit.latent, dSae);
+  if (edit.when) requireLatent(edit.when.latent, dSae);
   if (edit.kind !== "ablate" && !Number.isFinite(edit.value))
     throw new UserError(
       `the value that ${edit.kind} takes must be a number; got ${String(edit.value)}`,

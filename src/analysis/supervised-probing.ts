@@ -17,7 +17,7 @@ import {
   type LabelledSplit,
   type Picked,
 } from "./supervised-rows.ts";
-import { DocumentDraws, meanOverConcepts, type ProbeScores } from "./supervised-scores.ts";
+import { PairedDraws, meanOverConcepts, type ProbeScores } from "./supervised-scores.ts";
 
 export interface ProbingOptions {
   /** Numbers of latents; default 1, 2, 5, 10. */
@@ -78,7 +78,7 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
   const { trainPerClass = 500, testPerClass = 250, seed = 0 } = options;
   const { train, test } = split;
   const ks = [...(options.ks ?? [1, 2, 5, 10])].filter((k) => k <= train.dSae);
-  const draws = new DocumentDraws(test.documents, seed);
+  const draws = new PairedDraws(test.documents, seed);
   const names = options.concepts ?? [...train.labels.keys()];
   const concepts: ConceptProbing[] = [];
   const tooRare: string[] = [];

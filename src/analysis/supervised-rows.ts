@@ -21,6 +21,7 @@ import {
   type TextOptions,
 } from "./codes.ts";
 import { TokenLabels } from "./labels.ts";
+import { highest } from "./order.ts";
 
 export interface LabelledRows {
   rows: number;
@@ -389,8 +390,5 @@ export function placesOf(total: number, rows: Int32Array): Int32Array {
 
 /** The numbers of the `count` largest scores, the largest first, ties by number; none whose score is 0 or less. */
 export function largest(scores: ArrayLike<number>, count: number): number[] {
-  return Array.from(scores, (_, i) => i)
-    .filter((i) => scores[i] > 0)
-    .sort((a, b) => scores[b] - scores[a] || a - b)
-    .slice(0, count);
+  return highest(scores, count).filter((i) => scores[i] > 0);
 }

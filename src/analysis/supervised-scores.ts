@@ -15,7 +15,7 @@ export interface ProbeScores {
 }
 
 /** Draws of documents, shared by all scores of one sample so that their differences are paired. */
-export class DocumentDraws {
+export class PairedDraws {
   readonly #documents: number;
   readonly #weights: Uint16Array[];
 
@@ -133,7 +133,7 @@ export function matchedLatents(
 export function meanOverConcepts(
   concepts: readonly { document: Int32Array; right: Uint8Array }[],
   documents: number,
-  draws: DocumentDraws,
+  draws: PairedDraws,
 ): Interval {
   const tallies = concepts.map(({ document, right }) => {
     const [total, correct] = [new Float64Array(documents), new Float64Array(documents)];

@@ -33,7 +33,7 @@ import {
   type LabelledRows,
   type LabelledSplit,
 } from "./supervised-rows.ts";
-import { DocumentDraws, matchedLatents } from "./supervised-scores.ts";
+import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
 
 export interface ScrOptions {
   /** [target, spurious]; absent: pairs of common concepts, the most balanced first, both ways round. */
@@ -99,7 +99,7 @@ export function spuriousRemoval(
   options: ScrOptions = {},
 ): ScrResult {
   const { seed = 0, removed = REMOVED } = options;
-  const draws = new DocumentDraws(split.test.documents, seed);
+  const draws = new PairedDraws(split.test.documents, seed);
   const pairs = options.pairs ?? balancedPairs(split, options.pairCount ?? 4);
   const measured = pairs.map(([target, spurious], i) => {
     options.onProgress?.(i, pairs.length);
@@ -155,7 +155,7 @@ function removeOne(
   W_dec: Float32Array,
   target: string,
   spurious: string,
-  draws: DocumentDraws,
+  draws: PairedDraws,
   options: ScrOptions & { seed: number; removed: readonly number[] },
 ) {
   const { perCell = 250, seed, removed } = options;

@@ -22,7 +22,7 @@ import {
 } from "./supervised-removal.ts";
 import { MIN_PER_CLASS } from "./supervised-probing.ts";
 import { activationsOf, balanced, largest, type LabelledSplit } from "./supervised-rows.ts";
-import { DocumentDraws, matchedLatents } from "./supervised-scores.ts";
+import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
 
 export interface TppOptions {
   /** Absent: the commonest, none a kind of another. */
@@ -68,7 +68,7 @@ export function targetedPerturbation(
   options: TppOptions = {},
 ): TppResult {
   const { conceptCount = 10, removed = REMOVED, trainPerClass = 500, testPerClass = 250, seed = 0 } = options; // prettier-ignore
-  const draws = new DocumentDraws(test.documents, seed);
+  const draws = new PairedDraws(test.documents, seed);
   const rng = new Rng(seed, "tpp");
   const names = options.concepts ?? commonConcepts(train).slice(0, conceptCount);
   const tooRare: string[] = [];

@@ -4,7 +4,7 @@ import { expect, test } from "vitest";
 import { Rng } from "../rng.ts";
 import { sparseProbing } from "./supervised-probing.ts";
 import { spuriousRemoval } from "./supervised-scr.ts";
-import { DocumentDraws, matchedLatents } from "./supervised-scores.ts";
+import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
 import { sentenceStarts, type LabelledRows, type LabelledSplit } from "./supervised-rows.ts";
 import { targetedPerturbation } from "./supervised-tpp.ts";
 
@@ -204,7 +204,7 @@ test("concepts with too few rows are named instead of scored", () => {
 });
 
 test("scores of tied rows count half, and documents drawn twice count twice", () => {
-  const draws = new DocumentDraws(3);
+  const draws = new PairedDraws(3);
   const scores = Float64Array.of(-1, 0.5, 0.5, 2);
   const { auc, accuracy, f1 } = draws.scores(
     Int32Array.of(0, 1, 1, 2),

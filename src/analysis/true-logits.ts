@@ -17,6 +17,7 @@ import { Rng } from "../rng.ts";
 import { eachActive } from "../sae/sae-on-device.ts";
 import type { Sae } from "../sae/sae.ts";
 import { joinHeads, requireFit, rowBatches, type HookPoints, type TextOptions } from "./codes.ts";
+import { pearson } from "./correlation.ts";
 import { bootstrap, type Interval } from "./interval.ts";
 import {
   DIRECT_FORMS,
@@ -215,7 +216,7 @@ async function agreementOf(
   for (const form of DIRECT_FORMS) {
     const options = { hookPoint, targetHookPoint, at, form, latents: [latent] };
     for await (const { effects } of effectVectors(sae, model, options))
-      found[form] = pearson(change, effects);
+      found[form] = pearson(change, effects) ?? NaN;
   }
   return found;
 }
@@ -224,21 +225,4 @@ function meanOf(rows: readonly Float32Array[]): Float64Array {
   const mean = new Float64Array(rows[0].length);
   for (const row of rows) for (let t = 0; t < mean.length; t++) mean[t] += row[t] / rows.length;
   return mean;
-}
-
-function pearson(a: Float64Array, b: Float32Array): number {
-  const n = a.length;
-  const mean = (v: Float64Array | Float32Array) => {
-    let sum = 0;
-    for (const x of v) sum += x;
-    return sum / n;
-  };
-  const [ma, mb] = [mean(a), mean(b)];
-  let [ab, aa, bb] = [0, 0, 0];
-  for (let t = 0; t < n; t++) {
-    ab += (a[t] - ma) * (b[t] - mb);
-    aa += (a[t] - ma) ** 2;
-    bb += (b[t] - mb) ** 2;
-  }
-  return ab / Math.sqrt(aa * bb);
 }

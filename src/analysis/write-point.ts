@@ -10,7 +10,7 @@
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
-import { requireFit, type HookPoints } from "./codes.ts";
+import { requireFit, requireLatent, type HookPoints } from "./codes.ts";
 import { requireTarget } from "./splice.ts";
 import { directionOf } from "./steer.ts";
 
@@ -69,10 +69,7 @@ export function writePointOf(
 
 /** @throws UserError for a latent that the SAE does not have. */
 export function checkLatents(sae: Sae, latents: readonly number[]): void {
-  const { dSae } = sae.spec;
-  for (const latent of latents)
-    if (!(Number.isInteger(latent) && latent >= 0 && latent < dSae))
-      throw new UserError(`latent must be a whole number from 0 to ${dSae - 1}; got ${latent}`);
+  for (const latent of latents) requireLatent(latent, sae.spec.dSae);
 }
 
 /** What one unit of a latent adds at the write point to a row that the SAE read; [width]. */
