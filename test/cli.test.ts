@@ -1,6 +1,5 @@
 /** The command as a person (or a script) uses it: a process with arguments, output and an exit code. */
-import { spawn, type ChildProcess } from "node:child_process";
-import { once } from "node:events";
+import type { ChildProcess } from "node:child_process";
 import {
   existsSync,
   mkdirSync,
@@ -12,7 +11,6 @@ import {
 } from "node:fs";
 import { hostname, tmpdir } from "node:os";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
 import { afterAll, beforeEach, describe, expect, test } from "vitest";
 
 import type { FeatureView } from "../src/cli/feature-text.ts";
@@ -21,9 +19,8 @@ import type { Ablation } from "../src/analysis/ablate.ts";
 import type { Attribution } from "../src/analysis/attribute.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
 import { writeSafetensors } from "../src/safetensors.ts";
+import { fixtureModel, startLens } from "./command.ts";
 
-const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
-const fixtureModel = fileURLToPath(new URL("fixtures/gpt2-tiny/f32", import.meta.url));
 const scratch = mkdtempSync(join(tmpdir(), "lens-cli-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));
 
@@ -34,21 +31,7 @@ beforeEach(() => {
   mkdirSync(folder);
 });
 
-interface Outcome {
-  code: number | null;
-  stdout: string;
-  stderr: string;
-}
-
-function start(...args: string[]): { child: ChildProcess; outcome: Promise<Outcome> } {
-  const child = spawn(process.execPath, [lens, ...args], { cwd: folder });
-  const texts = { stdout: "", stderr: "" };
-  for (const name of ["stdout", "stderr"] as const)
-    child[name].setEncoding("utf8").on("data", (text: string) => (texts[name] += text));
-  const outcome = once(child, "close").then(([code]) => ({ code: code as number, ...texts }));
-  return { child, outcome };
-}
-
+const start = (...args: string[]) => startLens(folder, ...args);
 const run = (...args: string[]) => start(...args).outcome;
 
 /** Runs what must be refused: one clear message, exit code 1, no stack. */
