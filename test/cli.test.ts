@@ -440,9 +440,18 @@ describe("a run", () => {
     expect({ code: removed.code, stderr: removed.stderr }).toEqual({ code: 0, stderr: "" });
     const ablation = JSON.parse(removed.stdout) as Ablation;
     expect(ablation.latents.map(({ latent }) => latent)).toEqual([3, busy.latent]);
+    // An index of another version costs the names only, where nothing else is wanted of it.
+    const index = join(b.folder, "features", "index.json");
+    const current = readFileSync(index, "utf8");
+    writeFileSync(index, current.replace('"version":2', '"version":1'));
     const removedText = await run("ablate", "3", "--tokens", "300");
     expect(removedText.stdout).toContain("Δ loss in nats");
+    expect(removedText.stderr).toMatch(/latents are shown without names: .* has version 1, .* index the features again/); // prettier-ignore
     expect(removedText.stderr).toContain("Next: ");
+    const unread = await run("feature", "3");
+    expect(unread).toMatchObject({ code: 1, stdout: "" });
+    expect(unread.stderr).toContain("has version 1, this Lens reads version 2");
+    writeFileSync(index, current);
     const beyondAll = await run("ablate", "64");
     expect(beyondAll.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
     const unknown = await run("steer", "--find", "animal.dgo", "--by", "effect");

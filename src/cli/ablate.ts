@@ -9,7 +9,7 @@ import { UserError } from "../error.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { meaningOf, openModelRun } from "./model-run.ts";
+import { featuresForNames, meaningOf, openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, table, Terminal } from "./terminal.ts";
 
@@ -60,7 +60,7 @@ async function run(list: string, id: string, options: Options, signal: AbortSign
   const latents = [...new Set(listOf(list))];
   const tokens = numberOf("tokens", options.tokens);
   const opened = await openModelRun(options.runs, id, "ablation");
-  const { model, sae, config, activations, places, features } = opened;
+  const { folder, model, sae, config, activations, places } = opened;
   const device = await openDevice(config.device, { threads: config.threads });
   const progress = new Progress({
     ...{ label: "ablating", unit: "tokens", total: tokens, quiet: terminal.quiet },
@@ -76,6 +76,7 @@ async function run(list: string, id: string, options: Options, signal: AbortSign
       onProgress: (done) => progress.update(done),
     });
     progress.end();
+    const features = await featuresForNames(folder, terminal);
     terminal.result(
       result,
       resultText(result, (latent) => meaningOf(features, latent)),

@@ -9,7 +9,7 @@ import { renderPng } from "../analysis/plots.ts";
 import { UserError } from "../error.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { meaningOf, openModelRun } from "./model-run.ts";
+import { featuresForNames, meaningOf, openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
 
@@ -71,7 +71,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
     throw new UserError("--against explains a difference of logits, so it takes no --measure");
   if (out !== undefined && !/\.(svg|png)$/.test(out))
     throw new UserError(`out must end in .svg or .png; got ${out}`);
-  const { model, sae, places, features } = await openModelRun(options.runs, id, "attribution");
+  const { folder, model, sae, places } = await openModelRun(options.runs, id, "attribution");
   let progress: Progress | undefined;
   try {
     const chosen = (name: "token" | "against") =>
@@ -91,6 +91,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
     });
     progress?.end();
     const top = numberOf("top", options.top);
+    const features = await featuresForNames(folder, terminal);
     const meaning = (latent: number) => meaningOf(features, latent);
     terminal.result(result, resultText(result, top, meaning));
     if (out !== undefined) {

@@ -6,18 +6,13 @@ import type { Command } from "commander";
 import { conceptAlignment, positionLimit } from "../analysis/concept-alignment.ts";
 import { CONCEPT_COLUMNS, conceptFigure, conceptRows, conceptSummary } from "../analysis/concept-report.ts"; // prettier-ignore
 import { renderPng } from "../analysis/plots.ts";
-import { parseConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import { loadModel } from "../model/model.ts";
 import { documents } from "../model/text.ts";
-import { findRun } from "../runs.ts";
-import { loadSae } from "../sae/formats.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
-import { saeFolder } from "./export.ts";
 import { interruptible } from "./interrupt.ts";
+import { openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsOf } from "./sources.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
 
 interface Options {
@@ -54,20 +49,14 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   const tokens = Number(options.tokens);
   if (!Number.isSafeInteger(tokens) || tokens < 1)
     throw new UserError(`--tokens must be a whole number above 0; got ${options.tokens}`);
-  const { folder, config: stored } = findRun(options.runs, id);
-  const config = parseConfig(stored);
-  if (config.activations.from !== "model")
-    throw new UserError(
-      `concepts are looked up in text, and the activations of ${folder} come from no model (activations.from ${config.activations.from})`,
-    );
-  const { sae } = await loadSae(saeFolder(options.runs, id));
-  const { data, field, contextLength, bos } = config.activations;
+  const opened = await openModelRun(options.runs, id, "looking for concepts");
+  const { folder, config, activations, sae, model, places } = opened;
+  const { data, field, contextLength, bos } = activations;
   const limit = positionLimit(sae.spec.dIn);
   if (tokens > limit)
     terminal.note(
       `reading ${limit} of ${tokens} tokens: activations of width ${sae.spec.dIn} are held in memory, up to 512 MB`,
     );
-  const model = await loadModel(config.activations.model, { threads: config.threads });
   const device = await openDevice(config.device, { threads: config.threads });
   const quiet = terminal.quiet;
   const reading = new Progress({ label: "encoding", unit: "tokens", total: Math.min(tokens, limit), quiet }); // prettier-ignore
@@ -78,7 +67,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
         ? heldOutDocuments(config)
         : documents(options.labels, { field });
     const found = await conceptAlignment(sae, model, interruptibly(text, signal), {
-      ...{ device, hookPoint: hookPointsOf(model, config.activations).inputs },
+      ...{ device, hookPoint: places.hookPoint },
       ...{ tokens, contextLength, bos, seed: config.seed },
       onProgress: ({ done }) => reading.update(done),
       onConcept: ({ done, total }) => {

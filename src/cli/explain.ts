@@ -1,4 +1,5 @@
 /** `lens explain`: what the latents of a run respond to, in words that are put to the test. */
+import { join } from "node:path";
 import type { Command } from "commander";
 
 import {
@@ -13,10 +14,10 @@ import {
 } from "../analysis/explanations.ts";
 import type { EncodedText } from "../analysis/encoded-text.ts";
 import { SCORERS } from "../analysis/judge.ts";
+import { openFeatures, type Features } from "../analysis/features.ts";
 import { rankFeatures } from "../analysis/ranking.ts";
 import { NAMED_F1 } from "../analysis/rules.ts";
 import { openDevice } from "../device/device.ts";
-import { UserError } from "../error.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
 import { askingOf, explainLatents, modelTable, type ModelOptions } from "./explain-model.ts";
 import { numberOf } from "./generate.ts";
@@ -85,16 +86,19 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   const top = numberOf("top", options.top);
   const asking = askingOf(options);
   const opened = await openModelRun(options.runs, id, "explaining");
-  const { folder, model, features } = opened;
+  const { folder, model } = opened;
   try {
-    if (!features)
-      throw new UserError(
-        `${folder} has no features/: make them with lens features ${shortPath(folder)}`,
-      );
+    const features = await openFeatures(join(folder, "features"));
     const latents = options.latents?.split(",").map((text) => numberOf("latents", text));
     for (const latent of latents ?? []) await features.feature(latent);
     const tokens = options.tokens === undefined ? opened.config.features.tokens : numberOf("tokens", options.tokens); // prettier-ignore
-    const { text, explanations } = await byRules(opened, tokens, terminal, signal, !!asking);
+    const { text, explanations } = await byRules(
+      { ...opened, features },
+      tokens,
+      terminal,
+      signal,
+      !!asking,
+    );
     if (asking) {
       const asked = latents ?? rankFeatures(features.index, { limit: top });
       const { seed } = opened.config;
@@ -125,7 +129,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
 }
 
 async function byRules(
-  { folder, config, activations, sae, model, places, features }: ModelRun,
+  { folder, config, activations, sae, model, places, features }: ModelRun & { features: Features },
   tokens: number,
   terminal: Terminal,
   signal: AbortSignal,
@@ -146,7 +150,7 @@ async function byRules(
       onProgress: (done) => progress.update(done),
     });
     progress.end();
-    const dir = features!.dir;
+    const { dir } = features;
     const known = await readExplanations(dir);
     if (reuse && known?.positions.train === text.sizes().train && known.latents.length === dSae)
       return { text, explanations: known };
@@ -172,7 +176,7 @@ async function byRules(
         hookPoint: places.hookPoint,
         seed,
         data: activations.data,
-        ...features!.index.provenance,
+        ...features.index.provenance,
       },
       latents,
     };

@@ -15,40 +15,36 @@ import {
   type LatentFacts,
   type Suspects,
 } from "../analysis/suspects.ts";
-import type { RunConfig } from "../config.ts";
 import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import type { Model } from "../model/model.ts";
-import type { Sae } from "../sae/sae.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
+import type { ModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsOf } from "./sources.ts";
 import { short, shortPath, table, type Terminal } from "./terminal.ts";
 
-/** A run, opened. */
-export interface OpenedRun {
-  folder: string;
-  config: RunConfig;
-  sae: Sae;
-  model: Model;
+/** A run with its features. */
+export interface FeaturesRun extends ModelRun {
   features: Features;
   terminal: Terminal;
   signal: AbortSignal;
 }
 
-const countsPath = ({ features }: Pick<OpenedRun, "features">) =>
+const countsPath = ({ features }: Pick<FeaturesRun, "features">) =>
   join(features.dir, "co-activation.bin");
 
 /** How latents fire together, if it was counted. */
 export async function countedCoActivation(
-  run: Pick<OpenedRun, "features">,
+  run: Pick<FeaturesRun, "features">,
 ): Promise<CoActivation | undefined> {
   const path = countsPath(run);
   return existsSync(path) ? CoActivation.from(await readFile(path)) : undefined;
 }
 
 /** What suspects are judged by, beside the weights. */
-export function factsOf({ features }: Pick<OpenedRun, "features">, co: CoActivation): LatentFacts {
+export function factsOf(
+  { features }: Pick<FeaturesRun, "features">,
+  co: CoActivation,
+): LatentFacts {
   const known = new Map<number, Promise<ReadonlyMap<number, number>>>();
   const read = async (latent: number) => {
     const { topTokens } = await features.feature(latent);
@@ -65,7 +61,7 @@ export function factsOf({ features }: Pick<OpenedRun, "features">, co: CoActivat
 }
 
 /** Writes features/map/: map.json, and each map as SVG and PNG. */
-export async function featureMap(run: OpenedRun): Promise<void> {
+export async function featureMap(run: FeaturesRun): Promise<void> {
   const { folder, config, sae, features, terminal, signal } = run;
   const device = await openDevice(config.device, { threads: config.threads });
   try {
@@ -165,10 +161,9 @@ function mapText(maps: readonly LatentMap[], found: Suspects, files: readonly st
 }
 
 /** Counts in the text that the features were looked up in, and keeps the counts beside them. */
-async function countCoActivation(run: OpenedRun, device: Device): Promise<CoActivation> {
-  const { config, sae, model, features, terminal, signal } = run;
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { contextLength, bos } = config.activations;
+async function countCoActivation(run: FeaturesRun, device: Device): Promise<CoActivation> {
+  const { config, activations, sae, model, places, features, terminal, signal } = run;
+  const { contextLength, bos } = activations;
   const tokens = features.index.positions;
   const co = new CoActivation(sae.spec.dSae);
   const progress = new Progress({
@@ -176,9 +171,15 @@ async function countCoActivation(run: OpenedRun, device: Device): Promise<CoActi
   });
   try {
     const text = interruptibly(heldOutDocuments(config), signal);
-    const { inputs } = hookPointsOf(model, config.activations);
     const options = { tokens, contextLength, bos };
-    for await (const { chunk, codes } of encodeText(sae, device, model, inputs, text, options)) {
+    for await (const { chunk, codes } of encodeText(
+      sae,
+      device,
+      model,
+      places.hookPoint,
+      text,
+      options,
+    )) {
       co.add(codes, chunk.length);
       progress.update(co.positions);
     }

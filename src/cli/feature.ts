@@ -19,22 +19,18 @@ import {
   type CosineNull,
 } from "../analysis/neighbors.ts";
 import { suspectsOf } from "../analysis/suspects.ts";
-import { writePointOf, type Places } from "../analysis/write-point.ts";
+import { writePointOf } from "../analysis/write-point.ts";
 import { trueLogitEffect, type TrueLogitEffect } from "../analysis/true-logits.ts";
-import { parseConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { nearestName, UserError } from "../error.ts";
-import { loadModel, type Model } from "../model/model.ts";
-import { findRun } from "../runs.ts";
-import { loadSae } from "../sae/formats.ts";
+import type { Model } from "../model/model.ts";
 import { heldOutDocuments, interruptibly } from "./analyse.ts";
-import { saeFolder } from "./export.ts";
-import { countedCoActivation, factsOf, featureMap, type OpenedRun } from "./feature-map.ts";
+import { countedCoActivation, factsOf, featureMap, type FeaturesRun } from "./feature-map.ts";
 import { featureText, type FeatureView } from "./feature-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
+import { openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsOf } from "./sources.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options {
@@ -76,8 +72,7 @@ export function define(command: Command): void {
 }
 
 /** What the parts of a view are made from. */
-interface Opened extends OpenedRun {
-  places: Places;
+interface Opened extends FeaturesRun {
   latent: number;
   top: number;
 }
@@ -88,25 +83,17 @@ async function run(latent: string, id: string, options: Options, signal: AbortSi
   const isMap = latent === "map";
   const number = isMap ? 0 : numberOf("latent", latent);
   const [top, examples] = [numberOf("top", options.top), numberOf("examples", options.examples)];
-  const { folder, config: stored } = findRun(options.runs, id);
-  const config = parseConfig(stored);
-  if (config.activations.from !== "model")
-    throw new UserError(
-      `a feature is looked up in text, and the activations of ${folder} come from no model (activations.from ${config.activations.from})`,
-    );
-  const features = await openFeatures(join(folder, "features"));
-  await features.feature(number);
-  const { sae } = await loadSae(saeFolder(options.runs, id));
-  const model = await loadModel(config.activations.model, { threads: config.threads });
+  const opened = await openModelRun(options.runs, id, "looking at features");
+  const { folder, model } = opened;
   try {
-    const run = { folder, config, sae, model, features, terminal, signal };
+    const features = await openFeatures(join(folder, "features"));
+    await features.feature(number);
+    const run = { ...opened, features, terminal, signal };
     if (isMap) {
       await featureMap(run);
       return;
     }
-    const { inputs, target } = hookPointsOf(model, config.activations);
-    const places = { hookPoint: inputs, targetHookPoint: target };
-    const view = await viewOf({ ...run, places, latent: number, top }, form, options.text);
+    const view = await viewOf({ ...run, latent: number, top }, form, options.text);
     terminal.result(view, featureText(view, { examples, isColoured: process.stdout.isTTY }));
     const { max } = view.feature;
     if (view.coActivation)
@@ -167,7 +154,7 @@ function formOf(text: string): LogitForm {
 }
 
 async function effectOn(
-  { sae, model, features, config, places, latent, top, terminal, signal }: Opened,
+  { sae, model, features, config, activations, places, latent, top, terminal, signal }: Opened,
   form: LogitForm,
 ): Promise<LogitEffect | TrueLogitEffect> {
   if (form !== "true") {
@@ -177,8 +164,7 @@ async function effectOn(
       return effect;
     throw new Error("a latent was asked for and none came");
   }
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { contextLength, bos } = config.activations;
+  const { contextLength, bos } = activations;
   const device = await openDevice(config.device, { threads: config.threads });
   const documents = 100;
   const progress = new Progress({
@@ -232,9 +218,8 @@ function nameOf({ index, labels }: Features, latent: number): string {
 }
 
 /** A text's pieces with the latent's activation on each. */
-async function firingsIn({ sae, model, config, places, latent }: Opened, text: string) {
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { contextLength, bos } = config.activations;
+async function firingsIn({ sae, model, activations, places, latent }: Opened, text: string) {
+  const { contextLength, bos } = activations;
   const device = await openDevice("reference");
   const found = { pieces: [] as string[], values: [] as number[] };
   try {

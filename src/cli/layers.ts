@@ -96,7 +96,7 @@ async function run(ids: string[], options: Options, signal: AbortSignal): Promis
     throw new UserError(`lost must be below shared, which is at most 1; got ${options.lost} and ${options.shared}`); // prettier-ignore
   const device = await openDevice("auto");
   try {
-    const placed = await openPlacedRuns(options.runs, ids, device);
+    const placed = await openPlacedRuns(options.runs, ids, device, terminal);
     try {
       const { steps, courses } = await compare(placed, device, terminal, signal, { tokens, seed, thresholds }); // prettier-ignore
       const names = placed.runs.map(({ name }) => name);

@@ -11,6 +11,7 @@ import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { saeFolder } from "./export.ts";
 import { hookPointsOf } from "./sources.ts";
+import type { Terminal } from "./terminal.ts";
 
 export interface ModelRun {
   folder: string;
@@ -21,8 +22,6 @@ export interface ModelRun {
   model: Model;
   /** Where the SAE reads, and of a transcoder what it predicts. */
   places: { hookPoint: string[]; targetHookPoint?: string };
-  /** What its features stand for, where they were looked up. */
-  features: Features | undefined;
 }
 
 /** @throws UserError when there is no such run, no SAE in it, or its activations come from no model. */
@@ -35,15 +34,32 @@ export async function openModelRun(runs: string, id: string, purpose: string): P
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
   const { sae } = await loadSae(saeFolder(runs, id));
-  const index = join(folder, "features");
-  const features = existsSync(join(index, "index.json")) ? await openFeatures(index) : undefined;
   const model = await loadModel(activations.model, { threads: config.threads });
   const { inputs, target } = hookPointsOf(model, activations);
   const places = {
     ...{ hookPoint: inputs },
     ...(target !== undefined && { targetHookPoint: target }),
   };
-  return { folder, config, activations, sae, model, places, features };
+  return { folder, config, activations, sae, model, places };
+}
+
+/**
+ * A run's features for a command that only wants to know what latents stand for: absent where none were
+ * looked up, and where the index cannot be read, which costs the names and a note.
+ */
+export async function featuresForNames(
+  folder: string,
+  terminal: Terminal,
+): Promise<Features | undefined> {
+  const dir = join(folder, "features");
+  if (!existsSync(join(dir, "index.json"))) return undefined;
+  try {
+    return await openFeatures(dir);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    terminal.note(`latents are shown without names: ${error.message}`);
+    return undefined;
+  }
 }
 
 /** What a latent stands for, in a few words; empty where nothing is known. */

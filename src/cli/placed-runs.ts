@@ -2,7 +2,7 @@
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
 
-import { openFeatures, type Features } from "../analysis/features.ts";
+import type { Features } from "../analysis/features.ts";
 import type { HookPoints } from "../analysis/codes.ts";
 import type { PlacedSae } from "../analysis/joint-codes.ts";
 import { parseConfig, type ModelActivationsConfig } from "../config.ts";
@@ -17,7 +17,9 @@ import type { Sae } from "../sae/sae.ts";
 import { Trainer } from "../sae/train.ts";
 import { interruptibly } from "./analyse.ts";
 import { saeFolder } from "./export.ts";
+import { featuresForNames } from "./model-run.ts";
 import { hookPointsOf } from "./sources.ts";
+import type { Terminal } from "./terminal.ts";
 
 /** An autoencoder with the place it reads at. */
 export interface PlacedRun extends PlacedSae {
@@ -56,6 +58,7 @@ export async function openPlacedRuns(
   base: string,
   ids: readonly string[],
   device: Device,
+  terminal: Terminal,
 ): Promise<PlacedRuns> {
   const found: Found[] = [];
   for (const id of ids) found.push(await find(base, id, device));
@@ -71,13 +74,11 @@ export async function openPlacedRuns(
     const places = placed.map(({ hookPoints }) => [hookPoints].flat().join("+"));
     const runs: PlacedRun[] = [];
     for (const [i, { id, sae, hookPoints, folder }] of placed.entries()) {
-      const index = folder === undefined ? undefined : join(folder, "features");
       const isAlone = places.filter((place) => place === places[i]).length === 1;
       runs.push({
         ...{ id, sae, hookPoints, folder },
         name: isAlone ? places[i] : id.replace(/\/+$/, "").split("/").at(-1)!,
-        features:
-          index && existsSync(join(index, "index.json")) ? await openFeatures(index) : undefined,
+        features: folder === undefined ? undefined : await featuresForNames(folder, terminal),
       });
     }
     return { runs, model, modelName: first.modelName, text: first.text };

@@ -3,18 +3,14 @@ import type { Command } from "commander";
 
 import { openFeatures } from "../analysis/features.ts";
 import { steering, type Change, type Edit, type Scope } from "../analysis/steer.ts";
-import { parseConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 import { generate, type GeneratedToken, type Intervention } from "../model/generate.ts";
-import { loadModel, type Model } from "../model/model.ts";
-import { findRun } from "../runs.ts";
-import { loadSae } from "../sae/formats.ts";
+import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { dose } from "./dose.ts";
-import { saeFolder } from "./export.ts";
 import { findTarget, type Target } from "./find.ts";
 import { numberOf, sampling, samplingOptions, type SamplingOptions } from "./generate.ts";
-import { hookPointsOf } from "./sources.ts";
+import { openModelRun } from "./model-run.ts";
 import { lens, Terminal } from "./terminal.ts";
 
 interface Options extends SamplingOptions {
@@ -99,19 +95,13 @@ export function define(command: Command): void {
 async function run(words: string[], options: Options): Promise<void> {
   const terminal = new Terminal(options);
   const settings = sampling(options);
-  const { folder, config: stored } = findRun(options.runs, options.run);
-  const config = parseConfig(stored);
-  if (config.activations.from !== "model")
-    throw new UserError(
-      `steering needs the model that the activations came from; those of ${folder} come from no model (activations.from ${config.activations.from})`,
-    );
-  const { sae } = await loadSae(saeFolder(options.runs, options.run));
-  const model = await loadModel(config.activations.model);
+  const opened = await openModelRun(options.runs, options.run, "steering");
+  const { folder, config, sae, model } = opened;
+  const { hookPoint } = opened.places;
   try {
-    const { inputs } = hookPointsOf(model, config.activations);
     const target = options.find
       ? await findTarget(options.find, options.by, {
-          ...{ sae, model, config, terminal, hookPoint: inputs[0] },
+          ...{ sae, model, config, terminal, hookPoint: hookPoint[0] },
           features: await openFeatures(`${folder}/features`),
         })
       : undefined;
@@ -123,7 +113,7 @@ async function run(words: string[], options: Options): Promise<void> {
       ...model.tokenizer.encode(prompt).ids,
     );
     if (options.dose !== undefined) {
-      const steer = { hookPoint: inputs, promptLength: ids.length };
+      const steer = { hookPoint, promptLength: ids.length };
       const generation = { ...settings, stopTokens: eosId === null ? [] : [eosId] };
       await dose(sae, model, { ...options, dose: options.dose }, folder, terminal, {
         ...{ prompt: ids, generation, steer, target },
@@ -131,7 +121,7 @@ async function run(words: string[], options: Options): Promise<void> {
       return;
     }
     const intervention = steering(sae, model, edits, {
-      ...{ hookPoint: inputs, promptLength: ids.length },
+      ...{ hookPoint, promptLength: ids.length },
     });
     const stopTokens = eosId === null ? [] : [eosId];
     const texts = await sideBySide(model, ids, { ...settings, stopTokens }, intervention, {
