@@ -45,6 +45,8 @@ export class EncodedText {
   documents = 0;
   readonly #chunks: { base: number; chunk: TextChunk; codes: CodesByLatent }[] = [];
   #entries = 0;
+  /** The latent that was asked for last, which most often is asked for again. */
+  #last: { latent: number; halves: [Firings, Firings] } | undefined;
 
   constructor(labels: TokenLabels, dSae: number) {
     this.labels = labels;
@@ -75,6 +77,7 @@ export class EncodedText {
       this.documents = Math.max(this.documents, ordinal + 1);
     this.#chunks.push({ base, chunk, codes });
     this.#entries += codes.values.length;
+    this.#last = undefined;
     this.positions = end;
     return true;
   }
@@ -90,12 +93,29 @@ export class EncodedText {
     return { train: this.positions - test, test };
   }
 
-  /** A latent's firings in one half. @throws UserError when there is no such latent. */
+  /** A latent's firings in one half, not to be written to. @throws UserError when there is no such latent. */
   firings(latent: number, half: Half): Firings {
     requireLatent(latent, this.dSae);
-    const { positions, values } = firingsIn(this.#chunks, latent);
-    const isOfHalf = (_: number, i: number) => this.half(positions[i]) === half;
-    return { positions: positions.filter(isOfHalf), values: values.filter(isOfHalf) };
+    if (this.#last?.latent !== latent)
+      this.#last = { latent, halves: this.#split(firingsIn(this.#chunks, latent)) };
+    return this.#last.halves[half];
+  }
+
+  #split({ positions, values }: Firings): [Firings, Firings] {
+    let ofTest = 0;
+    for (let i = 0; i < positions.length; i++) ofTest += this.half(positions[i]);
+    const empty = (count: number): Firings => ({
+      positions: new Int32Array(count),
+      values: new Float32Array(count),
+    });
+    const halves: [Firings, Firings] = [empty(positions.length - ofTest), empty(ofTest)];
+    const used = [0, 0];
+    for (let i = 0; i < positions.length; i++) {
+      const half = this.half(positions[i]);
+      halves[half].positions[used[half]] = positions[i];
+      halves[half].values[used[half]++] = values[i];
+    }
+    return halves;
   }
 
   /** Positions [from, to) with at most `before` and `after` tokens beside `position`, in its row and document. */

@@ -10,9 +10,10 @@
  *        it fires? P(ℓ[next token after a firing] > ℓ[next token after a silent place]), ties half.
  */
 import { Rng } from "../rng.ts";
-import { DocumentDraws, intervalOf } from "./document-draws.ts";
+import { DocumentDraws, intervalOf, ratioOf } from "./document-draws.ts";
 import { TEST, TRAIN, type EncodedText } from "./encoded-text.ts";
 import type { Interval } from "./interval.ts";
+import { fallingOrder } from "./order.ts";
 
 const TOKENS_BEFORE = 8;
 const PLACES = 24;
@@ -89,8 +90,11 @@ export class ExampleScores {
   readonly #unitOf = new Map<number, number>();
   /** Token after each position of the test half in its row and document, or -1. */
   readonly #next: Int32Array;
-  /** How often a token comes next in the test half. */
-  readonly #nextCounts = new Map<number, number>();
+  /** Tokens that come next in the test half, rising, and how often each does. */
+  readonly #nextTokens: Int32Array;
+  readonly #nextCounts: Int32Array;
+  /** Place of a token in #nextTokens. */
+  readonly #nextPlace = new Map<number, number>();
   readonly #draws = new Map<number, DocumentDraws>();
 
   constructor(text: EncodedText, seed = 0) {
@@ -104,12 +108,16 @@ export class ExampleScores {
       else this.#unitOf.set(text.document[from], this.#testDocuments.push({ from, to }) - 1);
     }
     this.#idf = inverseFrequencies(train);
+    const counts = new Map<number, number>();
     for (const { from, to } of this.#testDocuments)
       for (let p = from; p < to; p++) {
         if (text.window(p, 0, 1)[1] <= p + 1) continue;
         const next = (this.#next[p] = text.tokens[p + 1]);
-        this.#nextCounts.set(next, (this.#nextCounts.get(next) ?? 0) + 1);
+        counts.set(next, (counts.get(next) ?? 0) + 1);
       }
+    this.#nextTokens = Int32Array.from(counts.keys()).sort();
+    this.#nextCounts = this.#nextTokens.map((token) => counts.get(token)!);
+    this.#nextTokens.forEach((token, i) => this.#nextPlace.set(token, i));
   }
 
   /** `alike` of a latent, its interval over the places; undefined when it fires in too few documents, or is silent in none. */
@@ -157,22 +165,27 @@ export class ExampleScores {
    */
   #likeness(own: number[][], others: number[][]): Interval {
     const [F, S] = [own.length, others[0].length];
-    const value = own.reduce(
-      (sum, row, i) => sum + areaUnderCurve(row.filter((_, j) => j !== i), others[i]) / F, // prettier-ignore
-      0,
-    );
-    const firing = new Float64Array(F).fill(-2 * value);
-    const silent = new Float64Array(S).fill(-value);
-    for (let i = 0; i < F; i++) {
-      const row = own[i].filter((_, j) => j !== i);
+    // How often each place wins, as i, as j and as s; a tie is half a win.
+    const firing = new Float64Array(F);
+    const silent = new Float64Array(S);
+    let all = 0;
+    for (let i = 0; i < F; i++)
       for (let j = 0; j < F; j++) {
         if (j === i) continue;
-        const area = areaUnderCurve([own[i][j]], others[i]) / (F - 1);
-        firing[i] += area;
-        firing[j] += area;
+        let wins = 0;
+        for (let s = 0; s < S; s++) {
+          const [a, b] = [own[i][j], others[i][s]];
+          const win = a > b ? 1 : a === b ? 0.5 : 0;
+          wins += win;
+          silent[s] += win;
+        }
+        firing[i] += wins;
+        firing[j] += wins;
+        all += wins;
       }
-      for (let s = 0; s < S; s++) silent[s] += areaUnderCurve(row, [others[i][s]]) / F;
-    }
+    const value = all / (F * (F - 1) * S);
+    for (let i = 0; i < F; i++) firing[i] = firing[i] / ((F - 1) * S) - 2 * value;
+    for (let s = 0; s < S; s++) silent[s] = silent[s] / (F * (F - 1)) - value;
     const drawn = this.#drawsOf(F).sums(firing);
     const other = this.#drawsOf(S, 1).sums(silent);
     const draws = drawn.map((sum, i) => Math.min(1, Math.max(0, value + sum / F + other[i] / S)));
@@ -182,29 +195,36 @@ export class ExampleScores {
   /** `next` of a latent whose decoder row has these effects on the tokens, its interval over documents; undefined when too few firings have a next token. */
   next(latent: number, effects: ArrayLike<number>): Interval | undefined {
     const { positions } = this.#text.firings(latent, TEST);
-    const silent = new Map(this.#nextCounts);
+    const silent = this.#nextCounts.slice();
     const after = positions.filter((p) => this.#next[p] >= 0);
-    for (const p of after) silent.set(this.#next[p], silent.get(this.#next[p])! - 1);
+    const placeAfter = (p: number) => this.#nextPlace.get(this.#next[p])!;
+    for (const p of after) silent[placeAfter(p)]--;
     // Each token's share of silent places whose next token is promoted less.
-    const tokens = [...silent.keys()].sort((a, b) => effects[a] - effects[b]);
-    const total = tokens.reduce((sum, token) => sum + silent.get(token)!, 0);
-    const share = new Map<number, number>();
-    for (let begin = 0, below = 0; begin < tokens.length;) {
+    const promoted = new Float32Array(silent.length);
+    let total = 0;
+    for (let i = 0; i < promoted.length; i++) {
+      promoted[i] = effects[this.#nextTokens[i]];
+      total += silent[i];
+    }
+    const order = fallingOrder(promoted);
+    const share = new Float64Array(silent.length);
+    for (let begin = 0, left = total; begin < order.length;) {
       let [end, here] = [begin, 0];
-      for (; end < tokens.length && effects[tokens[end]] === effects[tokens[begin]]; end++)
-        here += silent.get(tokens[end])!;
-      for (; begin < end; begin++) share.set(tokens[begin], (below + here / 2) / total);
-      below += here;
+      for (; end < order.length && promoted[order[end]] === promoted[order[begin]]; end++)
+        here += silent[order[end]];
+      left -= here;
+      for (; begin < end; begin++) share[order[begin]] = (left + here / 2) / total;
     }
     const wins = new Float64Array(this.#testDocuments.length);
     const counts = new Float64Array(this.#testDocuments.length);
     for (const p of after) {
       const unit = this.#unitOf.get(this.#text.document[p])!;
-      wins[unit] += share.get(this.#next[p])!;
+      wins[unit] += share[placeAfter(p)];
       counts[unit]++;
     }
     if (counts.filter((count) => count > 0).length < MIN_DOCUMENTS || total === 0) return undefined;
-    return this.#drawsOf(wins.length).ratio(wins, counts);
+    const draws = this.#drawsOf(wins.length);
+    return ratioOf(draws.total(wins), draws.total(counts));
   }
 
   #drawsOf(units: number, sample = 0): DocumentDraws {

@@ -45,10 +45,11 @@ export function bootstrapAll(
 
 /** `value` with the 2.5th and 97.5th percentile of what it is on other draws; those that are NaN are left out. */
 export function percentileInterval(value: number, draws: ArrayLike<number>): Interval {
-  const sorted = Float64Array.from(draws)
-    .filter((draw) => !Number.isNaN(draw))
-    .sort();
-  const at = (share: number) => sorted[Math.round(share * (sorted.length - 1))] ?? NaN;
+  // Those that are NaN come last.
+  const sorted = new Float64Array(draws).sort();
+  let count = sorted.length;
+  while (count > 0 && Number.isNaN(sorted[count - 1])) count--;
+  const at = (share: number) => sorted[Math.round(share * (count - 1))] ?? NaN;
   return { value, low: at(0.025), high: at(0.975) };
 }
 

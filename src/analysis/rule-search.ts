@@ -3,6 +3,7 @@
  * one kind that fits them best.
  */
 import type { Firings } from "./encoded-text.ts";
+import { columnOf } from "./labelled-text.ts";
 import type { Label, LabelKind } from "./labels.ts";
 
 /** Shares of the activation mass that a rule may be about. */
@@ -35,8 +36,7 @@ export interface Sorted extends Firings {
 }
 
 export function sorted({ positions, values }: Firings): Sorted {
-  const order = Int32Array.from(values.keys()).sort((a, b) => values[b] - values[a] || a - b);
-  const falling = Float32Array.from(order, (i) => values[i]);
+  const { positions: places, values: falling } = columnOf(values, positions);
   const mass = sum(falling);
   const counts = LEVELS.map((share) => {
     if (share === 1) return falling.length;
@@ -47,7 +47,7 @@ export function sorted({ positions, values }: Firings): Sorted {
     return count;
   });
   return {
-    ...{ positions: Int32Array.from(order, (i) => positions[i]), values: falling, mass, counts },
+    ...{ positions: places, values: falling, mass, counts },
     shares: counts.map((count) => sum(falling.subarray(0, count)) / mass),
   };
 }
@@ -100,21 +100,33 @@ function bestSets(
 ): Candidate[] {
   const L = LEVELS.length;
   const found: Candidate[] = [];
+  // λ only rises, so what is worth nothing for one is worth nothing for all that follow.
+  const left = Int32Array.from(ids);
+  let count = left.length;
   for (let size = 1; size <= sizes; size++) {
     let lambda = found.at(-1)?.f1 ?? 0;
     let chosen: number[] = [];
     for (;;) {
-      const top = largest(ids, size, (id) => 2 * hits[id * L + level] - lambda * counts[id]);
-      if (top.length === 0) break;
+      const top = new Largest(size);
+      let kept = 0;
+      for (let i = 0; i < count; i++) {
+        const id = left[i];
+        const worth = 2 * hits[id * L + level] - lambda * counts[id];
+        if (worth <= 0) continue;
+        left[kept++] = id;
+        top.add(id, worth);
+      }
+      count = kept;
+      if (kept === 0) break;
       let [h, n] = [0, 0];
-      for (const id of top) {
+      for (const id of top.ids) {
         h += hits[id * L + level];
         n += counts[id];
       }
       const f1 = (2 * h) / (n + fired[level]);
       if (f1 <= lambda + 1e-12) break;
       lambda = f1;
-      chosen = top;
+      chosen = top.ids;
     }
     // Nothing larger is better.
     if (chosen.length < size) break;
@@ -129,18 +141,30 @@ function plainest(candidates: readonly Candidate[]): Candidate {
   return candidates.find(({ f1 }) => f1 >= best - PLAINER)!;
 }
 
-/** Up to `size` ids with the largest positive worth, the largest first. */
-function largest(ids: readonly number[], size: number, worth: (id: number) => number): number[] {
-  const top: { id: number; worth: number }[] = [];
-  for (const id of ids) {
-    const own = worth(id);
-    if (own <= 0 || (top.length === size && own <= top[size - 1].worth)) continue;
-    let at = top.length;
-    while (at > 0 && top[at - 1].worth < own) at--;
-    top.splice(at, 0, { id, worth: own });
-    if (top.length > size) top.pop();
+/** The `size` ids with the largest worth, the largest first, of equals the first one first. */
+class Largest {
+  readonly ids: number[] = [];
+  readonly #worth: number[] = [];
+  readonly #size: number;
+
+  constructor(size: number) {
+    this.#size = size;
   }
-  return top.map(({ id }) => id);
+
+  add(id: number, worth: number): void {
+    const { ids } = this;
+    if (ids.length === this.#size) {
+      if (worth <= this.#worth[ids.length - 1]) return;
+      ids.pop();
+    }
+    let at = ids.length;
+    for (; at > 0 && this.#worth[at - 1] < worth; at--) {
+      ids[at] = ids[at - 1];
+      this.#worth[at] = this.#worth[at - 1];
+    }
+    ids[at] = id;
+    this.#worth[at] = worth;
+  }
 }
 
 export function sum(values: ArrayLike<number>): number {

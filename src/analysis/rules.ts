@@ -10,7 +10,7 @@
  * one above which 90, 75 or 50 % of the latent's activation mass lies, never less.
  */
 import { Rng } from "../rng.ts";
-import { DocumentDraws } from "./document-draws.ts";
+import { DocumentDraws, intervalOf, ratioOf, type Drawn } from "./document-draws.ts";
 import { TEST, TRAIN, type EncodedText, type Firings, type Half } from "./encoded-text.ts";
 import type { Interval } from "./interval.ts";
 import type { Label, LabelKind } from "./labels.ts";
@@ -88,6 +88,7 @@ export class RuleFinder {
   readonly #massOf: Float64Array; // [labels]
   readonly #acts: Float32Array; // [positions]
   readonly #inRule: Uint8Array; // [positions]
+  readonly #named: Uint8Array; // [labels]
 
   constructor(text: EncodedText, seed = 0) {
     this.#text = text;
@@ -127,6 +128,7 @@ export class RuleFinder {
     this.#massOf = new Float64Array(labels);
     this.#acts = new Float32Array(positions);
     this.#inRule = new Uint8Array(positions);
+    this.#named = new Uint8Array(labels);
   }
 
   /** Positions in each half. */
@@ -218,20 +220,22 @@ export class RuleFinder {
       }
     for (const p of test.positions) acts[p] = 0;
     const size = sum(inRule);
-    const ratio = (top: Float64Array, bottom: Float64Array): Interval =>
-      withIntervals
-        ? this.#draws.ratio(top, bottom)
-        : { value: sum(top) / sum(bottom), low: NaN, high: NaN };
+    const total = (values: Float64Array): Drawn =>
+      withIntervals ? this.#draws.total(values) : { value: sum(values), draws: new Float64Array() };
+    const [hits, predicted, actual] = [total(both), total(inRule), total(fired)];
     return {
       kind: rule.kind,
       text: ruleText(rule.ids.map((id) => this.#labels[id])),
       labels: rule.ids.map((id) => this.#labels[id]),
       threshold,
       mass: train.shares[rule.level],
-      f1: ratio(both.map((n) => 2 * n), inRule.map((n, u) => n + fired[u])), // prettier-ignore
-      precision: ratio(both, inRule),
-      recall: ratio(both, fired),
-      coverage: ratio(mass, all),
+      f1: intervalOf({
+        value: (2 * hits.value) / (predicted.value + actual.value),
+        draws: hits.draws.map((n, i) => (2 * n) / (predicted.draws[i] + actual.draws[i])),
+      }),
+      precision: ratioOf(hits, predicted),
+      recall: ratioOf(hits, actual),
+      coverage: ratioOf(total(mass), total(all)),
       f1Any: (2 * anyHits) / (size + test.values.length),
       r2: this.#ruleR2(rule, train, test, { size, mass: sum(mass) }),
       train: { f1: rule.f1 },
@@ -246,16 +250,18 @@ export class RuleFinder {
     inTest: { size: number; mass: number },
   ): number {
     const { labelOffsets, labelIds } = this.#text;
-    const wanted = new Set(rule.ids);
+    const named = this.#named;
+    for (const id of rule.ids) named[id] = 1;
     let mass = 0;
     for (let i = 0; i < train.values.length; i++) {
       const p = train.positions[i];
       for (let j = labelOffsets[p]; j < labelOffsets[p + 1]; j++)
-        if (wanted.has(labelIds[j])) {
+        if (named[labelIds[j]] === 1) {
           mass += train.values[i];
           break;
         }
     }
+    for (const id of rule.ids) named[id] = 0;
     const { train: trainSize, test: testSize } = this.positions;
     const size = rule.ids.reduce((n, id) => n + this.#counts[TRAIN][id], 0);
     const inside = mass / size;
@@ -313,7 +319,10 @@ export class RuleFinder {
     const moved = (positions: Int32Array, half: Half) => {
       const all = this.#ofHalf[half];
       const by = Math.floor(all.length * (0.1 + 0.8 * rng.uniform()));
-      return positions.map((p) => all[(this.#place[p] + by) % all.length]);
+      const places = new Int32Array(positions.length);
+      for (let i = 0; i < places.length; i++)
+        places[i] = all[(this.#place[positions[i]] + by) % all.length];
+      return places;
     };
     const found = this.#candidates({ ...train, positions: moved(train.positions, TRAIN) });
     if (found.length === 0) return 0;
