@@ -66,7 +66,7 @@ export function define(command: Command): void {
     .option("--seed <integer>", "of bootstrap draws and nulls", "0")
     .option(
       "--out <folder>",
-      "where layers.json and the figure go; absent: layers/ of the last run",
+      "where layers.json and the figure go; absent: layers/ of the last run, or here where the last is none",
     )
     .option("--quiet", "print errors and the result only")
     .option("--json", "print the result as JSON")
@@ -230,8 +230,8 @@ function layersText(
         ? String(count)
         : `${count} (${chance})`;
     }),
-    `${oneToOne.mean.toFixed(2)} (${(oneToOne.null.mean + 0).toFixed(2).replace("-0.00", "0.00")})`,
-    decoders ? `${decoders.mean.toFixed(2)} (${decoders.null.mean.toFixed(2)})` : "-",
+    besideNull(oneToOne),
+    besideNull(decoders),
   ]);
   const [{ thresholds, positions, documents }] = steps;
   const { shared, lost, margin, minFirings } = thresholds;
@@ -245,6 +245,13 @@ function layersText(
     ...conceptText(courses, names),
     `layers.json${courses.length > 0 ? ", concepts.svg, concepts.png" : ""} in ${out}`,
   ].join("\n\n");
+}
+
+/** A mean with its null; where there is none, or nothing was judged, a dash. */
+function besideNull(found: { mean: number; null: { mean: number } } | undefined): string {
+  if (!found || Number.isNaN(found.mean)) return "-";
+  const two = (value: number) => value.toFixed(2).replace("-0.00", "0.00");
+  return `${two(found.mean)} (${two(found.null.mean)})`;
 }
 
 /** The best split of a step, and its best correlated pair, with what is known of the latents. */
