@@ -115,7 +115,8 @@ export {
 } from "./analysis/concept-alignment.ts";
 export { conceptEffects, findByEffect, tokensOfConcept } from "./analysis/steer-search.ts";
 export type { ConceptSearch, LatentEffect } from "./analysis/steer-search.ts";
-export { agreement, auc, fitProbe, probeScores, type Probe } from "./analysis/probe.ts";
+export { agreement, auc } from "./analysis/label-scores.ts";
+export { fitProbe, probeScores, type Probe } from "./analysis/probe.ts";
 export { bootstrap, ratioInterval, type Interval } from "./analysis/interval.ts";
 export { latentFigures, renderPng, trainingFigures, type Figure } from "./analysis/plots.ts";
 export { writeReport, type Report } from "./analysis/report.ts";

@@ -6,7 +6,7 @@ import { matchConcepts } from "./concept-alignment.ts";
 import { DocumentDraws, intervalOf } from "./document-draws.ts";
 import { bootstrap } from "./interval.ts";
 import { columnOf, LabelledText } from "./labelled-text.ts";
-import { auc } from "./probe.ts";
+import { auc } from "./label-scores.ts";
 import { chunkOfPieces } from "../../test/token-chunks.ts";
 
 const DOCUMENTS = 40;

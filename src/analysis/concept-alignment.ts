@@ -15,7 +15,12 @@ import { Rng } from "../rng.ts";
 import type { Sae } from "../sae/sae.ts";
 import { encodeText, type HookPoints, type TextOptions } from "./codes.ts";
 import { conceptAbsorption, type ConceptAbsorption } from "./concept-absorption.ts";
-import { directionsOf, spreadOf, type DirectionKind } from "./concept-directions.ts";
+import {
+  directionsOf,
+  spreadOf,
+  uncorrelatedAxes,
+  type DirectionKind,
+} from "./concept-directions.ts";
 import { ConceptProber, type ConceptProbes, type ConceptTruth } from "./concept-probes.ts";
 import { ALIGNED_AUC, MIN_POSITIVES } from "./concepts.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
@@ -228,10 +233,12 @@ export async function conceptAlignment(
   const { selection, test } = halves;
   const draws = new DocumentDraws(test.documentCount, seed);
   const matched = matchConcepts(selection, test, seed, draws);
-  const directions = await directionsOf(spreadOf(selection, dIn), dSae, seed);
+  const spread = spreadOf(selection, dIn);
+  const directions = await directionsOf(spread, dSae, seed);
+  const axes = await uncorrelatedAxes(spread);
   const [shift] = shiftsOf(Math.min(selection.positions, test.positions), seed);
   const differences = { own: selection.meanDifferences(), moved: selection.meanDifferences(shift) };
-  const prober = new ConceptProber(halves, dIn, directions, { draws, device, seed });
+  const prober = new ConceptProber(halves, dIn, directions, { draws, device, seed, axes });
   const concepts: AlignedConcept[] = [];
   const truths: ConceptTruth[] = [];
   try {

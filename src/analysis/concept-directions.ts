@@ -68,6 +68,21 @@ export async function principalComponents({ mean, covariance }: Spread): Promise
   return rows;
 }
 
+/**
+ * Orthogonal axes [dIn, dIn] (rows) along which activations of this spread hardly correlate once each
+ * dimension has a standard deviation of 1; undefined past the width of principal components.
+ */
+export async function uncorrelatedAxes({
+  mean,
+  covariance,
+}: Spread): Promise<Float64Array | undefined> {
+  const dIn = mean.length;
+  if (dIn > PCA_WIDTH) return undefined;
+  const deviation = (c: number) => Math.sqrt(covariance[c * dIn + c]) || 1;
+  const correlation = covariance.map((value, i) => value / deviation(Math.floor(i / dIn)) / deviation(i % dIn)); // prettier-ignore
+  return principalComponents({ mean, covariance: correlation });
+}
+
 /** The three kinds for activations of this spread; principal components only up to a width of 1,024. */
 export async function directionsOf(
   of: Spread,
@@ -107,17 +122,14 @@ function withDeviations(kind: DirectionKind, rows: Float64Array, of: Spread): Di
   return { kind, count, rows, deviations };
 }
 
-/** Mean activation over the positions with each label less that over those without: [dIn]. */
-export function meanDifference(text: LabelledText, labels: Uint8Array, dIn: number): Float64Array {
-  const [own, others] = [new Float64Array(dIn), new Float64Array(dIn)];
-  let positives = 0;
+/** Σ of the activations over the positions with a label, or over all of them: [dIn]. */
+export function activationSum(text: LabelledText, dIn: number, labels?: Uint8Array): Float64Array {
+  const total = new Float64Array(dIn);
   for (const { base, x } of text.activations)
-    for (let p = 0, at = 0; at < x.length; p++) {
-      const sum = labels[base + p] ? own : others;
-      positives += labels[base + p];
-      for (let c = 0; c < dIn; c++) sum[c] += x[at++];
-    }
-  return own.map((sum, c) => sum / positives - others[c] / (text.positions - positives));
+    for (let p = 0, at = 0; at < x.length; p++, at += dIn)
+      if (labels === undefined || labels[base + p] === 1)
+        for (let c = 0; c < dIn; c++) total[c] += x[at + c];
+  return total;
 }
 
 /** u · v of every direction. */

@@ -7,8 +7,15 @@ import { Rng } from "../rng.ts";
 import { Sae } from "../sae/sae.ts";
 import { codesByLatent, type TextChunk } from "./codes.ts";
 import { conceptAbsorption } from "./concept-absorption.ts";
-import { directionsOf, principalComponents, spread, spreadOf } from "./concept-directions.ts";
-import { ConceptProber, splittingOf } from "./concept-probes.ts";
+import {
+  directionsOf,
+  principalComponents,
+  spread,
+  spreadOf,
+  uncorrelatedAxes,
+} from "./concept-directions.ts";
+import { ConceptProber } from "./concept-probes.ts";
+import { splittingOf } from "./concept-splitting.ts";
 import { DocumentDraws } from "./document-draws.ts";
 import { LabelledText } from "./labelled-text.ts";
 import { chunkOfPieces } from "../../test/token-chunks.ts";
@@ -94,12 +101,13 @@ test("probes and directions find a planted dimension of either sign, and moved l
   const tested = labelled(words(2), latents, activation, selection);
   const device = await openDevice("reference");
   const draws = new DocumentDraws(tested.documentCount, 0);
-  const directions = await directionsOf(spreadOf(selection, D_IN), 16, 0);
+  const spreading = spreadOf(selection, D_IN);
+  const directions = await directionsOf(spreading, 16, 0);
   expect(directions.map(({ kind, count }) => [kind, count])).toEqual([
     ...[["raw", D_IN], ["random", 16], ["pca", D_IN]], // prettier-ignore
   ]);
   const prober = new ConceptProber({ selection, test: tested }, D_IN, directions, {
-    ...{ draws, device, seed: 0 },
+    ...{ draws, device, seed: 0, axes: await uncorrelatedAxes(spreading) },
   });
   try {
     const dog = selection.concepts.indexOf("animal.dog");

@@ -6,14 +6,18 @@
  * intercept only); the threshold on its score is the one with the best F1 on all of them; AUC, F1
  * and accuracy are measured on the test documents.
  */
-import type { Device } from "../device/device.ts";
+import type { Device, Tensor } from "../device/device.ts";
 import { Rng } from "../rng.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
-import { meanDifference, projections, type Directions, type DirectionKind } from "./concept-directions.ts"; // prettier-ignore
+import { activationSum, projections, type Directions, type DirectionKind } from "./concept-directions.ts"; // prettier-ignore
 import type { Interval } from "./interval.ts";
-import { columnOf, type LabelledText } from "./labelled-text.ts";
-import { highest } from "./order.ts";
-import { agreement, auc, bestThreshold, fitProbe, type Matrix } from "./probe.ts";
+import { columnInto, columnsOf, joined, rowsOf } from "./columns.ts";
+import type { Firings } from "./encoded-text.ts";
+import { sortedInto, type Column, type LabelledText } from "./labelled-text.ts";
+import { splittingOf, type Splitting } from "./concept-splitting.ts";
+import { fallingOrder, highest } from "./order.ts";
+import { agreement, auc, bestThreshold } from "./label-scores.ts";
+import { fitProbe, standardised, type Probe } from "./probe.ts";
 
 export interface ProbeScore {
   auc: Interval;
@@ -44,16 +48,6 @@ export interface ConceptProbes {
   shuffled: { latents10: number; best: Partial<Record<DirectionKind, number>> };
 }
 
-/** Over how many latents a concept is spread. */
-export interface Splitting {
-  /** The first k at which one more latent adds less than 0.03 to F1 (SAEBench's rule). */
-  latents: Interval;
-  /** The least k whose F1 is within 0.03 of that with ten. */
-  within: number;
-  /** `latents` for labels moved along the text. */
-  shuffled: number;
-}
-
 /** What the search for absorption needs of a concept and no result holds. */
 export interface ConceptTruth {
   concept: number;
@@ -71,8 +65,8 @@ const MAX_POSITIVES = 1000;
 const MAX_NEGATIVES = 2000;
 /** Directions by separation whose AUC is computed to find the best. */
 const CANDIDATES = 6;
-/** The full probe's fit ends here: its AUC has settled long before its weights. */
-const FULL_TOLERANCE = 1e-2;
+/** The full probe's fit ends here: its scores have settled before its weights. */
+const FULL_TOLERANCE = 1e-4;
 
 /** Everything that the probes of all concepts share. Free it by `close`. */
 export class ConceptProber {
@@ -84,13 +78,26 @@ export class ConceptProber {
   readonly #noDraws: DocumentDraws;
   readonly #seed: number;
   readonly #device: Device;
-  readonly #x: Record<"selection" | "test", ReturnType<Device["tensor"]>>;
+  readonly #x: Record<"selection" | "test", Tensor>;
+  /** Σ of the activations of the selection documents [dIn]. */
+  readonly #sum: Float64Array;
+  readonly #axes: Float64Array | undefined;
+  // Scratch, as long as the halves: every score would take new memory otherwise.
+  readonly #scores: Record<"selection" | "test", Float32Array<ArrayBuffer>>;
+  readonly #order: Int32Array<ArrayBuffer>;
+  readonly #column: Column;
 
   constructor(
     texts: { selection: LabelledText; test: LabelledText },
     dIn: number,
     directions: readonly Directions[],
-    options: { draws: DocumentDraws; device: Device; seed: number },
+    options: {
+      draws: DocumentDraws;
+      device: Device;
+      seed: number;
+      /** Of the selection documents' activations; see uncorrelatedAxes. The full probe is fitted much faster along them. */
+      axes?: Float64Array | undefined;
+    },
   ) {
     this.#texts = texts;
     this.#dIn = dIn;
@@ -107,6 +114,12 @@ export class ConceptProber {
       return tensor;
     };
     this.#x = { selection: upload(texts.selection), test: upload(texts.test) };
+    this.#sum = activationSum(texts.selection, dIn);
+    this.#axes = options.axes;
+    const [own, other] = [texts.selection.positions, texts.test.positions];
+    this.#scores = { selection: new Float32Array(own), test: new Float32Array(other) };
+    this.#order = new Int32Array(own);
+    this.#column = { positions: new Int32Array(other), values: new Float32Array(other) };
   }
 
   close(): void {
@@ -151,16 +164,20 @@ export class ConceptProber {
     const f1s: Drawn[] = [];
     const latents: SparseProbe[] = [];
     const top = largest(differences, PROBE_SIZES.at(-1)!);
-    const columns = { selection: denseColumns(selection, top), test: denseColumns(test, top) };
+    const firings = {
+      selection: top.map((latent) => selection.firings(latent)),
+      test: top.map((latent) => test.firings(latent)),
+    };
+    const sampled = firings.selection.map((own) => this.#valuesAt(own, sample));
+    let probe: Probe | undefined;
     for (let k = 1; k <= top.length; k++) {
-      const rows = new Float64Array(sample.length * k);
-      for (let j = 0; j < k; j++)
-        for (let i = 0; i < sample.length; i++) rows[i * k + j] = columns.selection[j][sample[i]];
-      const { weights } = fitProbe(rows, sampleLabels, { standardise: true });
+      const { weights } = (probe = sparseProbe(sampled.slice(0, k), sampleLabels, probe));
       const sum = (half: "selection" | "test") => {
-        const scores = new Float32Array(this.#texts[half].positions);
-        for (let j = 0; j < k; j++)
-          for (let p = 0; p < scores.length; p++) scores[p] += weights[j] * columns[half][j][p];
+        const scores = this.#scores[half].fill(0);
+        for (let j = 0; j < k; j++) {
+          const { positions, values } = firings[half][j];
+          for (let i = 0; i < values.length; i++) scores[positions[i]] += weights[j] * values[i];
+        }
         return scores;
       };
       const { f1, score } = this.#score(sum("selection"), sum("test"), labels, draws);
@@ -170,42 +187,52 @@ export class ConceptProber {
     const splitting = splittingOf(f1s);
 
     const x = this.#rows(sample);
-    const difference = meanDifference(selection, labels.selection, this.#dIn);
+    const difference = this.#meanDifference(labels.selection);
     const vectors: Float64Array[] = [];
-    if (!moved)
-      vectors.push(
-        fitProbe(x, sampleLabels, { standardise: true, tolerance: FULL_TOLERANCE }).weights,
-      );
-    const plans = this.#directions.map((kind) => {
+    if (!moved) vectors.push(await this.#fullProbe(x, sampleLabels));
+    const chosen = this.#directions.map((kind) => {
       const differences = projections(kind, difference);
       const separation = differences.map((d, r) => d / Math.max(kind.deviations[r], 1e-300));
-      const direction = (r: number) => kind.rows.subarray(r * this.#dIn, (r + 1) * this.#dIn);
-      const candidates = largest(separation, CANDIDATES).map((r) => {
-        const vector = direction(r).map((u) => u * Math.sign(differences[r]));
-        return { r, vector, auc: auc(product(x, vector), sampleLabels) };
+      const candidates = largest(separation, CANDIDATES);
+      return { kind, differences, candidates, top: largest(differences, PROBE_SIZES.at(-1)!) };
+    });
+    const direction = ({ rows }: Directions, r: number) =>
+      rows.subarray(r * this.#dIn, (r + 1) * this.#dIn);
+    const wanted = chosen.flatMap(({ kind, candidates, top }) =>
+      [...candidates, ...(moved ? [] : top)].map((r) => direction(kind, r)),
+    );
+    const onSample = columnsOf(await this.#onSample(x, joined(wanted)), wanted.length);
+    const plans = chosen.map(({ kind, differences, candidates, top }) => {
+      const scored = candidates.map((r) => {
+        const sign = Math.sign(differences[r]);
+        const scores = onSample.shift()!.map((score) => sign * score);
+        return { r, sign, auc: auc(scores, sampleLabels) };
       });
-      const best = candidates.reduce((a, b) => (b.auc > a.auc ? b : a));
-      vectors.push(best.vector);
-      const top = largest(differences, PROBE_SIZES.at(-1)!);
-      const scores = moved ? [] : top.map((r) => product(x, direction(r)));
+      const best = scored.reduce((a, b) => (b.auc > a.auc ? b : a));
+      vectors.push(direction(kind, best.r).map((u) => best.sign * u));
+      const columns = moved ? [] : top.map(() => onSample.shift()!);
+      let probe: Probe | undefined;
       for (const k of sizes) {
-        const used = Math.min(k, top.length);
-        const rows = new Float64Array(sample.length * used);
-        for (let i = 0; i < rows.length; i++) rows[i] = scores[i % used][Math.floor(i / used)];
-        const { weights } = fitProbe(rows, sampleLabels, { standardise: true });
+        const used = columns.slice(0, k);
+        probe = sparseProbe(used, sampleLabels, probe);
         const vector = new Float64Array(this.#dIn);
-        for (let j = 0; j < used; j++)
-          for (const [c, u] of direction(top[j]).entries()) vector[c] += weights[j] * u;
+        for (let j = 0; j < used.length; j++) {
+          const u = direction(kind, top[j]);
+          for (let c = 0; c < u.length; c++) vector[c] += probe.weights[j] * u[c];
+        }
         vectors.push(vector);
       }
       return { kind: kind.kind, direction: best.r, top };
     });
-    const scores = {
-      selection: await this.#project("selection", vectors),
-      test: await this.#project("test", vectors),
+    const all = joined(vectors);
+    const projected = {
+      selection: await this.#products(this.#x.selection, all),
+      test: await this.#products(this.#x.test, all),
     };
+    const column = (half: "selection" | "test", i: number) =>
+      columnInto(this.#scores[half], projected[half], i, vectors.length);
     const scored = vectors.map((_, i) =>
-      this.#score(scores.selection[i], scores.test[i], labels, draws),
+      this.#score(column("selection", i), column("test", i), labels, draws),
     );
     const before = moved ? 0 : 1;
     const width = 1 + sizes.length;
@@ -213,7 +240,7 @@ export class ConceptProber {
     const truth: ConceptTruth = {
       ...{ concept, main: top.slice(0, splitting.latents.value) },
       direction: vectors[0].map((w) => w / length),
-      predicted: Uint8Array.from(scores.test[0], (z) => Number(z >= scored[0].threshold)),
+      predicted: Uint8Array.from(column("test", 0), (z) => Number(z >= scored[0].threshold)),
     };
     return {
       ...{ latents, f1ByK: f1s.map(({ value }) => value), splitting, full: scored[0].score, truth },
@@ -236,8 +263,10 @@ export class ConceptProber {
     draws: DocumentDraws,
   ): { score: ProbeScore; f1: Drawn; threshold: number } {
     const text = this.#texts.test;
-    const { threshold } = bestThreshold(selection, labels.selection);
-    const column = columnOf(test);
+    const order = fallingOrder(selection, this.#order);
+    const { threshold } = bestThreshold(selection, labels.selection, order);
+    const column = this.#column;
+    sortedInto(test, column);
     const f1 = draws.f1(text, column, labels.test, threshold);
     const { accuracy } = agreement(test, labels.test, threshold);
     const auc = intervalOf(draws.auc(text, column, labels.test));
@@ -245,7 +274,7 @@ export class ConceptProber {
   }
 
   /** Activations of selection positions [positions.length, dIn]. */
-  #rows(positions: Int32Array): Float32Array {
+  #rows(positions: Int32Array): Float32Array<ArrayBuffer> {
     const dIn = this.#dIn;
     const rows = new Float32Array(positions.length * dIn);
     const { activations } = this.#texts.selection;
@@ -258,23 +287,59 @@ export class ConceptProber {
     return rows;
   }
 
-  /** x · v of every position, for each vector. */
-  async #project(half: "selection" | "test", vectors: Float64Array[]): Promise<Float32Array[]> {
-    const device = this.#device;
-    const { positions } = this.#texts[half];
-    const b = device.tensor([vectors.length, this.#dIn]);
-    const out = device.tensor([positions, vectors.length]);
+  /** Mean over the selection positions with the label less that over those without: [dIn]. */
+  #meanDifference(labels: Uint8Array): Float64Array {
+    const own = activationSum(this.#texts.selection, this.#dIn, labels);
+    const positives = labels.reduce((sum, label) => sum + label, 0);
+    const others = labels.length - positives;
+    return own.map((sum, c) => sum / positives - (this.#sum[c] - sum) / others);
+  }
+
+  /** Weights of the probe on all dimensions [dIn]. */
+  async #fullProbe(x: Float32Array, labels: Uint8Array): Promise<Float64Array> {
+    const options = { tolerance: FULL_TOLERANCE };
+    const axes = this.#axes;
+    if (!axes) return fitProbe(x, labels, { ...options, standardise: true }).weights;
+    // The penalty is the same along any axes, and so is the minimum.
+    const dIn = this.#dIn;
+    const { t, scale } = standardised(x, labels.length);
+    const { weights } = fitProbe(await this.#onSample(new Float32Array(t), axes), labels, options);
+    const back = new Float64Array(dIn);
+    for (let i = 0; i < axes.length; i++) back[i % dIn] += weights[Math.floor(i / dIn)] * axes[i];
+    return back.map((w, c) => w / scale[c]);
+  }
+
+  /** The values of a latent at some of the selection positions. */
+  #valuesAt({ positions, values }: Firings, places: Int32Array): Float32Array {
+    const all = this.#scores.selection.fill(0);
+    for (let i = 0; i < values.length; i++) all[positions[i]] = values[i];
+    const some = new Float32Array(places.length);
+    for (let i = 0; i < places.length; i++) some[i] = all[places[i]];
+    return some;
+  }
+
+  /** x · v of every row of x for each of the vectors [count, dIn]: [rows, count]. */
+  async #onSample(x: Float32Array<ArrayBuffer>, vectors: Float64Array): Promise<Float32Array> {
+    const tensor = this.#device.tensor([x.length / this.#dIn, this.#dIn]);
     try {
-      const flat = new Float32Array(vectors.length * this.#dIn);
-      for (const [i, vector] of vectors.entries()) flat.set(vector, i * this.#dIn);
-      device.write(b, flat);
-      device.matmul({ a: this.#x[half], b, transA: false, transB: true, out });
-      const all = await device.readF32(out, positions * vectors.length);
-      return vectors.map((_, i) => {
-        const scores = new Float32Array(positions);
-        for (let p = 0, at = i; p < positions; p++, at += vectors.length) scores[p] = all[at];
-        return scores;
-      });
+      this.#device.write(tensor, x);
+      return await this.#products(tensor, vectors);
+    } finally {
+      this.#device.free(tensor);
+    }
+  }
+
+  /** The same of a tensor [rows, dIn]. */
+  async #products(x: Tensor, vectors: Float64Array): Promise<Float32Array> {
+    const device = this.#device;
+    const [rows] = x.shape;
+    const count = vectors.length / this.#dIn;
+    const b = device.tensor([count, this.#dIn]);
+    const out = device.tensor([rows, count]);
+    try {
+      device.write(b, new Float32Array(vectors));
+      device.matmul({ a: x, b, transA: false, transB: true, out });
+      return await device.readF32(out, rows * count);
     } finally {
       device.free(b);
       device.free(out);
@@ -282,59 +347,30 @@ export class ConceptProber {
   }
 }
 
-const GAIN = 0.03;
-
-/** From the F1 of the probes with k = 1, 2, …, on the test documents and on every draw of them. */
-export function splittingOf(f1s: readonly Drawn[]): Splitting {
-  const first = (of: (k: number) => number) => {
-    let k = 1;
-    while (k < f1s.length && of(k) - of(k - 1) >= GAIN) k++;
-    return k;
-  };
-  const last = f1s.at(-1)!.value;
-  return {
-    latents: intervalOf({
-      value: first((k) => f1s[k].value),
-      draws: f1s[0].draws.map((_, i) => first((k) => f1s[k].draws[i])),
-    }),
-    within: 1 + f1s.findIndex(({ value }) => value >= last - GAIN),
-    shuffled: NaN,
-  };
-}
-
 /** Places of the values that are largest in size. */
 function largest(values: Float64Array, count: number): number[] {
   return highest(values.map(Math.abs), count);
 }
 
-function product(x: Matrix, vector: Float64Array): Float64Array {
-  const width = vector.length;
-  const used = Int32Array.from(vector.keys()).filter((c) => vector[c] !== 0);
-  const out = new Float64Array(x.length / width);
-  for (let n = 0, at = 0; n < out.length; n++, at += width) {
-    let sum = 0;
-    for (let i = 0; i < used.length; i++) sum += x[at + used[i]] * vector[used[i]];
-    out[n] = sum;
-  }
-  return out;
-}
-
-/** The latents' values at every position, latent by latent. */
-function denseColumns(text: LabelledText, latents: number[]): Float32Array[] {
-  return latents.map((latent) => {
-    const column = new Float32Array(text.positions);
-    const { positions, values } = text.firings(latent);
-    for (let i = 0; i < values.length; i++) column[positions[i]] = values[i];
-    return column;
-  });
+/** On these columns, from a probe on the first of them. */
+function sparseProbe(
+  columns: readonly Float32Array[],
+  labels: Uint8Array,
+  start: Probe | undefined,
+): Probe {
+  return fitProbe(rowsOf(columns), labels, { standardise: true, ...(start && { start }) });
 }
 
 /** At most 1,000 positions with and 2,000 without the label, in the order of the text. */
 function sampleOf(labels: Uint8Array, rng: Rng): Int32Array {
-  const own: number[] = [];
-  const others: number[] = [];
-  for (let p = 0; p < labels.length; p++) (labels[p] ? own : others).push(p);
-  const some = (places: number[], count: number) =>
-    places.length > count ? rng.shuffle(places).slice(0, count) : places;
+  const placesOf = (label: number) => {
+    const places = new Int32Array(labels.length);
+    let count = 0;
+    for (let p = 0; p < labels.length; p++) if (labels[p] === label) places[count++] = p;
+    return places.subarray(0, count);
+  };
+  const [own, others] = [placesOf(1), placesOf(0)];
+  const some = (places: Int32Array, count: number) =>
+    places.length > count ? rng.shuffle(places).subarray(0, count) : places;
   return Int32Array.from([...some(own, MAX_POSITIVES), ...some(others, MAX_NEGATIVES)]).sort();
 }

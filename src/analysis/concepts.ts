@@ -13,7 +13,7 @@
 import { firingsIn, type CodesByLatent, type TextChunk } from "./codes.ts";
 import type { Label, LabelledPositions, TokenLabels } from "./labels.ts";
 import { fallingOrder } from "./order.ts";
-import { aucOfRanks } from "./probe.ts";
+import { aucOfRanks } from "./label-scores.ts";
 
 /** How well a latent's activation tells which positions carry a label. */
 export interface LabelScore {

@@ -25,11 +25,24 @@ export function ratioOf(top: Drawn, bottom: Drawn): Interval {
   return intervalOf({ value: top.value / bottom.value, draws });
 }
 
+/** Positions with and without a label, by document. */
+interface LabelCounts {
+  text: LabelledText;
+  labels: Uint8Array;
+  own: Float64Array;
+  others: Float64Array;
+  positives: number;
+  /** Σ own on each draw. */
+  weights: Float64Array;
+}
+
 export class DocumentDraws {
   readonly documents: number;
   readonly #count: number;
   /** How often draw i has document d: weights[d · count + i]. */
   readonly #weights: Uint8Array;
+  /** Of the labels that were asked about last: a column after the other is. */
+  #last: LabelCounts | undefined;
 
   /** With a count of 0 there are values and no intervals. */
   constructor(documents: number, seed: number, count = DRAWS) {
@@ -80,13 +93,7 @@ export class DocumentDraws {
     const n = text.positions;
     const above = new Float64Array(this.documents);
     const below = new Float64Array(this.documents);
-    const own = new Float64Array(this.documents);
-    const others = new Float64Array(this.documents);
-    let positives = 0;
-    for (let p = 0; p < n; p++) {
-      positives += labels[p];
-      (labels[p] ? own : others)[text.documents[p]]++;
-    }
+    const { others, positives, weights } = this.#labelCounts(text, labels);
     const negatives = n - positives;
     let [higherPositives, higherNegatives, total] = [0, 0, 0];
     const group = (members: ArrayLike<number>, from: number, to: number) => {
@@ -120,7 +127,6 @@ export class DocumentDraws {
     }
     const auc = total / positives;
     const first = this.sums(above);
-    const weights = this.sums(own);
     const second = this.sums(below.map((sum, d) => (sum - auc * others[d]) / negatives));
     return {
       value: auc,
@@ -139,12 +145,9 @@ export class DocumentDraws {
     recall: number;
   } {
     const both = new Float64Array(this.documents);
-    const sizes = new Float64Array(this.documents); // positives + predicted
-    let [hits, predicted, positives] = [0, 0, 0];
-    for (let p = 0; p < text.positions; p++) {
-      sizes[text.documents[p]] += labels[p];
-      positives += labels[p];
-    }
+    const { own, positives } = this.#labelCounts(text, labels);
+    const sizes = own.slice(); // positives + predicted
+    let [hits, predicted] = [0, 0];
     for (let i = 0; i < column.values.length && column.values[i] >= threshold; i++, predicted++) {
       const p = column.positions[i];
       sizes[text.documents[p]]++;
@@ -159,5 +162,18 @@ export class DocumentDraws {
       precision: predicted > 0 ? hits / predicted : 0,
       recall: hits / positives,
     };
+  }
+
+  #labelCounts(text: LabelledText, labels: Uint8Array): LabelCounts {
+    if (this.#last?.labels === labels && this.#last.text === text) return this.#last;
+    const own = new Float64Array(this.documents);
+    const others = new Float64Array(this.documents);
+    let positives = 0;
+    for (let p = 0; p < text.positions; p++) {
+      positives += labels[p];
+      (labels[p] ? own : others)[text.documents[p]]++;
+    }
+    this.#last = { text, labels, own, others, positives, weights: this.sums(own) };
+    return this.#last;
   }
 }

@@ -11,9 +11,10 @@ import {
   type TextDocument,
 } from "./codes.ts";
 import { grown } from "./concepts.ts";
+import type { Firings } from "./encoded-text.ts";
 import { conceptsAt, visibleRange } from "./labels.ts";
 import { fallingOrder } from "./order.ts";
-import { aucOfRanks } from "./probe.ts";
+import { aucOfRanks } from "./label-scores.ts";
 
 /** Positions by falling value of one score; all positions that are left out have the same, lower one. */
 export interface Column {
@@ -113,7 +114,7 @@ export class LabelledText {
   }
 
   /** A latent's firings in the order of the text. */
-  firings(latent: number): { positions: Int32Array; values: Float32Array } {
+  firings(latent: number): Firings {
     return firingsIn(this.#chunks, latent);
   }
 
@@ -181,6 +182,13 @@ export class LabelledText {
     }
     return out;
   }
+}
+
+/** `columnOf` of all positions in a column that is there already. */
+export function sortedInto(values: Float32Array, column: Column): void {
+  const { positions, values: sorted } = column;
+  fallingOrder(values, positions as Int32Array<ArrayBuffer>);
+  for (let i = 0; i < sorted.length; i++) sorted[i] = values[positions[i]];
 }
 
 /** Values (of all positions, or of `positions`), sorted. */

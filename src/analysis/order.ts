@@ -1,28 +1,50 @@
-/** Places of the values from the largest down, ties in their order; NaN is not allowed. O(n): radix sort over the bits. */
-export function fallingOrder(values: Float32Array): Int32Array<ArrayBuffer> {
+/** An odd number of passes ends in the array that is returned. */
+const DIGITS = [0, 11, 22];
+const BUCKETS = 2048;
+/** Kept from one sort to the next, which are many and of one length. */
+const room = { floats: new Float32Array(0), keys: new Uint32Array(0), order: new Int32Array(0) };
+const starts = DIGITS.map(() => new Int32Array(BUCKETS));
+
+/**
+ * Places of the values from the largest down, ties in their order; NaN is not allowed. O(n): radix sort over the bits.
+ * @param into what is returned, when it is there already: as long as the values, or longer.
+ */
+export function fallingOrder(
+  values: Float32Array,
+  into: Int32Array<ArrayBuffer> = new Int32Array(values.length),
+): Int32Array<ArrayBuffer> {
   const n = values.length;
-  const floats = values.slice();
-  let keys = new Uint32Array(floats.buffer);
-  // The bits of floats order as integers, those of negative ones backwards; then all is turned round.
-  for (let i = 0; i < n; i++) {
-    const bits = floats[i] === 0 ? 0 : keys[i];
-    keys[i] = bits & 0x80000000 ? bits : 0x7fffffff - bits;
+  if (room.keys.length < n) {
+    room.floats = new Float32Array(n);
+    room.keys = new Uint32Array(n);
+    room.order = new Int32Array(n);
   }
-  let order = new Int32Array(n);
-  for (let i = 0; i < n; i++) order[i] = i;
-  let [nextKeys, nextOrder] = [new Uint32Array(n), new Int32Array(n)];
-  for (const shift of [0, 11, 22]) {
-    const starts = new Int32Array(2048);
-    for (let i = 0; i < n; i++) starts[(keys[i] >>> shift) & 2047]++;
-    for (let b = 0, sum = 0; b < 2048; b++) {
-      const count = starts[b];
-      starts[b] = sum;
+  const { floats } = room;
+  floats.set(values);
+  let [keys, nextKeys] = [new Uint32Array(floats.buffer), room.keys];
+  for (const counts of starts) counts.fill(0);
+  const [low, middle, high] = starts;
+  for (let i = 0; i < n; i++) {
+    // The bits of floats order as integers, those of negative ones backwards; then all is turned round.
+    const bits = floats[i] === 0 ? 0 : keys[i];
+    const key = (keys[i] = bits & 0x80000000 ? bits : 0x7fffffff - bits);
+    low[key & 2047]++;
+    middle[(key >>> 11) & 2047]++;
+    high[key >>> 22]++;
+  }
+  for (const counts of starts)
+    for (let b = 0, sum = 0; b < BUCKETS; b++) {
+      const count = counts[b];
+      counts[b] = sum;
       sum += count;
     }
+  let [order, nextOrder] = [room.order, into];
+  for (const [digit, shift] of DIGITS.entries()) {
+    const next = starts[digit];
     for (let i = 0; i < n; i++) {
-      const to = starts[(keys[i] >>> shift) & 2047]++;
+      const to = next[(keys[i] >>> shift) & 2047]++;
       nextKeys[to] = keys[i];
-      nextOrder[to] = order[i];
+      nextOrder[to] = digit === 0 ? i : order[i];
     }
     [keys, nextKeys, order, nextOrder] = [nextKeys, keys, nextOrder, order];
   }

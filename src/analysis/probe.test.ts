@@ -3,7 +3,8 @@ import { fileURLToPath } from "node:url";
 import { expect, test } from "vitest";
 
 import { Rng } from "../rng.ts";
-import { agreement, auc, bestThreshold, fitProbe, probeScores } from "./probe.ts";
+import { agreement, auc, bestThreshold } from "./label-scores.ts";
+import { fitProbe, probeScores } from "./probe.ts";
 
 interface Fixture {
   probes: {
@@ -46,6 +47,20 @@ test.each(fixture.probes)("a probe is scikit-learn's: $name", (expected) => {
   const found = { ...agreement(scores, labels), auc: auc(scores, labels) };
   for (const key of ["accuracy", "balancedAccuracy", "precision", "recall", "f1", "auc"] as const)
     expect(found[key]).toBeCloseTo(expected[key], 10);
+});
+
+test("a probe that begins at one of its first columns is the same, in fewer steps", () => {
+  const rng = new Rng(8, "columns");
+  const labels = Uint8Array.from({ length: 400 }, (_, n) => Number(n % 3 === 0));
+  const columns = [0, 1, 2].map(() => Array.from(labels, (label) => rng.normal() + label));
+  const rows = (k: number) => Float64Array.from({ length: 400 * k }, (_, i) => columns[i % k][Math.floor(i / k)]); // prettier-ignore
+  const start = fitProbe(rows(2), labels, { standardise: true });
+  const cold = fitProbe(rows(3), labels, { standardise: true });
+  const warm = fitProbe(rows(3), labels, { standardise: true, start });
+  warm.weights.forEach((weight, c) => expect(weight).toBeCloseTo(cold.weights[c], 8));
+  expect(warm.bias).toBeCloseTo(cold.bias, 8);
+  expect(warm.converged).toBe(true);
+  expect(warm.iterations).toBeLessThan(cold.iterations);
 });
 
 test.each(fixture.curves)("the AUC is scikit-learn's, ties counting half", (expected) => {

@@ -1,8 +1,4 @@
-/**
- * Linear probes, and how well scores tell labels: what every comparison of latents, dimensions and
- * directions with labels is measured by.
- */
-import { fallingOrder } from "./order.ts";
+/** Linear probes: what tells a label from several columns of numbers at once. */
 
 /** Columns of numbers, row by row: x [rows, columns]. */
 export type Matrix = Float32Array | Float64Array;
@@ -15,8 +11,10 @@ export interface ProbeOptions {
    * penalty does not depend on a column's unit; the probe returned is in the units of x all the same.
    */
   standardise?: boolean;
-  /** Ends when ‖∇‖∞ is this share of its size at the start (default 1e-8). */
+  /** Ends when ‖∇‖∞ is this share of its size without weights (default 1e-8). */
   tolerance?: number;
+  /** Where the search begins: a probe of the first of these columns. It ends at the same minimum, sooner. */
+  start?: Pick<Probe, "weights" | "bias">;
 }
 
 /** P(label | x) = σ(weights · x + bias). */
@@ -25,7 +23,7 @@ export interface Probe {
   bias: number;
   /** Newton steps taken. */
   iterations: number;
-  /** Whether the gradient vanished: ‖∇‖∞ ≤ tolerance of its size at the start. */
+  /** Whether the gradient vanished: ‖∇‖∞ ≤ tolerance of its size without weights. */
   converged: boolean;
 }
 
@@ -45,7 +43,7 @@ const DIRECT_COLUMNS = 32;
  * @param x [labels.length rows, at least one column]; NaN and infinities are not allowed.
  */
 export function fitProbe(x: Matrix, labels: Uint8Array, options: ProbeOptions = {}): Probe {
-  const { C = 1, standardise = false, tolerance = 1e-8 } = options;
+  const { C = 1, standardise = false, tolerance = 1e-8, start } = options;
   const rows = labels.length;
   const columns = rows > 0 ? x.length / rows : 0;
   let positives = 0;
@@ -54,17 +52,27 @@ export function fitProbe(x: Matrix, labels: Uint8Array, options: ProbeOptions = 
     const bias = positives > 0 ? Infinity : -Infinity;
     return { weights: new Float64Array(columns), bias, iterations: 0, converged: true };
   }
-  const { mean, scale } = standardise
-    ? moments(x, rows, columns)
-    : { mean: new Float64Array(columns), scale: new Float64Array(columns).fill(1) };
-  const t = new Float64Array(x.length);
-  for (let n = 0, i = 0; n < rows; n++)
-    for (let c = 0; c < columns; c++, i++) t[i] = (x[i] - mean[c]) / scale[c];
-
+  const { t, mean, scale } = standardise
+    ? standardised(x, rows)
+    : {
+        t: new Float64Array(x),
+        mean: new Float64Array(columns),
+        scale: new Float64Array(columns).fill(1),
+      };
+  let from: Float64Array | undefined;
+  if (start) {
+    from = new Float64Array(columns + 1);
+    from[columns] = start.bias;
+    for (const [c, w] of start.weights.entries()) {
+      from[c] = w * scale[c];
+      from[columns] += w * mean[c];
+    }
+  }
   const { theta, iterations, converged } = minimise(
     new Logistic(t, labels, columns, C),
     positives,
     tolerance,
+    from,
   );
   const weights = theta.slice(0, columns).map((w, c) => w / scale[c]);
   let bias = theta[columns];
@@ -82,6 +90,19 @@ export function probeScores({ weights, bias }: Probe, x: Matrix): Float64Array {
     scores[n] = sum;
   }
   return scores;
+}
+
+/** Columns of mean 0 and standard deviation 1, with what they had before. */
+export function standardised(
+  x: Matrix,
+  rows: number,
+): { t: Float64Array; mean: Float64Array; scale: Float64Array } {
+  const columns = x.length / rows;
+  const { mean, scale } = moments(x, rows, columns);
+  const t = new Float64Array(x.length);
+  for (let n = 0, i = 0; n < rows; n++)
+    for (let c = 0; c < columns; c++, i++) t[i] = (x[i] - mean[c]) / scale[c];
+  return { t, mean, scale };
 }
 
 /** Mean and standard deviation of the columns; of a constant column the latter counts as 1. */
@@ -103,24 +124,29 @@ function moments(x: Matrix, rows: number, columns: number) {
 /** The objective and its derivatives; θ = (w, b) [columns + 1]. */
 class Logistic {
   readonly size: number;
+  readonly rows: number;
   readonly #t: Float64Array;
   readonly #labels: Uint8Array;
   readonly #columns: number;
   readonly #C: number;
-  /** C σ(z)(1 - σ(z)) of each row at the θ of the last `gradient`. */
+  /** σ(z) of each row at the margins of the last `value`. */
+  readonly #p: Float64Array;
+  /** C σ(z)(1 - σ(z)) of each row at those of the last `gradient`. */
   readonly #curvature: Float64Array;
 
   constructor(t: Float64Array, labels: Uint8Array, columns: number, C: number) {
     this.size = columns + 1;
+    this.rows = labels.length;
     this.#t = t;
     this.#labels = labels;
     this.#columns = columns;
     this.#C = C;
+    this.#p = new Float64Array(labels.length);
     this.#curvature = new Float64Array(labels.length);
   }
 
   /** w · t + b of each row. */
-  margins(theta: Float64Array): Float64Array {
+  #margins(theta: Float64Array): Float64Array {
     return probeScores(
       {
         weights: theta.subarray(0, this.#columns),
@@ -131,24 +157,29 @@ class Logistic {
     );
   }
 
-  value(theta: Float64Array, margins: Float64Array): number {
+  value(theta: Float64Array): number {
+    const margins = this.#margins(theta);
     let loss = 0;
     for (let n = 0; n < margins.length; n++) {
-      const z = this.#labels[n] ? margins[n] : -margins[n];
-      loss += Math.log1p(Math.exp(-Math.abs(z))) + Math.max(-z, 0);
+      const z = margins[n];
+      const e = Math.exp(-Math.abs(z));
+      const larger = 1 / (1 + e);
+      this.#p[n] = z > 0 ? larger : e * larger;
+      loss += Math.log(1 + e) + Math.max(this.#labels[n] ? -z : z, 0);
     }
     let penalty = 0;
     for (let c = 0; c < this.#columns; c++) penalty += theta[c] ** 2;
     return penalty / 2 + this.#C * loss;
   }
 
-  gradient(theta: Float64Array, margins: Float64Array): Float64Array {
+  /** At the θ that `value` was asked about last. */
+  gradient(theta: Float64Array): Float64Array {
     const columns = this.#columns;
     const t = this.#t;
     const gradient = theta.slice();
     gradient[columns] = 0;
-    for (let n = 0, i = 0; n < margins.length; n++) {
-      const p = 1 / (1 + Math.exp(-margins[n]));
+    for (let n = 0, i = 0; n < this.rows; n++) {
+      const p = this.#p[n];
       this.#curvature[n] = this.#C * p * (1 - p);
       const residual = this.#C * (p - this.#labels[n]);
       for (let c = 0; c < columns; c++) gradient[c] += residual * t[i++];
@@ -163,12 +194,35 @@ class Logistic {
     const t = this.#t;
     const out = v.slice();
     out[columns] = 0;
-    for (let n = 0; n < this.#curvature.length; n++) {
+    const curvature = this.#curvature;
+    const bias = v[columns];
+    let n = 0;
+    // Four rows at a time: their sums do not wait for each other, and `out` is read and written once.
+    for (; n + 4 <= curvature.length; n += 4) {
+      const a = n * columns;
+      const [b, c, d] = [a + columns, a + 2 * columns, a + 3 * columns];
+      let [p, q, r, s] = [bias, bias, bias, bias];
+      for (let i = 0; i < columns; i++) {
+        const w = v[i];
+        p += w * t[a + i];
+        q += w * t[b + i];
+        r += w * t[c + i];
+        s += w * t[d + i];
+      }
+      p *= curvature[n];
+      q *= curvature[n + 1];
+      r *= curvature[n + 2];
+      s *= curvature[n + 3];
+      for (let i = 0; i < columns; i++)
+        out[i] += p * t[a + i] + q * t[b + i] + r * t[c + i] + s * t[d + i];
+      out[columns] += p + q + r + s;
+    }
+    for (; n < curvature.length; n++) {
       const at = n * columns;
-      let z = v[columns];
-      for (let c = 0; c < columns; c++) z += v[c] * t[at + c];
-      z *= this.#curvature[n];
-      for (let c = 0; c < columns; c++) out[c] += z * t[at + c];
+      let z = bias;
+      for (let i = 0; i < columns; i++) z += v[i] * t[at + i];
+      z *= curvature[n];
+      for (let i = 0; i < columns; i++) out[i] += z * t[at + i];
       out[columns] += z;
     }
     return out;
@@ -208,18 +262,26 @@ class Logistic {
   }
 }
 
-function minimise(objective: Logistic, positives: number, tolerance: number) {
+function minimise(
+  objective: Logistic,
+  positives: number,
+  tolerance: number,
+  from: Float64Array | undefined,
+) {
+  const steepestOf = (gradient: Float64Array) =>
+    gradient.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
   const theta = new Float64Array(objective.size);
-  let margins = objective.margins(theta);
   // The best constant is a start at which no step overshoots when labels are rare.
-  theta[objective.size - 1] = Math.log(positives / (margins.length - positives));
-  margins = objective.margins(theta);
-  let value = objective.value(theta, margins);
-  let start = 0;
+  theta[objective.size - 1] = Math.log(positives / (objective.rows - positives));
+  let value = objective.value(theta);
+  const start = steepestOf(objective.gradient(theta));
+  if (from) {
+    theta.set(from);
+    value = objective.value(theta);
+  }
   for (let iterations = 0; ; iterations++) {
-    const gradient = objective.gradient(theta, margins);
-    const steepest = gradient.reduce((max, g) => Math.max(max, Math.abs(g)), 0);
-    start ||= steepest;
+    const gradient = objective.gradient(theta);
+    const steepest = steepestOf(gradient);
     const done = steepest <= tolerance * Math.max(start, 1e-300);
     if (done || iterations === MAX_ITERATIONS) return { theta, iterations, converged: done };
     const step =
@@ -230,11 +292,10 @@ function minimise(objective: Logistic, positives: number, tolerance: number) {
     let size = 1;
     for (; ; size /= 2) {
       const next = theta.map((old, c) => old - size * step[c]);
-      const nextMargins = objective.margins(next);
-      const nextValue = objective.value(next, nextMargins);
+      const nextValue = objective.value(next);
       if (nextValue <= value - 1e-4 * size * slope) {
         theta.set(next);
-        [margins, value] = [nextMargins, nextValue];
+        value = nextValue;
         break;
       }
       // Past this the value's rounding hides any descent: the gradient is as small as it gets.
@@ -292,101 +353,4 @@ function dot(a: Float64Array, b: Float64Array): number {
   let sum = 0;
   for (let i = 0; i < a.length; i++) sum += a[i] * b[i];
   return sum;
-}
-
-/**
- * AUC from ranks (1 = lowest of all, ties sharing their mean): Mann–Whitney U / (P·N), the probability
- * that a positive has a higher score than a negative, ties counting half.
- * @returns NaN without positives or without negatives.
- */
-export function aucOfRanks(rankSum: number, positives: number, negatives: number): number {
-  return (rankSum - (positives * (positives + 1)) / 2) / (positives * negatives);
-}
-
-/** AUC of scores for labels (0 or 1); NaN scores are not allowed. */
-export function auc(scores: ArrayLike<number>, labels: Uint8Array): number {
-  const sorted = Float64Array.from(scores).sort();
-  let positives = 0;
-  let rankSum = 0;
-  const own = new Float64Array(labels.reduce((sum, label) => sum + label, 0));
-  for (let n = 0; n < labels.length; n++) if (labels[n]) own[positives++] = scores[n];
-  own.sort();
-  for (let p = 0, begin = 0; p < positives;) {
-    while (sorted[begin] < own[p]) begin++;
-    let end = begin;
-    while (end < sorted.length && sorted[end] === sorted[begin]) end++;
-    for (; p < positives && own[p] === sorted[begin]; p++) rankSum += (begin + 1 + end) / 2;
-    begin = end;
-  }
-  return aucOfRanks(rankSum, positives, labels.length - positives);
-}
-
-/** How predictions and labels agree. */
-export interface Agreement {
-  truePositives: number;
-  falsePositives: number;
-  trueNegatives: number;
-  falseNegatives: number;
-  accuracy: number;
-  /** (recall + specificity) / 2; NaN when there is one class only. */
-  balancedAccuracy: number;
-  /** Of what is predicted, the share that carries the label; 0 when nothing is. */
-  precision: number;
-  /** Of what carries the label, the share that is predicted; NaN when nothing does. */
-  recall: number;
-  /** 2 TP / (2 TP + FP + FN): the harmonic mean of precision and recall; NaN when nothing carries the label or is predicted to. */
-  f1: number;
-}
-
-/** Of "score ≥ threshold" for labels (0 or 1). */
-export function agreement(scores: ArrayLike<number>, labels: Uint8Array, threshold = 0): Agreement {
-  let [both, predicted, positives] = [0, 0, 0];
-  for (let n = 0; n < labels.length; n++) {
-    positives += labels[n];
-    if (scores[n] < threshold) continue;
-    predicted++;
-    both += labels[n];
-  }
-  return agreementOf(both, predicted, positives, labels.length);
-}
-
-/** From counts: of `total` items, `positives` carry the label, `predicted` are said to, and `both`. */
-export function agreementOf(
-  both: number,
-  predicted: number,
-  positives: number,
-  total: number,
-): Agreement {
-  const trueNegatives = total - positives - predicted + both;
-  const recall = both / positives;
-  return {
-    truePositives: both,
-    falsePositives: predicted - both,
-    trueNegatives,
-    falseNegatives: positives - both,
-    accuracy: (both + trueNegatives) / total,
-    balancedAccuracy: (recall + trueNegatives / (total - positives)) / 2,
-    precision: predicted > 0 ? both / predicted : 0,
-    recall,
-    f1: (2 * both) / (positives + predicted),
-  };
-}
-
-/** The threshold of "score ≥ threshold" with the best F1 (of several the highest), and that F1; without labels Infinity and 0. */
-export function bestThreshold(
-  scores: Float32Array,
-  labels: Uint8Array,
-): { threshold: number; f1: number } {
-  const order = fallingOrder(scores);
-  let [positives, hits] = [0, 0];
-  for (const label of labels) positives += label;
-  let best = { threshold: Infinity, f1: 0 };
-  for (let i = 0; i < order.length; i++) {
-    hits += labels[order[i]];
-    // A threshold takes all tied scores or none.
-    if (i + 1 < order.length && scores[order[i + 1]] === scores[order[i]]) continue;
-    const f1 = (2 * hits) / (positives + i + 1);
-    if (f1 > best.f1) best = { threshold: scores[order[i]], f1 };
-  }
-  return best;
 }

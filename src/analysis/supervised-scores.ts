@@ -1,7 +1,7 @@
 /** How well a probe tells rows apart, with intervals over documents; and random latents to compare chosen ones with. */
 import type { Rng } from "../rng.ts";
 import { bootstrapWeights, percentileInterval, type Interval } from "./interval.ts";
-import { agreementOf } from "./probe.ts";
+import { agreementOf } from "./label-scores.ts";
 import type { LabelledRows } from "./supervised-rows.ts";
 
 /** Of "score ≥ 0" but for AUC; 95 % intervals by drawing documents (the probe stays as it was fitted). */
