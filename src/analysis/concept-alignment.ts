@@ -21,7 +21,12 @@ import {
   uncorrelatedAxes,
   type DirectionKind,
 } from "./concept-directions.ts";
-import { ConceptProber, type ConceptProbes, type ConceptTruth } from "./concept-probes.ts";
+import {
+  ConceptProber,
+  type ConceptAucs,
+  type ConceptProbes,
+  type ConceptTruth,
+} from "./concept-probes.ts";
 import { ALIGNED_AUC, MIN_POSITIVES } from "./concepts.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
 import type { Interval } from "./interval.ts";
@@ -194,9 +199,9 @@ export interface ConceptAlignment extends Omit<ConceptCoverage, "concepts"> {
   /** By falling AUC of the best latent. */
   concepts: AlignedConcept[];
   /** Share of concepts that the best single direction of a kind, of either sign, tells with AUC ≥ 0.95. */
-  directions: { kind: DirectionKind; count: number; share: number }[];
+  directions: ({ kind: DirectionKind } & Coverage)[];
   /** And all dimensions together, by a linear probe. */
-  full: { count: number; share: number };
+  full: Omit<Coverage, "shuffled">;
   /** Per latent with a concept whose F1, where chosen, is at least 0.1: its best concept. */
   latents: { latent: number; concept: string; auc: number; f1: number }[];
   absorption: ConceptAbsorption[];
@@ -241,32 +246,43 @@ export async function conceptAlignment(
   const prober = new ConceptProber(halves, dIn, directions, { draws, device, seed, axes });
   const concepts: AlignedConcept[] = [];
   const truths: ConceptTruth[] = [];
+  const aucs: ConceptAucs[] = [];
   try {
     for (const match of matched.concepts) {
       const c = selection.concepts.indexOf(match.concept);
       const of = (all: Float64Array) => all.subarray(c * dSae, (c + 1) * dSae);
-      const { probes, truth } = await prober.measure(
+      const {
+        probes,
+        truth,
+        aucs: own,
+      } = await prober.measure(
         ...([c, { own: of(differences.own), moved: of(differences.moved) }, shift] as const),
       );
       concepts.push({ ...match, ...probes });
       truths.push(truth);
+      aucs.push(own);
       onConcept?.({ done: concepts.length, total: matched.concepts.length });
     }
   } finally {
     prober.close();
   }
-  const share = (value: (concept: AlignedConcept) => number) => {
-    const count = concepts.filter((concept) => value(concept) >= ALIGNED_AUC).length;
-    return { count, share: count / concepts.length };
-  };
+  const { shuffled: _, ...full } = coverage(
+    aucs.map(({ full }) => full),
+    [],
+    ALIGNED_AUC,
+  );
   return {
     ...matched,
     concepts,
     directions: directions.map(({ kind }, i) => ({
       kind,
-      ...share((concept) => concept.directions[i].best.auc.value),
+      ...coverage(
+        aucs.map(({ directions }) => directions[i]),
+        [Float64Array.from(concepts, ({ shuffled }) => shuffled.best[kind]!)],
+        ALIGNED_AUC,
+      ),
     })),
-    full: share((concept) => concept.full.auc.value),
+    full,
     latents: bestConcepts(selection, test, matched),
     absorption: conceptAbsorption(sae, halves, truths, draws, seed),
   };

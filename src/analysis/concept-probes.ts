@@ -59,6 +59,12 @@ export interface ConceptTruth {
   predicted: Uint8Array;
 }
 
+/** AUCs on every draw, to count concepts by: of the full probe, and of the best direction of each kind. */
+export interface ConceptAucs {
+  full: Drawn;
+  directions: Drawn[];
+}
+
 /** Numbers of columns in the probes that are reported. */
 export const PROBE_SIZES = [1, 2, 5, 10];
 const MAX_POSITIVES = 1000;
@@ -133,8 +139,8 @@ export class ConceptProber {
     concept: number,
     differences: { own: Float64Array; moved: Float64Array },
     shift: number,
-  ): Promise<{ probes: ConceptProbes; truth: ConceptTruth }> {
-    const { truth, ...own } = await this.#measure(concept, differences.own, 0);
+  ): Promise<{ probes: ConceptProbes; truth: ConceptTruth; aucs: ConceptAucs }> {
+    const { truth, aucs, ...own } = await this.#measure(concept, differences.own, 0);
     const moved = await this.#measure(concept, differences.moved, shift);
     const probes = {
       ...own,
@@ -144,7 +150,7 @@ export class ConceptProber {
         best: Object.fromEntries(moved.directions.map(({ kind, best }) => [kind, best.auc.value])),
       },
     };
-    return { probes, truth };
+    return { probes, truth, aucs };
   }
 
   async #measure(concept: number, differences: Float64Array, shift: number) {
@@ -242,8 +248,13 @@ export class ConceptProber {
       direction: vectors[0].map((w) => w / length),
       predicted: Uint8Array.from(column("test", 0), (z) => Number(z >= scored[0].threshold)),
     };
+    const aucs: ConceptAucs = {
+      full: scored[0].auc,
+      directions: plans.map((_, i) => scored[before + i * width].auc),
+    };
     return {
-      ...{ latents, f1ByK: f1s.map(({ value }) => value), splitting, full: scored[0].score, truth },
+      ...{ latents, f1ByK: f1s.map(({ value }) => value), splitting, full: scored[0].score },
+      ...{ truth, aucs },
       directions: plans.map(({ kind, direction, top }, i) => ({
         kind,
         best: { direction, ...scored[before + i * width].score },
@@ -261,7 +272,7 @@ export class ConceptProber {
     test: Float32Array,
     labels: Record<"selection" | "test", Uint8Array>,
     draws: DocumentDraws,
-  ): { score: ProbeScore; f1: Drawn; threshold: number } {
+  ): { score: ProbeScore; auc: Drawn; f1: Drawn; threshold: number } {
     const text = this.#texts.test;
     const order = fallingOrder(selection, this.#order);
     const { threshold } = bestThreshold(selection, labels.selection, order);
@@ -269,8 +280,9 @@ export class ConceptProber {
     sortedInto(test, column);
     const f1 = draws.f1(text, column, labels.test, threshold);
     const { accuracy } = agreement(test, labels.test, threshold);
-    const auc = intervalOf(draws.auc(text, column, labels.test));
-    return { score: { auc, f1: intervalOf(f1), accuracy }, f1, threshold };
+    const auc = draws.auc(text, column, labels.test);
+    const score = { auc: intervalOf(auc), f1: intervalOf(f1), accuracy };
+    return { score, auc, f1, threshold };
   }
 
   /** Activations of selection positions [positions.length, dIn]. */

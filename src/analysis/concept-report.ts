@@ -34,11 +34,11 @@ export function conceptRows(concepts: readonly AlignedConcept[]): string[][] {
 export function conceptSummary(found: ConceptAlignment): string {
   const { concepts, auc95, f1Half, f1High, directions, full, tooLittleData, absorption } = found;
   const of = concepts.length;
-  const others = directions.map(({ kind, count }) => `${NAMES[kind]}: ${count}`);
+  const others = directions.map((one) => `${NAMES[one.kind]}: ${one.count} (${percents(one)}, shuffled ${percent(one.shuffled)})`); // prettier-ignore
   const spread = concepts.filter(({ splitting }) => splitting.latents.value > 1).length;
   const lines = [
-    `${auc95.count} of ${of} concepts (${percents(auc95)}) have a single latent with AUC ≥ 0.95; ` +
-      `${others.join("; ")}; all dimensions together: ${full.count}; shuffled labels: ${percent(auc95.shuffled)}`,
+    `${auc95.count} of ${of} concepts (${percents(auc95)}) have a single latent with AUC ≥ 0.95, shuffled ${percent(auc95.shuffled)}; ` +
+      `${others.join("; ")}; all dimensions together: ${full.count} (${percents(full)})`,
     `F1 ≥ 0.5: ${f1Half.count} (${percents(f1Half)}), shuffled ${percent(f1Half.shuffled)}; ` +
       `F1 ≥ 0.8: ${f1High.count} (${percents(f1High)}), shuffled ${percent(f1High.shuffled)}`,
     `${spread} of ${of} are spread over more than one latent (another one adds 0.03 or more to F1)`,

@@ -4,11 +4,9 @@
  * wait as long as the server says. An answer that never came, or that could not be read, is missing:
  * it is never taken for a right or wrong one.
  */
-import { createHash, randomUUID } from "node:crypto";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
-import { join } from "node:path";
 import type OpenAI from "openai";
 import { messageOf, UserError } from "../error.ts";
+import { Answers } from "./answers.ts";
 
 export interface EndpointOptions {
   /** Base URL, up to and with /v1. */
@@ -68,11 +66,6 @@ class Failure extends Error {
   isFinal = false;
 }
 
-interface Stored {
-  text?: string;
-  vectors?: number[][];
-}
-
 const MAX_ANSWER_TOKENS = 2000;
 const LONGEST_WAIT_MS = 5 * 60_000;
 const LONGEST_BACKOFF_MS = 30_000;
@@ -91,10 +84,11 @@ export class Endpoint {
     promptTokens: 0,
     answerTokens: 0,
   };
-  readonly #options: Required<Omit<EndpointOptions, "key" | "signal" | "url" | "model">>;
+  readonly #options: Required<Omit<EndpointOptions, "key" | "signal" | "url" | "model" | "cache">>;
   readonly #signal: AbortSignal | undefined;
   readonly #secret: string | undefined;
   readonly #client: OpenAI;
+  readonly #answers: Answers;
   #free: number;
   readonly #waiting: (() => void)[] = [];
   #unanswered = 0;
@@ -103,15 +97,16 @@ export class Endpoint {
   #limitName: "max_tokens" | "max_completion_tokens" = "max_tokens";
   #hasTemperature = true;
 
-  private constructor(client: OpenAI, options: EndpointOptions) {
-    const { url, model, key, signal, cache, concurrency = 4, retries = 4 } = options;
+  private constructor(client: OpenAI, answers: Answers, options: EndpointOptions) {
+    const { url, model, key, signal, concurrency = 4, retries = 4 } = options;
     const { timeoutMs = 120_000, backoffMs = 1000, dry = false } = options;
     this.url = url;
     this.model = model;
     this.#secret = key;
     this.#signal = signal;
     this.#client = client;
-    this.#options = { cache, concurrency, retries, timeoutMs, backoffMs, dry };
+    this.#answers = answers;
+    this.#options = { concurrency, retries, timeoutMs, backoffMs, dry };
     this.#free = concurrency;
   }
 
@@ -140,8 +135,8 @@ export class Endpoint {
       ...{ organization: null, project: null },
       ...{ maxRetries: 0, timeout: 2 ** 31 - 1, logLevel: "off" },
     });
-    await mkdir(options.cache, { recursive: true });
-    return new Endpoint(client, options);
+    const answers = await Answers.in(options.cache, options.url, options.model);
+    return new Endpoint(client, answers, options);
   }
 
   /** Asks, and asks once more with a reminder when the answer cannot be read. @throws UserError when the endpoint refuses everybody. */
@@ -155,8 +150,8 @@ export class Endpoint {
         { role: "user", content: reminder },
       ];
       const body = { messages: sent, temperature: 0, max_tokens: MAX_ANSWER_TOKENS };
-      const key = this.#keyOf("chat", body);
-      const stored = await this.#stored(key);
+      const key = this.#answers.keyOf("chat", body);
+      const stored = await this.#answers.get(key);
       if (stored?.text !== undefined) {
         this.counts.cached++;
         return { value: parse(stored.text) };
@@ -172,7 +167,7 @@ export class Endpoint {
         // Reasoning models think aloud first.
         const answer = text.replace(/^[^]*<\/think>/, "").trim();
         const value = parse(answer);
-        await this.#store(key, { text: answer });
+        await this.#answers.set(key, { text: answer });
         return { value };
       } catch (error) {
         if (!(error instanceof Unreadable)) throw error;
@@ -185,8 +180,8 @@ export class Endpoint {
 
   /** Embeddings of texts. @throws UserError when the endpoint has none. */
   async embed(texts: string[]): Promise<Answer<number[][]>> {
-    const key = this.#keyOf("embeddings", texts);
-    const stored = await this.#stored(key);
+    const key = this.#answers.keyOf("embeddings", texts);
+    const stored = await this.#answers.get(key);
     if (stored?.vectors) {
       this.counts.cached++;
       return { value: stored.vectors };
@@ -207,7 +202,7 @@ export class Endpoint {
       return found;
     });
     if (!Array.isArray(vectors)) return vectors;
-    await this.#store(key, { vectors });
+    await this.#answers.set(key, { vectors });
     return { value: vectors };
   }
 
@@ -371,27 +366,6 @@ export class Endpoint {
       const timer = setTimeout(done, ms);
       this.#signal?.addEventListener("abort", done);
     });
-  }
-
-  #keyOf(kind: string, content: unknown): string {
-    const all = JSON.stringify([kind, this.url, this.model, content]);
-    return createHash("sha256").update(all).digest("hex");
-  }
-
-  async #stored(key: string): Promise<Stored | undefined> {
-    try {
-      return JSON.parse(await readFile(join(this.#options.cache, `${key}.json`), "utf8")) as Stored;
-    } catch {
-      // Absent or cut short: asked again.
-      return undefined;
-    }
-  }
-
-  async #store(key: string, answer: Stored): Promise<void> {
-    const path = join(this.#options.cache, `${key}.json`);
-    const temporary = `${path}.${randomUUID()}`;
-    await writeFile(temporary, JSON.stringify(answer));
-    await rename(temporary, path);
   }
 }
 
