@@ -65,7 +65,7 @@ export function conceptAbsorption(
     const chance = absorbedAt(sae, test, targets, random.map((u) => u / length), belongsTo); // prettier-ignore
     const total = count(right);
     const share = (marked: Uint8Array) =>
-      intervalOf(ratio(perDocument(test, marked), perDocument(test, right), draws));
+      intervalOf(draws.ratio(perDocument(test, marked), perDocument(test, right)));
     return {
       ...{ parent, positions: total, main: truth.main },
       ...{ silent: share(targets), rate: share(absorbed) },
@@ -133,15 +133,6 @@ function perDocument(text: LabelledText, marked: Uint8Array): Float64Array {
   const sums = new Float64Array(text.documentCount);
   for (let p = 0; p < marked.length; p++) sums[text.documents[p]] += marked[p];
   return sums;
-}
-
-function ratio(tops: Float64Array, bottoms: Float64Array, draws: DocumentDraws) {
-  const below = draws.sums(bottoms);
-  const sum = (values: Float64Array) => values.reduce((a, b) => a + b, 0);
-  return {
-    value: sum(tops) / sum(bottoms),
-    draws: draws.sums(tops).map((top, i) => top / below[i]),
-  };
 }
 
 function count(marked: Uint8Array): number {

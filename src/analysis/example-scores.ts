@@ -13,6 +13,7 @@ import { Rng } from "../rng.ts";
 import { DocumentDraws, intervalOf } from "./document-draws.ts";
 import { TEST, TRAIN, type EncodedText } from "./encoded-text.ts";
 import type { Interval } from "./interval.ts";
+import { countBelow } from "./probe.ts";
 
 const TOKENS_BEFORE = 8;
 const PLACES = 24;
@@ -47,36 +48,6 @@ export function cosine(a: Sparse, b: Sparse): number {
   let dot = 0;
   for (const [token, weight] of a) dot += weight * (b.get(token) ?? 0);
   return dot;
-}
-
-/** P(a positive > a negative) + ½ P(equal). NaN where there are none of either. */
-export function areaUnderCurve(positives: readonly number[], negatives: readonly number[]): number {
-  const sorted = Float64Array.from(negatives).sort();
-  let wins = 0;
-  for (const value of positives) wins += (firstAt(sorted, value) + firstAbove(sorted, value)) / 2;
-  return wins / (positives.length * negatives.length);
-}
-
-/** How many of `sorted` are below `value`. */
-function firstAt(sorted: Float64Array, value: number): number {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-/** How many of `sorted` are not above `value`. */
-function firstAbove(sorted: Float64Array, value: number): number {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] <= value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 export class ExampleScores {
@@ -157,21 +128,21 @@ export class ExampleScores {
    */
   #likeness(own: number[][], others: number[][]): Interval {
     const [F, S] = [own.length, others[0].length];
-    const value = own.reduce(
-      (sum, row, i) => sum + areaUnderCurve(row.filter((_, j) => j !== i), others[i]) / F, // prettier-ignore
-      0,
-    );
+    // areas[i][j]: the share of silent places less like i than firing place j is, over F − 1.
+    const areas = own.map((row, i) => {
+      const rest = Float64Array.from(others[i]).sort();
+      return row.map((v, j) => (j === i ? 0 : countBelow(rest, v) / (S * (F - 1))));
+    });
+    const value = areas.flat().reduce((sum, area) => sum + area, 0) / F;
     const firing = new Float64Array(F).fill(-2 * value);
     const silent = new Float64Array(S).fill(-value);
     for (let i = 0; i < F; i++) {
-      const row = own[i].filter((_, j) => j !== i);
       for (let j = 0; j < F; j++) {
-        if (j === i) continue;
-        const area = areaUnderCurve([own[i][j]], others[i]) / (F - 1);
-        firing[i] += area;
-        firing[j] += area;
+        firing[i] += areas[i][j];
+        firing[j] += areas[i][j];
       }
-      for (let s = 0; s < S; s++) silent[s] += areaUnderCurve(row, [others[i][s]]) / F;
+      const row = Float64Array.from(own[i].filter((_, j) => j !== i)).sort();
+      for (let s = 0; s < S; s++) silent[s] += (1 - countBelow(row, others[i][s]) / (F - 1)) / F;
     }
     const drawn = this.#drawsOf(F).sums(firing);
     const other = this.#drawsOf(S, 1).sums(silent);
@@ -204,7 +175,7 @@ export class ExampleScores {
       counts[unit]++;
     }
     if (counts.filter((count) => count > 0).length < MIN_DOCUMENTS || total === 0) return undefined;
-    return this.#drawsOf(wins.length).ratio(wins, counts);
+    return intervalOf(this.#drawsOf(wins.length).ratio(wins, counts));
   }
 
   #drawsOf(units: number, sample = 0): DocumentDraws {

@@ -305,20 +305,31 @@ export function aucOfRanks(rankSum: number, positives: number, negatives: number
 
 /** AUC of scores for labels (0 or 1); NaN scores are not allowed. */
 export function auc(scores: ArrayLike<number>, labels: Uint8Array): number {
-  const sorted = Float64Array.from(scores).sort();
-  let positives = 0;
-  let rankSum = 0;
-  const own = new Float64Array(labels.reduce((sum, label) => sum + label, 0));
-  for (let n = 0; n < labels.length; n++) if (labels[n]) own[positives++] = scores[n];
-  own.sort();
-  for (let p = 0, begin = 0; p < positives;) {
-    while (sorted[begin] < own[p]) begin++;
-    let end = begin;
-    while (end < sorted.length && sorted[end] === sorted[begin]) end++;
-    for (; p < positives && own[p] === sorted[begin]; p++) rankSum += (begin + 1 + end) / 2;
-    begin = end;
-  }
-  return aucOfRanks(rankSum, positives, labels.length - positives);
+  const sides: number[][] = [[], []];
+  for (let n = 0; n < labels.length; n++) sides[labels[n]].push(scores[n]);
+  return aucBetween(sides[1], sides[0]);
+}
+
+/** AUC of two groups of scores: P(a positive > a negative) + ½ P(equal); NaN where one is empty. */
+export function aucBetween(positives: ArrayLike<number>, negatives: ArrayLike<number>): number {
+  const sorted = Float64Array.from(negatives).sort();
+  let wins = 0;
+  for (let i = 0; i < positives.length; i++) wins += countBelow(sorted, positives[i]);
+  return wins / (positives.length * negatives.length);
+}
+
+/** How many of `sorted` are below `value`, equal ones counting half. */
+export function countBelow(sorted: Float64Array, value: number): number {
+  const first = (isBefore: (v: number) => boolean) => {
+    let [low, high] = [0, sorted.length];
+    while (low < high) {
+      const middle = (low + high) >> 1;
+      if (isBefore(sorted[middle])) low = middle + 1;
+      else high = middle;
+    }
+    return low;
+  };
+  return (first((v) => v < value) + first((v) => v <= value)) / 2;
 }
 
 /** How predictions and labels agree. */

@@ -10,7 +10,7 @@
  * one above which 90, 75 or 50 % of the latent's activation mass lies, never less.
  */
 import { Rng } from "../rng.ts";
-import { DocumentDraws } from "./document-draws.ts";
+import { DocumentDraws, intervalOf } from "./document-draws.ts";
 import { TEST, TRAIN, type EncodedText, type Firings, type Half } from "./encoded-text.ts";
 import type { Interval } from "./interval.ts";
 import type { Label, LabelKind } from "./labels.ts";
@@ -220,7 +220,7 @@ export class RuleFinder {
     const size = sum(inRule);
     const ratio = (top: Float64Array, bottom: Float64Array): Interval =>
       withIntervals
-        ? this.#draws.ratio(top, bottom)
+        ? intervalOf(this.#draws.ratio(top, bottom))
         : { value: sum(top) / sum(bottom), low: NaN, high: NaN };
     return {
       kind: rule.kind,

@@ -9,7 +9,24 @@
 import { UserError } from "../error.ts";
 import type { Sae } from "../sae/sae.ts";
 import { isIdentity } from "../sae/transform.ts";
-import { latentDifferences, placesOf, type LabelledRows, type Picked } from "./supervised-rows.ts";
+import { percentileInterval, type Interval } from "./interval.ts";
+import { fitProbe, probeScores } from "./probe.ts";
+import {
+  activationsOf,
+  latentDifferences,
+  placesOf,
+  type LabelledRows,
+  type LabelledSplit,
+  type Picked,
+} from "./supervised-rows.ts";
+
+/** What every evaluation that removes latents can be told. */
+export interface RemovalOptions {
+  /** Numbers of latents; default REMOVED. */
+  removed?: readonly number[];
+  seed?: number;
+  onProgress?: (done: number, total: number) => void;
+}
 
 /**
  * The decoder in raw units, [dSae, dIn].
@@ -29,7 +46,7 @@ export function rawDecoder(sae: Sae): Float32Array {
 }
 
 /** w · W_dec[i] of every latent; [dSae]. */
-export function decoderProducts(W_dec: Float32Array, weights: ArrayLike<number>): Float64Array {
+function decoderProducts(W_dec: Float32Array, weights: ArrayLike<number>): Float64Array {
   const dIn = weights.length;
   const out = new Float64Array(W_dec.length / dIn);
   for (let f = 0, i = 0; f < out.length; f++)
@@ -41,16 +58,54 @@ export function decoderProducts(W_dec: Float32Array, weights: ArrayLike<number>)
  * What a probe's score owes to each latent (Marks et al. 2024; SAEBench): effect_i = Δmean_i · (w · W_dec[i]),
  * Δmean_i the mean of the latent with the label less that without; [dSae].
  */
-export function removalEffects(
-  sample: LabelledRows,
-  rows: Picked,
-  products: Float64Array,
-): Float64Array {
+function removalEffects(sample: LabelledRows, rows: Picked, products: Float64Array): Float64Array {
   return latentDifferences(sample, rows).map((difference, f) => difference * products[f]);
 }
 
+/** A probe fitted to train rows, as it does on test rows when latents are removed from what it reads. */
+export class RemovalProbe {
+  readonly #test: LabelledRows;
+  readonly #asked: Picked;
+  readonly #scores: Float64Array;
+  /** w · W_dec[i]; [dSae]. */
+  readonly products: Float64Array;
+  /** `removalEffects` on the rows that it was fitted to. */
+  readonly effects: Float64Array;
+
+  /** @param W_dec raw units, [dSae, dIn] (`rawDecoder`). */
+  constructor({ train, test }: LabelledSplit, W_dec: Float32Array, fit: Picked, asked: Picked) {
+    const probe = fitProbe(activationsOf(train, fit.rows), fit.labels, { standardise: true });
+    this.#test = test;
+    this.#asked = asked;
+    this.#scores = probeScores(probe, activationsOf(test, asked.rows));
+    this.products = decoderProducts(W_dec, probe.weights);
+    this.effects = removalEffects(train, fit, this.products);
+  }
+
+  /** @param back is added to all scores again. */
+  without(latents: readonly number[], back = 0): AccuracyTally {
+    const { rows } = this.#asked;
+    const scores = scoresWithout(this.#test, rows, this.#scores, this.products, latents);
+    const moved = scores.map((score) => score + back);
+    return new AccuracyTally(this.#test, this.#asked, moved);
+  }
+}
+
+/** How often random latents are removed. */
+const NULL_DRAWS = 10;
+
+/** A score of random choices: its mean and the middle 95 % of 10 of them. */
+export function nullOf(score: () => number): Interval {
+  const scores = Array.from({ length: NULL_DRAWS }, score);
+  return percentileInterval(mean(scores), scores);
+}
+
+export function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
 /** Scores of `rows` with `latents` removed. */
-export function scoresWithout(
+function scoresWithout(
   sample: LabelledRows,
   rows: Int32Array,
   scores: Float64Array,

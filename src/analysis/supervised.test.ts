@@ -2,9 +2,10 @@ import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
 import { Rng } from "../rng.ts";
+import { DocumentDraws } from "./document-draws.ts";
 import { sparseProbing } from "./supervised-probing.ts";
 import { spuriousRemoval } from "./supervised-scr.ts";
-import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
+import { matchedLatents, scoresOnDraws } from "./supervised-scores.ts";
 import { sentenceStarts, type LabelledRows, type LabelledSplit } from "./supervised-rows.ts";
 import { targetedPerturbation } from "./supervised-tpp.ts";
 
@@ -204,9 +205,9 @@ test("concepts with too few rows are named instead of scored", () => {
 });
 
 test("scores of tied rows count half, and documents drawn twice count twice", () => {
-  const draws = new PairedDraws(3);
   const scores = Float64Array.of(-1, 0.5, 0.5, 2);
-  const { auc, accuracy, f1 } = draws.scores(
+  const { auc, accuracy, f1 } = scoresOnDraws(
+    new DocumentDraws(3, 0),
     Int32Array.of(0, 1, 1, 2),
     scores,
     Uint8Array.of(0, 0, 1, 1),
