@@ -17,6 +17,16 @@ export function intervalOf({ value, draws }: Drawn): Interval {
   return percentileInterval(value, draws);
 }
 
+/** A result without its statistics on every draw, which nobody reads. */
+export type WithoutDraws<T extends { drawn: unknown }> = Omit<T, "drawn">;
+
+export function withoutDraws<T extends { drawn: unknown }>({
+  drawn: _,
+  ...rest
+}: T): WithoutDraws<T> {
+  return rest;
+}
+
 export class DocumentDraws {
   readonly documents: number;
   readonly #count: number;

@@ -154,7 +154,7 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
       const mean = (value: (scores: ProbeScores) => number) =>
         own.reduce((sum, { scores }) => sum + value(scores), 0) / own.length;
       const accuracy = meanOverConcepts(right, test.documents, draws);
-      if (probed === "latents") drawn[`accuracy of ${k}`] = accuracy;
+      if (probed === "latents") drawn[`accuracy.${k}`] = accuracy;
       return [
         {
           ...{ probed, k, accuracy: intervalOf(accuracy) },

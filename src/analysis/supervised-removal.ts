@@ -9,6 +9,7 @@
 import { UserError } from "../error.ts";
 import type { Sae } from "../sae/sae.ts";
 import { isIdentity } from "../sae/transform.ts";
+import type { Drawn } from "./document-draws.ts";
 import { percentileInterval, type Interval } from "./interval.ts";
 import { fitProbe, probeScores } from "./probe.ts";
 import {
@@ -40,7 +41,7 @@ export function rawDecoder(sae: Sae): Float32Array {
   const folded = sae.fold();
   if (!isIdentity(folded.spec.input))
     throw new UserError(
-      "the SAE normalises each activation by itself (layer norm), so that removing a latent is not linear in the activation; SCR, TPP, absorption and interchange need an SAE that does not",
+      "the SAE normalises each activation by itself (layer norm), so that a latent does not add the same to all of them; this needs an SAE that does not",
     );
   return folded.W_dec;
 }
@@ -91,17 +92,24 @@ export class RemovalProbe {
   }
 }
 
-/** How often random latents are removed. */
-const NULL_DRAWS = 10;
+/** How many random choices make a null. */
+export const NULL_DRAWS = 10;
 
-/** A score of random choices: its mean and the middle 95 % of 10 of them. */
-export function nullOf(score: () => number): Interval {
-  const scores = Array.from({ length: NULL_DRAWS }, score);
+/** Scores of random choices: their mean and their middle 95 %. */
+export function nullOf(scores: readonly number[]): Interval {
   return percentileInterval(mean(scores), scores);
 }
 
 export function mean(values: readonly number[]): number {
   return values.reduce((sum, value) => sum + value, 0) / values.length;
+}
+
+/** The mean of statistics that were drawn together. */
+export function meanDrawn(all: readonly Drawn[]): Drawn {
+  return {
+    value: mean(all.map(({ value }) => value)),
+    draws: all[0].draws.map((_, i) => mean(all.map(({ draws }) => draws[i]))),
+  };
 }
 
 /** Scores of `rows` with `latents` removed. */

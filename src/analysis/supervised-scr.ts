@@ -20,6 +20,7 @@ import type { Interval } from "./interval.ts";
 import {
   commonConcepts,
   mean,
+  NULL_DRAWS,
   nullOf,
   REMOVED,
   RemovalProbe,
@@ -111,7 +112,7 @@ export function spuriousRemoval(
     if (own.length === 0) return [];
     const [toZero, toMean] = WAYS.map((way) => {
       const score = draws.draw((w) => mean(own.map(({ scoreOf }) => scoreOf(at, way, w))));
-      if (way === "toMean") drawn[`score of ${n}`] = score;
+      if (way === "toMean") drawn[`score.${n}`] = score;
       const byChance = mean(own.map(({ pair }) => pair.removed[at][way].null.value));
       return { score: intervalOf(score), null: byChance };
     });
@@ -214,14 +215,13 @@ function removeOne(
   for (const n of removed) {
     if (n > ranked.length) break;
     const latents = ranked.slice(0, n);
+    const others = Array.from({ length: NULL_DRAWS }, () => matchedLatents(train, latents, rng));
     const [toZero, toMean] = WAYS.map((way) => {
       const tally = tallyWithout(latents, way);
       const removal: Removal = {
         accuracy: interval((w) => tally.accuracy(w)),
         score: interval((w) => scoreFrom(tally, w)),
-        null: nullOf(() =>
-          scoreFrom(tallyWithout(matchedLatents(train, latents, rng), way), everyOnce),
-        ),
+        null: nullOf(others.map((latents) => scoreFrom(tallyWithout(latents, way), everyOnce))),
       };
       return { tally, removal };
     });

@@ -15,6 +15,7 @@ import type { Interval } from "./interval.ts";
 import {
   commonConcepts,
   mean,
+  NULL_DRAWS,
   nullOf,
   REMOVED,
   RemovalProbe,
@@ -117,15 +118,17 @@ export function targetedPerturbation(
       value: mean(all.map(value)),
       draws: Float64Array.from(drawn, (drops) => mean(drops.map(value))),
     });
-    const score = (result.drawn[`score of ${n}`] = meanOf(difference));
+    const score = (result.drawn[`score.${n}`] = meanOf(difference));
     result.removed.push({
       ...{ n, score: intervalOf(score) },
       own: intervalOf(meanOf(({ own }) => own)),
       others: intervalOf(meanOf(({ others }) => others)),
-      null: nullOf(() => {
-        const random = chosen.map((latents) => matchedLatents(train, latents, rng));
-        return mean(dropsOf(talliesOf(random), everyOnce).map(difference));
-      }),
+      null: nullOf(
+        Array.from({ length: NULL_DRAWS }, () => {
+          const random = chosen.map((latents) => matchedLatents(train, latents, rng));
+          return mean(dropsOf(talliesOf(random), everyOnce).map(difference));
+        }),
+      ),
       byConcept: Object.fromEntries(all.map((one, j) => [subjects[j].concept, difference(one)])),
     });
   }

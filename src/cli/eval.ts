@@ -8,7 +8,7 @@ import { UserError } from "../error.ts";
 import { loadModel } from "../model/model.ts";
 import { measure, measureInModel, recordOf } from "./analyse.ts";
 import { compare } from "./eval-compare.ts";
-import { evaluateSupervised, supervisedText } from "./eval-supervised.ts";
+import { evaluateSupervised, supervisedRecord, supervisedText } from "./eval-supervised.ts";
 import { openSubject, recordFor, writeOut, type EvalOptions } from "./eval-subject.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings } from "./settings.ts";
@@ -85,7 +85,7 @@ async function run(
       const context = { config, terminal, signal };
       if (options.supervised) {
         const result = await evaluateSupervised(context, device, model, sae, options);
-        terminal.result({ folder, supervised: result }, supervisedText(result));
+        terminal.result({ folder, supervised: supervisedRecord(result) }, supervisedText(result));
         terminal.next(`eval ${id}`, "reconstruction, and what the model loses");
         return;
       }
