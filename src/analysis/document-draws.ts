@@ -20,10 +20,13 @@ export function intervalOf({ value, draws }: Drawn): Interval {
 /** A result without its statistics on every draw, which nobody reads. */
 export type WithoutDraws<T extends { drawn: unknown }> = Omit<T, "drawn">;
 
-export function withoutDraws<T extends { drawn: unknown }>({
-  drawn: _,
-  ...rest
-}: T): WithoutDraws<T> {
+/** Moves a result's statistics to `drawn`, their names behind a prefix; @returns the rest. */
+export function moveDraws<T extends { drawn: Record<string, Drawn> }>(
+  { drawn: own, ...rest }: T,
+  prefix: string,
+  drawn: Record<string, Drawn>,
+): WithoutDraws<T> {
+  for (const [name, one] of Object.entries(own)) drawn[`${prefix}.${name}`] = one;
   return rest;
 }
 

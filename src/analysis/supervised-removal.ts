@@ -30,20 +30,25 @@ export interface RemovalOptions {
 }
 
 /**
- * The decoder in raw units, [dSae, dIn].
+ * The SAE with its transforms in its weights: its decoder in raw units.
  * @throws UserError for a transcoder, and where rows are normalised one by one: there the decoder does not write to what the probe reads, or not linearly.
  */
-export function rawDecoder(sae: Sae): Float32Array {
+export function rawSae(sae: Sae): Sae {
   if (sae.spec.transcoder)
     throw new UserError(
-      "the SAE is a transcoder: its decoder does not write to the activations that it reads, so there is nothing to remove from them",
+      "the SAE is a transcoder: its decoder does not write to the activations that it reads",
     );
   const folded = sae.fold();
   if (!isIdentity(folded.spec.input))
     throw new UserError(
       "the SAE normalises each activation by itself (layer norm), so that a latent does not add the same to all of them; this needs an SAE that does not",
     );
-  return folded.W_dec;
+  return folded;
+}
+
+/** The decoder of `rawSae`, [dSae, dIn]. */
+export function rawDecoder(sae: Sae): Float32Array {
+  return rawSae(sae).W_dec;
 }
 
 /** w · W_dec[i] of every latent; [dSae]. */

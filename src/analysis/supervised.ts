@@ -8,7 +8,7 @@ import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
 import { requireFit } from "./codes.ts";
-import { withoutDraws, type Drawn, type WithoutDraws } from "./document-draws.ts";
+import { moveDraws, type Drawn, type WithoutDraws } from "./document-draws.ts";
 import { encodePrompts, readPrompts } from "./interchange-prompts.ts";
 import { absorptionOfKinds, type AbsorptionResult } from "./supervised-absorption.ts";
 import { interchange, type InterchangeResult } from "./supervised-interchange.ts";
@@ -106,11 +106,8 @@ async function run(
   step: Step,
 ): Promise<void> {
   const { sae, text } = subject;
-  const kept = <T extends { drawn: Record<string, Drawn> }>(prefix: string, found: T) => {
-    for (const [key, drawn] of Object.entries(found.drawn))
-      result.drawn[`${prefix}.${key}`] = drawn;
-    return withoutDraws(found);
-  };
+  const kept = <T extends { drawn: Record<string, Drawn> }>(prefix: string, found: T) =>
+    moveDraws(found, prefix, result.drawn);
   switch (name) {
     case "sparse-probing": {
       const half = (from: number) => ({

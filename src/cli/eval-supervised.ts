@@ -35,26 +35,32 @@ export async function evaluateSupervised(
     throw new UserError(`--supervised-tokens must be a whole number of 1 or more; got ${options.supervisedTokens}`); // prettier-ignore
   if (config.activations.from !== "model") throw new Error("only a model reads text");
   const { contextLength, bos } = config.activations;
+  const { inputs: hookPoint } = hookPointsOf(model, config.activations);
+  return stepProgress(terminal.quiet, (onStep) =>
+    superviseSae(sae, model, heldOutDocuments(config), {
+      ...{ device, hookPoint, tokens },
+      ...{ contextLength, bos, seed: config.seed, signal, ...(only && { only }), onStep },
+    }),
+  );
+}
+
+/** Runs what tells of its steps by name, each with a line of progress. */
+export async function stepProgress<T>(
+  quiet: boolean,
+  run: (onStep: (name: string, done: number, total: number) => void) => Promise<T>,
+): Promise<T> {
   let progress: Progress | undefined;
   let running = "";
   try {
-    const result = await superviseSae(sae, model, heldOutDocuments(config), {
-      ...{ device, hookPoint: hookPointsOf(model, config.activations).inputs, tokens },
-      ...{ contextLength, bos, seed: config.seed, signal, ...(only && { only }) },
-      onStep: (name, done, total) => {
-        if (name !== running) {
-          progress?.end();
-          progress = new Progress({
-            ...{
-              label: name === "text" ? "reading" : name,
-              unit: name === "text" ? "tokens" : "steps",
-            },
-            ...{ total, quiet: terminal.quiet },
-          });
-          running = name;
-        }
-        progress?.update(done);
-      },
+    const result = await run((name, done, total) => {
+      if (name !== running) {
+        progress?.end();
+        const isText = name === "text";
+        const [label, unit] = [isText ? "reading" : name, isText ? "tokens" : "steps"];
+        progress = new Progress({ label, unit, total, quiet });
+        running = name;
+      }
+      progress?.update(done);
     });
     progress?.end();
     return result;
@@ -98,9 +104,9 @@ export function supervisedText(result: SupervisedResult): string {
 type Found<Name extends keyof SupervisedResult> = NonNullable<SupervisedResult[Name]>;
 
 /** 0.812 [0.790, 0.834] */
-export function interval({ value, low, high }: Interval): string {
-  const three = (v: number) => (Number.isFinite(v) ? v.toFixed(3) : "–");
-  return `${three(value)} [${three(low)}, ${three(high)}]`;
+export function interval({ value, low, high }: Interval, digits = 3): string {
+  const shown = (v: number) => (Number.isFinite(v) ? v.toFixed(digits) : "–");
+  return `${shown(value)} [${shown(low)}, ${shown(high)}]`;
 }
 
 function probingText(
