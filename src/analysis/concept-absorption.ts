@@ -31,8 +31,9 @@ export interface ConceptAbsorption {
   absorbers: { latent: number; concept: string; positions: number }[];
 }
 
-const LEAST_COSINE = 0.025;
-const LEAST_SHARE = 0.4;
+/** SAEBench's thresholds of full absorption. */
+export const LEAST_COSINE = 0.025;
+export const LEAST_SHARE = 0.4;
 
 /** Of every concept of `truths` that has kinds; none for a transcoder, whose decoder lives elsewhere. */
 export function conceptAbsorption(
@@ -54,8 +55,10 @@ export function conceptAbsorption(
     for (const latent of truth.main) for (const p of test.firings(latent).positions) targets[p] = 0;
 
     const kindOf = new Map<number, number | undefined>();
+    const kindLabels = kinds.map((kind) => selection.labelsOf(kind));
     const belongsTo = (latent: number) => {
-      if (!kindOf.has(latent)) kindOf.set(latent, kindOfLatent(selection, latent, kinds));
+      if (!kindOf.has(latent))
+        kindOf.set(latent, kindOfLatent(selection.firings(latent).positions, kindLabels));
       return kindOf.get(latent);
     };
     const { absorbed, counts } = absorbedAt(sae, test, targets, truth.direction, belongsTo);
@@ -65,7 +68,7 @@ export function conceptAbsorption(
     const chance = absorbedAt(sae, test, targets, random.map((u) => u / length), belongsTo); // prettier-ignore
     const total = count(right);
     const share = (marked: Uint8Array) =>
-      intervalOf(ratio(perDocument(test, marked), perDocument(test, right), draws));
+      intervalOf(draws.ratio(perDocument(test, marked), perDocument(test, right)));
     return {
       ...{ parent, positions: total, main: truth.main },
       ...{ silent: share(targets), rate: share(absorbed) },
@@ -73,7 +76,7 @@ export function conceptAbsorption(
       absorbers: [...counts]
         .map(([latent, positions]) => ({
           latent,
-          concept: concepts[belongsTo(latent)!],
+          concept: concepts[kinds[belongsTo(latent)!]],
           positions,
         }))
         .sort((a, b) => b.positions - a.positions),
@@ -118,30 +121,23 @@ function absorbedAt(
   return { absorbed, counts };
 }
 
-/** The kind that at least half of a latent's firings carry. */
-function kindOfLatent(text: LabelledText, latent: number, kinds: number[]): number | undefined {
-  const { positions } = text.firings(latent);
-  return kinds.find((kind) => {
-    const labels = text.labelsOf(kind);
+/** The number of the kind that at least half of a latent's firings carry, by 1 where a position has the kind. */
+export function kindOfLatent(
+  firings: Int32Array,
+  kinds: readonly Uint8Array[],
+): number | undefined {
+  const kind = kinds.findIndex((labels) => {
     let hits = 0;
-    for (const p of positions) hits += labels[p];
-    return positions.length > 0 && hits >= positions.length / 2;
+    for (const p of firings) hits += labels[p];
+    return firings.length > 0 && hits >= firings.length / 2;
   });
+  return kind < 0 ? undefined : kind;
 }
 
 function perDocument(text: LabelledText, marked: Uint8Array): Float64Array {
   const sums = new Float64Array(text.documentCount);
   for (let p = 0; p < marked.length; p++) sums[text.documents[p]] += marked[p];
   return sums;
-}
-
-function ratio(tops: Float64Array, bottoms: Float64Array, draws: DocumentDraws) {
-  const below = draws.sums(bottoms);
-  const sum = (values: Float64Array) => values.reduce((a, b) => a + b, 0);
-  return {
-    value: sum(tops) / sum(bottoms),
-    draws: draws.sums(tops).map((top, i) => top / below[i]),
-  };
 }
 
 function count(marked: Uint8Array): number {

@@ -1,12 +1,10 @@
 /**
- * Intervals of AUC, F1 and shares of concepts by the bootstrap over documents: the same 1,000 draws for
- * all statistics of one text, so that they can be counted together.
+ * Intervals by the bootstrap over documents: the same 1,000 draws for all statistics of one text, so that
+ * they can be counted together, and their differences are paired.
  */
 import { Rng } from "../rng.ts";
-import { percentileInterval, type Interval } from "./interval.ts";
+import { DRAWS, percentileInterval, type Interval } from "./interval.ts";
 import type { Column, LabelledText } from "./labelled-text.ts";
-
-const DRAWS = 1000;
 
 /** A statistic on all documents and on every draw. */
 export interface Drawn {
@@ -36,22 +34,57 @@ interface LabelCounts {
   weights: Float64Array;
 }
 
+/** A result without its statistics on every draw, which nobody reads. */
+export type WithoutDraws<T extends { drawn: unknown }> = Omit<T, "drawn">;
+
+/** Moves a result's statistics to `drawn`, their names behind a prefix; @returns the rest. */
+export function moveDraws<T extends { drawn: Record<string, Drawn> }>(
+  { drawn: own, ...rest }: T,
+  prefix: string,
+  drawn: Record<string, Drawn>,
+): WithoutDraws<T> {
+  for (const [name, one] of Object.entries(own)) drawn[`${prefix}.${name}`] = one;
+  return rest;
+}
+
 export class DocumentDraws {
   readonly documents: number;
   readonly #count: number;
-  /** How often draw i has document d: weights[d · count + i]. */
-  readonly #weights: Uint8Array;
+  /** How often draw i has document d: weights[d · count + i], so that sums go along the draws. */
+  readonly #weights: Uint16Array;
+  /** The same, [draws][documents]; made when first asked for. */
+  #byDraw: Uint16Array[] | undefined;
   /** Of the labels that were asked about last: a column after the other is. */
   #last: LabelCounts | undefined;
 
-  /** With a count of 0 there are values and no intervals. */
+  /** With a count of 0, or fewer than two documents, there are values and no intervals. */
   constructor(documents: number, seed: number, count = DRAWS) {
     this.documents = documents;
-    this.#count = count;
-    this.#weights = new Uint8Array(count * documents);
+    this.#count = documents < 2 ? 0 : count;
+    this.#weights = new Uint16Array(this.#count * documents);
     const rng = new Rng(seed, "documents");
-    for (let i = 0; i < count; i++)
-      for (let n = 0; n < documents; n++) this.#weights[rng.int(documents) * count + i]++;
+    for (let i = 0; i < this.#count; i++)
+      for (let n = 0; n < documents; n++) this.#weights[rng.int(documents) * this.#count + i]++;
+  }
+
+  /** What `measure` says of all documents, each once, and of each draw. */
+  measure<T>(measure: (weights: Uint16Array) => T): { all: T; drawn: T[] } {
+    this.#byDraw ??= Array.from({ length: this.#count }, (_, i) =>
+      Uint16Array.from({ length: this.documents }, (_, d) => this.#weights[d * this.#count + i]),
+    );
+    const everyOnce = new Uint16Array(this.documents).fill(1);
+    return { all: measure(everyOnce), drawn: this.#byDraw.map(measure) };
+  }
+
+  /** @param statistic of documents by how often each is drawn. */
+  draw(statistic: (weights: Uint16Array) => number): Drawn {
+    const { all, drawn } = this.measure(statistic);
+    return { value: all, draws: Float64Array.from(drawn) };
+  }
+
+  /** The interval of `draw`. */
+  interval(statistic: (weights: Uint16Array) => number): Interval {
+    return intervalOf(this.draw(statistic));
   }
 
   /** Σ of a value of each document, on each draw. */
@@ -77,10 +110,16 @@ export class DocumentDraws {
     return sums;
   }
 
-  /** Σ of a value of each document, on all of them and on each draw; without draws when there are fewer than two. */
+  /** Σ of a value of each document, on all of them and on each draw. */
   total(values: Float64Array): Drawn {
-    const draws = this.documents < 2 ? new Float64Array() : this.sums(values);
-    return { value: values.reduce((sum, value) => sum + value, 0), draws };
+    return { value: values.reduce((sum, value) => sum + value, 0), draws: this.sums(values) };
+  }
+
+  /** Σ top / Σ bottom of values of each document. */
+  ratio(top: Float64Array, bottom: Float64Array): Drawn {
+    const [over, under] = [this.total(top), this.total(bottom)];
+    const draws = over.draws.map((sum, i) => sum / under.draws[i]);
+    return { value: over.value / under.value, draws };
   }
 
   /**

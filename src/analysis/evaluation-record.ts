@@ -2,6 +2,7 @@
 import type { Device } from "../device/device.ts";
 import type { BosRule } from "../model/packing.ts";
 import type { Sae } from "../sae/sae.ts";
+import { intervalOf, type Drawn } from "./document-draws.ts";
 import type { Estimate } from "./document-sums.ts";
 import type { ModelEvaluation, SplicedEvaluation } from "./evaluate.ts";
 import type { Coverage } from "./evaluation-detail.ts";
@@ -93,6 +94,32 @@ export interface Compared {
   difference: Estimate;
   /** Whether the interval excludes 0. */
   differs: boolean;
+}
+
+/**
+ * Statistics that both have, by name. `paired`: both were drawn from the same units by the same draws;
+ * otherwise draws of the one are put together with others of the other.
+ */
+export function compareDrawn(
+  a: Record<string, Drawn>,
+  b: Record<string, Drawn>,
+  paired: (metric: string) => boolean,
+): Compared[] {
+  return Object.entries(a).flatMap(([metric, one]) => {
+    const other = b[metric] as Drawn | undefined;
+    if (!other) return [];
+    const count = Math.min(one.draws.length, other.draws.length);
+    const shift = paired(metric) ? 0 : Math.floor(count / 2);
+    const draws = Float64Array.from(
+      { length: count },
+      (_, i) => other.draws[(i + shift) % count] - one.draws[i],
+    );
+    const { value, low, high } = intervalOf({ value: other.value - one.value, draws });
+    const isKnown = Number.isFinite(low) && Number.isFinite(high);
+    const difference = { value, low: isKnown ? low : null, high: isKnown ? high : null };
+    const differs = isKnown && (low > 0 || high < 0);
+    return [{ metric, a: one.value, b: other.value, difference, differs }];
+  });
 }
 
 /** Every metric of `a` and `b`, which were measured on the same text. */

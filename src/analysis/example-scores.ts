@@ -10,7 +10,7 @@
  *        it fires? P(ℓ[next token after a firing] > ℓ[next token after a silent place]), ties half.
  */
 import { Rng } from "../rng.ts";
-import { DocumentDraws, intervalOf, ratioOf } from "./document-draws.ts";
+import { DocumentDraws, intervalOf } from "./document-draws.ts";
 import { TEST, TRAIN, type EncodedText } from "./encoded-text.ts";
 import type { Interval } from "./interval.ts";
 import { fallingOrder } from "./order.ts";
@@ -48,36 +48,6 @@ export function cosine(a: Sparse, b: Sparse): number {
   let dot = 0;
   for (const [token, weight] of a) dot += weight * (b.get(token) ?? 0);
   return dot;
-}
-
-/** P(a positive > a negative) + ½ P(equal). NaN where there are none of either. */
-export function areaUnderCurve(positives: readonly number[], negatives: readonly number[]): number {
-  const sorted = Float64Array.from(negatives).sort();
-  let wins = 0;
-  for (const value of positives) wins += (firstAt(sorted, value) + firstAbove(sorted, value)) / 2;
-  return wins / (positives.length * negatives.length);
-}
-
-/** How many of `sorted` are below `value`. */
-function firstAt(sorted: Float64Array, value: number): number {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] < value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
-}
-
-/** How many of `sorted` are not above `value`. */
-function firstAbove(sorted: Float64Array, value: number): number {
-  let [low, high] = [0, sorted.length];
-  while (low < high) {
-    const middle = (low + high) >> 1;
-    if (sorted[middle] <= value) low = middle + 1;
-    else high = middle;
-  }
-  return low;
 }
 
 export class ExampleScores {
@@ -223,8 +193,7 @@ export class ExampleScores {
       counts[unit]++;
     }
     if (counts.filter((count) => count > 0).length < MIN_DOCUMENTS || total === 0) return undefined;
-    const draws = this.#drawsOf(wins.length);
-    return ratioOf(draws.total(wins), draws.total(counts));
+    return intervalOf(this.#drawsOf(wins.length).ratio(wins, counts));
   }
 
   #drawsOf(units: number, sample = 0): DocumentDraws {

@@ -8,7 +8,8 @@ export interface Interval {
   high: number;
 }
 
-const DRAWS = 1000;
+/** Draws of every bootstrap. */
+export const DRAWS = 1000;
 
 /**
  * Percentile bootstrap (Efron 1979): `statistic` of all units, with the 2.5th and 97.5th percentile of
@@ -51,20 +52,6 @@ export function percentileInterval(value: number, draws: ArrayLike<number>): Int
   while (count > 0 && Number.isNaN(sorted[count - 1])) count--;
   const at = (share: number) => sorted[Math.round(share * (count - 1))] ?? NaN;
   return { value, low: at(0.025), high: at(0.975) };
-}
-
-/**
- * How often each of `units` is in each of the draws of a bootstrap, [draws][units]: for many statistics
- * of the same units, which then share their draws. None with fewer than two units.
- */
-export function bootstrapWeights(units: number, seed = 0): Uint16Array[] {
-  if (units < 2) return [];
-  const rng = new Rng(seed, "bootstrap");
-  return Array.from({ length: DRAWS }, () => {
-    const weights = new Uint16Array(units);
-    for (let n = 0; n < units; n++) weights[rng.int(units)]++;
-    return weights;
-  });
 }
 
 /** `bootstrap` of Σ numerators / Σ denominators over units. */

@@ -4,7 +4,7 @@
  * example is one document, so that examples are independent. Rates of right answers have Wilson's
  * interval, since a bootstrap of ten right answers would be certain of itself; the others are bootstrapped over examples.
  */
-import { areaUnderCurve } from "./example-scores.ts";
+import { aucBetween } from "./label-scores.ts";
 import { bootstrap, type Interval } from "./interval.ts";
 
 /** An example with what a judge answered about it. */
@@ -80,6 +80,6 @@ export function nearness(examples: readonly { truth: boolean; near: number }[]):
       Array.from(drawn, (n) => examples[n])
         .filter((one) => one.truth === truth)
         .map(({ near }) => near);
-    return 2 * areaUnderCurve(side(true), side(false)) - 1;
+    return 2 * aucBetween(side(true), side(false)) - 1;
   });
 }

@@ -28,6 +28,15 @@ export function auc(scores: ArrayLike<number>, labels: Uint8Array): number {
   return aucOfRanks(rankSum, positives, labels.length - positives);
 }
 
+/** AUC of two groups of scores: P(a positive > a negative) + ½ P(equal); NaN where one is empty. */
+export function aucBetween(positives: ArrayLike<number>, negatives: ArrayLike<number>): number {
+  const labels = new Uint8Array(positives.length + negatives.length).fill(1, 0, positives.length);
+  const scores = new Float64Array(labels.length);
+  scores.set(positives);
+  scores.set(negatives, positives.length);
+  return auc(scores, labels);
+}
+
 /** How predictions and labels agree. */
 export interface Agreement {
   truePositives: number;

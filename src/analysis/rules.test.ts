@@ -5,14 +5,9 @@ import { chunkOfPieces } from "../../test/token-chunks.ts";
 import { Rng } from "../rng.ts";
 import { codesByLatent } from "./codes.ts";
 import { EncodedText } from "./encoded-text.ts";
-import {
-  areaUnderCurve,
-  cosine,
-  ExampleScores,
-  inverseFrequencies,
-  tfIdf,
-} from "./example-scores.ts";
+import { cosine, ExampleScores, inverseFrequencies, tfIdf } from "./example-scores.ts";
 import { CAUSAL, TokenLabels } from "./labels.ts";
+import { aucBetween } from "./label-scores.ts";
 import { RuleFinder } from "./rules.ts";
 
 interface Fixture {
@@ -96,7 +91,7 @@ describe("numbers that scikit-learn gives too", () => {
       const to = (j: number) => cosine(vectors[i], vectors[j]);
       const own = [0, 1, 2, 3, 4, 5, 6].filter((j) => j !== i).map(to);
       const others = [7, 8, 9, 10, 11, 12, 13].map(to);
-      expect(areaUnderCurve(own, others)).toBeCloseTo(oracle.alike.areas[i], 6);
+      expect(aucBetween(own, others)).toBeCloseTo(oracle.alike.areas[i], 6);
     }
   });
 });

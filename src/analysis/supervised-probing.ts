@@ -5,6 +5,7 @@
  * it is measured on test documents. Rows are drawn so that half carry the concept, in both.
  */
 import { Rng } from "../rng.ts";
+import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
 import type { Interval } from "./interval.ts";
 import { fitProbe, probeScores, type Matrix } from "./probe.ts";
 import {
@@ -17,7 +18,7 @@ import {
   type LabelledSplit,
   type Picked,
 } from "./supervised-rows.ts";
-import { PairedDraws, meanOverConcepts, type ProbeScores } from "./supervised-scores.ts";
+import { meanOverConcepts, scoresOnDraws, type ProbeScores } from "./supervised-scores.ts";
 
 export interface ProbingOptions {
   /** Numbers of latents; default 1, 2, 5, 10. */
@@ -68,6 +69,8 @@ export interface ProbingResult {
   tooRare: string[];
   chance: number;
   means: ProbingMean[];
+  /** Accuracies of the latents' means on every draw, by name. */
+  drawn: Record<string, Drawn>;
 }
 
 /** Concepts with fewer rows of either class, in train or test, are not probed: their scores would be noise. */
@@ -78,7 +81,7 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
   const { trainPerClass = 500, testPerClass = 250, seed = 0 } = options;
   const { train, test } = split;
   const ks = [...(options.ks ?? [1, 2, 5, 10])].filter((k) => k <= train.dSae);
-  const draws = new PairedDraws(test.documents, seed);
+  const draws = new DocumentDraws(test.documents, seed);
   const names = options.concepts ?? [...train.labels.keys()];
   const concepts: ConceptProbing[] = [];
   const tooRare: string[] = [];
@@ -112,7 +115,7 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
       const right = measure.labels.map((label, n) => Number(Number(scores[n] >= 0) === label));
       const key = `${probed} ${k}`;
       rights.set(key, [...(rights.get(key) ?? []), { document, right }]);
-      const found = draws.scores(document, scores, measure.labels);
+      const found = scoresOnDraws(draws, document, scores, measure.labels);
       probes.push({ probed, k, ...(columns && { columns }), scores: found });
     };
     const shuffled = { rows: fit.rows, labels: rng.shuffle(fit.labels.slice()) };
@@ -140,6 +143,7 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
       },
     });
   }
+  const drawn: Record<string, Drawn> = {};
   const means = PROBED.flatMap((probed) =>
     (probed === "full" ? [train.dIn] : ks).flatMap((k): ProbingMean[] => {
       const own = concepts.map(({ probes }) =>
@@ -149,16 +153,18 @@ export function sparseProbing(split: LabelledSplit, options: ProbingOptions = {}
       if (!right) return [];
       const mean = (value: (scores: ProbeScores) => number) =>
         own.reduce((sum, { scores }) => sum + value(scores), 0) / own.length;
+      const accuracy = meanOverConcepts(right, test.documents, draws);
+      if (probed === "latents") drawn[`accuracy.${k}`] = accuracy;
       return [
         {
-          ...{ probed, k, accuracy: meanOverConcepts(right, test.documents, draws) },
+          ...{ probed, k, accuracy: intervalOf(accuracy) },
           auc: mean(({ auc }) => auc.value),
           f1: mean(({ f1 }) => f1.value),
         },
       ];
     }),
   );
-  return { ks, concepts, tooRare, chance: 0.5, means };
+  return { ks, concepts, tooRare, chance: 0.5, means, drawn };
 }
 
 type Reader = (rows: LabelledRows, picked: Int32Array) => Matrix;

@@ -23,7 +23,8 @@ import {
 import { TokenLabels } from "./labels.ts";
 import { highest } from "./order.ts";
 
-export interface LabelledRows {
+/** Activations with their latents. */
+export interface CodedRows {
   rows: number;
   dIn: number;
   dSae: number;
@@ -34,6 +35,9 @@ export interface LabelledRows {
   /** Which document a row is from, numbers from 0; [rows]. */
   document: Int32Array;
   documents: number;
+}
+
+export interface LabelledRows extends CodedRows {
   /** Concept → 1 for each row that carries it; [rows]. */
   labels: ReadonlyMap<string, Uint8Array>;
 }

@@ -1,6 +1,7 @@
 /** How well a probe tells rows apart, with intervals over documents; and random latents to compare chosen ones with. */
 import type { Rng } from "../rng.ts";
-import { bootstrapWeights, percentileInterval, type Interval } from "./interval.ts";
+import type { DocumentDraws, Drawn } from "./document-draws.ts";
+import { percentileInterval, type Interval } from "./interval.ts";
 import { agreementOf } from "./label-scores.ts";
 import type { LabelledRows } from "./supervised-rows.ts";
 
@@ -14,50 +15,36 @@ export interface ProbeScores {
   f1: Interval;
 }
 
-/** Draws of documents, shared by all scores of one sample so that their differences are paired. */
-export class PairedDraws {
-  readonly #documents: number;
-  readonly #weights: Uint16Array[];
-
-  constructor(documents: number, seed = 0) {
-    this.#documents = documents;
-    this.#weights = bootstrapWeights(documents, seed);
-  }
-
-  /** @param statistic of documents by how often each is drawn; the first call is with each once. */
-  interval(statistic: (weights: Uint16Array) => number): Interval {
-    const value = statistic(new Uint16Array(this.#documents).fill(1));
-    return percentileInterval(value, this.#weights.map(statistic));
-  }
-
-  /** @param document of each row; @param scores the log odds of the label of each row. */
-  scores(document: Int32Array, scores: Float64Array, labels: Uint8Array): ProbeScores {
-    const rows = labels.length;
-    // Rows by rising score; ties together, so that one sweep gives the AUC of any draw.
-    const order = Int32Array.from({ length: rows }, (_, n) => n).sort(
-      (a, b) => scores[a] - scores[b],
-    );
-    const sorted: SortedRows = {
-      document: order.map((n) => document[n]),
-      label: Uint8Array.from(order, (n) => labels[n]),
-      endsTie: Uint8Array.from(order, (n, i) => Number(scores[n] !== scores[order[i + 1]])),
-      cut: order.findIndex((n) => scores[n] >= 0),
-    };
-    if (sorted.cut < 0) sorted.cut = rows;
-    const measures = (weights: Uint16Array) => weightedScores(sorted, weights);
-    const all = measures(new Uint16Array(this.#documents).fill(1));
-    const drawn = this.#weights.map(measures);
-    const interval = (pick: (found: typeof all) => number) =>
-      percentileInterval(pick(all), drawn.map(pick));
-    return {
-      rows,
-      positives: labels.reduce((sum, one) => sum + one, 0),
-      accuracy: interval(({ accuracy }) => accuracy),
-      balancedAccuracy: interval(({ balancedAccuracy }) => balancedAccuracy),
-      auc: interval(({ auc }) => auc),
-      f1: interval(({ f1 }) => f1),
-    };
-  }
+/**
+ * @param document of each row; @param scores the log odds of the label of each row.
+ */
+export function scoresOnDraws(
+  draws: DocumentDraws,
+  document: Int32Array,
+  scores: Float64Array,
+  labels: Uint8Array,
+): ProbeScores {
+  const rows = labels.length;
+  // Rows by rising score; ties together, so that one sweep gives the AUC of any draw.
+  const order = Int32Array.from({ length: rows }, (_, n) => n).sort((a, b) => scores[a] - scores[b]); // prettier-ignore
+  const sorted: SortedRows = {
+    document: order.map((n) => document[n]),
+    label: Uint8Array.from(order, (n) => labels[n]),
+    endsTie: Uint8Array.from(order, (n, i) => Number(scores[n] !== scores[order[i + 1]])),
+    cut: order.findIndex((n) => scores[n] >= 0),
+  };
+  if (sorted.cut < 0) sorted.cut = rows;
+  const { all, drawn } = draws.measure((weights) => weightedScores(sorted, weights));
+  const interval = (pick: (found: typeof all) => number) =>
+    percentileInterval(pick(all), drawn.map(pick));
+  return {
+    rows,
+    positives: labels.reduce((sum, one) => sum + one, 0),
+    accuracy: interval(({ accuracy }) => accuracy),
+    balancedAccuracy: interval(({ balancedAccuracy }) => balancedAccuracy),
+    auc: interval(({ auc }) => auc),
+    f1: interval(({ f1 }) => f1),
+  };
 }
 
 /** Rows by rising score. */
@@ -133,8 +120,8 @@ export function matchedLatents(
 export function meanOverConcepts(
   concepts: readonly { document: Int32Array; right: Uint8Array }[],
   documents: number,
-  draws: PairedDraws,
-): Interval {
+  draws: DocumentDraws,
+): Drawn {
   const tallies = concepts.map(({ document, right }) => {
     const [total, correct] = [new Float64Array(documents), new Float64Array(documents)];
     document.forEach((d, n) => {
@@ -143,7 +130,7 @@ export function meanOverConcepts(
     });
     return { total, correct };
   });
-  return draws.interval((weights) => {
+  return draws.draw((weights) => {
     let [sum, counted] = [0, 0];
     for (const { total, correct } of tallies) {
       let [top, bottom] = [0, 0];

@@ -15,36 +15,35 @@
  * mean over the balanced train rows, which does not.
  */
 import { Rng } from "../rng.ts";
-import { percentileInterval, type Interval } from "./interval.ts";
-import { fitProbe, probeScores } from "./probe.ts";
+import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
+import type { Interval } from "./interval.ts";
 import {
-  AccuracyTally,
   commonConcepts,
-  decoderProducts,
+  mean,
+  NULL_DRAWS,
+  nullOf,
   REMOVED,
-  removalEffects,
-  scoresWithout,
+  RemovalProbe,
+  type AccuracyTally,
+  type RemovalOptions,
 } from "./supervised-removal.ts";
 import {
-  activationsOf,
   largest,
   latentMeans,
   picked,
   type LabelledRows,
   type LabelledSplit,
+  type Picked,
 } from "./supervised-rows.ts";
-import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
+import { matchedLatents } from "./supervised-scores.ts";
 
-export interface ScrOptions {
+export interface ScrOptions extends RemovalOptions {
   /** [target, spurious]; absent: pairs of common concepts, the most balanced first, both ways round. */
   pairs?: readonly (readonly [string, string])[];
   /** How many such pairs, each both ways round; default 4. */
   pairCount?: number;
-  removed?: readonly number[];
   /** Rows of each of the four combinations, at most; default 250. */
   perCell?: number;
-  seed?: number;
-  onProgress?: (done: number, total: number) => void;
 }
 
 export interface ScrPair {
@@ -80,6 +79,8 @@ export interface ScrResult {
   pairs: ScrPair[];
   /** Mean over the pairs with a score, documents drawn once for all of them. */
   means: { n: number; pairs: number; toZero: MeanRemoval; toMean: MeanRemoval }[];
+  /** Mean scores with latents set to their means on every draw, by name. */
+  drawn: Record<string, Drawn>;
 }
 
 interface MeanRemoval {
@@ -90,7 +91,6 @@ interface MeanRemoval {
 const MIN_PER_CELL = 15;
 /** Below it there is no bias to speak of, and the score would divide by noise. */
 const MIN_BIAS = 0.05;
-const NULL_DRAWS = 10;
 
 /** @param W_dec raw units, [dSae, dIn] (`rawDecoder`). */
 export function spuriousRemoval(
@@ -99,24 +99,26 @@ export function spuriousRemoval(
   options: ScrOptions = {},
 ): ScrResult {
   const { seed = 0, removed = REMOVED } = options;
-  const draws = new PairedDraws(split.test.documents, seed);
+  const draws = new DocumentDraws(split.test.documents, seed);
   const pairs = options.pairs ?? balancedPairs(split, options.pairCount ?? 4);
   const measured = pairs.map(([target, spurious], i) => {
     options.onProgress?.(i, pairs.length);
     return removeOne(split, W_dec, target, spurious, draws, { ...options, seed, removed });
   });
   const scored = measured.filter(({ pair }) => pair.unmeasured === undefined);
+  const drawn: Record<string, Drawn> = {};
   const means = removed.flatMap((n, at) => {
     const own = scored.filter(({ pair }) => pair.removed[at]?.n === n);
     if (own.length === 0) return [];
-    const meanOf = (values: number[]) => values.reduce((a, b) => a + b, 0) / values.length;
-    const [toZero, toMean] = WAYS.map((way) => ({
-      score: draws.interval((w) => meanOf(own.map(({ scoreOf }) => scoreOf(at, way, w)))),
-      null: meanOf(own.map(({ pair }) => pair.removed[at][way].null.value)),
-    }));
+    const [toZero, toMean] = WAYS.map((way) => {
+      const score = draws.draw((w) => mean(own.map(({ scoreOf }) => scoreOf(at, way, w))));
+      if (way === "toMean") drawn[`score.${n}`] = score;
+      const byChance = mean(own.map(({ pair }) => pair.removed[at][way].null.value));
+      return { score: intervalOf(score), null: byChance };
+    });
     return [{ n, pairs: own.length, toZero, toMean }];
   });
-  return { chance: 0.5, pairs: measured.map(({ pair }) => pair), means };
+  return { chance: 0.5, pairs: measured.map(({ pair }) => pair), means, drawn };
 }
 
 /** Pairs of common concepts, both ways round, in the order of the rarest of their four combinations. */
@@ -151,13 +153,14 @@ function cellsOf({ labels, rows }: LabelledRows, a: string, b: string): number[]
 }
 
 function removeOne(
-  { train, test }: LabelledSplit,
+  split: LabelledSplit,
   W_dec: Float32Array,
   target: string,
   spurious: string,
-  draws: PairedDraws,
+  draws: DocumentDraws,
   options: ScrOptions & { seed: number; removed: readonly number[] },
 ) {
+  const { train, test } = split;
   const { perCell = 250, seed, removed } = options;
   const rng = new Rng(seed, "scr", target, spurious);
   const sampled = (sample: LabelledRows) => {
@@ -184,18 +187,13 @@ function removeOne(
   const biasedRows = picked([...neither.slice(0, half), ...both.slice(0, half)], labelA);
   const balancedA = picked(quarters, labelA);
   const balancedB = picked(quarters, labelB);
-  const probeOf = ({ rows, labels }: typeof balancedA) =>
-    fitProbe(activationsOf(train, rows), labels, { standardise: true });
-  const [clean, biased, ofSpurious] = [balancedA, biasedRows, balancedB].map(probeOf);
-
   const asked = picked(
     measure.cells.flatMap((rows) => rows.slice(0, measure.size)),
     test.labels.get(target)!,
   );
-  const x = activationsOf(test, asked.rows);
-  const biasedScores = probeScores(biased, x);
-  const cleanTally = new AccuracyTally(test, asked, probeScores(clean, x));
-  const biasedTally = new AccuracyTally(test, asked, biasedScores);
+  const probeOf = (rows: Picked) => new RemovalProbe(split, W_dec, rows, asked);
+  const [clean, biased, ofSpurious] = [balancedA, biasedRows, balancedB].map(probeOf);
+  const [cleanTally, biasedTally] = [clean, biased].map((probe) => probe.without([]));
   const interval = (statistic: (weights: Uint16Array) => number) => draws.interval(statistic);
   pair.accuracy.clean = interval((w) => cleanTally.accuracy(w));
   pair.accuracy.biased = interval((w) => biasedTally.accuracy(w));
@@ -204,19 +202,10 @@ function removeOne(
     pair.unmeasured = `the biased classifier is no more than ${MIN_BIAS} worse than the clean one (${bias.toFixed(3)}): there is no bias to remove`;
     return { pair, scoreOf };
   }
-  const effects = removalEffects(train, balancedB, decoderProducts(W_dec, ofSpurious.weights));
-  const ranked = largest(effects.map(Math.abs), Math.max(...removed));
-  const products = decoderProducts(W_dec, biased.weights);
-  const shift = latentMeans(train, balancedB.rows).map((mean, f) => mean * products[f]);
-  const tallyWithout = (latents: readonly number[], way: Way) => {
-    const scores = scoresWithout(test, asked.rows, biasedScores, products, latents);
-    const back = way === "toZero" ? 0 : latents.reduce((sum, f) => sum + shift[f], 0);
-    return new AccuracyTally(
-      test,
-      asked,
-      scores.map((score) => score + back),
-    );
-  };
+  const ranked = largest(ofSpurious.effects.map(Math.abs), Math.max(...removed));
+  const shift = latentMeans(train, balancedB.rows).map((m, f) => m * biased.products[f]);
+  const tallyWithout = (latents: readonly number[], way: Way) =>
+    biased.without(latents, way === "toZero" ? 0 : latents.reduce((sum, f) => sum + shift[f], 0));
   scoreFrom = (tally, weights) => {
     const [from, to] = [biasedTally.accuracy(weights), cleanTally.accuracy(weights)];
     // A draw of documents in which nothing is biased says nothing about the removal.
@@ -229,11 +218,10 @@ function removeOne(
     const others = Array.from({ length: NULL_DRAWS }, () => matchedLatents(train, latents, rng));
     const [toZero, toMean] = WAYS.map((way) => {
       const tally = tallyWithout(latents, way);
-      const nulls = others.map((other) => scoreFrom(tallyWithout(other, way), everyOnce));
       const removal: Removal = {
         accuracy: interval((w) => tally.accuracy(w)),
         score: interval((w) => scoreFrom(tally, w)),
-        null: percentileInterval(nulls.reduce((a, b) => a + b, 0) / nulls.length, nulls),
+        null: nullOf(others.map((latents) => scoreFrom(tallyWithout(latents, way), everyOnce))),
       };
       return { tally, removal };
     });

@@ -10,30 +10,29 @@
  * Δmean_i · (w_j · W_dec[i]), those that speak for the concept only. Latents that fire as often are the null.
  */
 import { Rng } from "../rng.ts";
-import { percentileInterval, type Interval } from "./interval.ts";
-import { fitProbe, probeScores } from "./probe.ts";
+import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
+import type { Interval } from "./interval.ts";
 import {
-  AccuracyTally,
   commonConcepts,
-  decoderProducts,
+  mean,
+  NULL_DRAWS,
+  nullOf,
   REMOVED,
-  removalEffects,
-  scoresWithout,
+  RemovalProbe,
+  type AccuracyTally,
+  type RemovalOptions,
 } from "./supervised-removal.ts";
 import { MIN_PER_CLASS } from "./supervised-probing.ts";
-import { activationsOf, balanced, largest, type LabelledSplit } from "./supervised-rows.ts";
-import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
+import { balanced, largest, type LabelledSplit } from "./supervised-rows.ts";
+import { matchedLatents } from "./supervised-scores.ts";
 
-export interface TppOptions {
+export interface TppOptions extends RemovalOptions {
   /** Absent: the commonest, none a kind of another. */
   concepts?: readonly string[];
   /** How many of those; default 10. */
   conceptCount?: number;
-  removed?: readonly number[];
   trainPerClass?: number;
   testPerClass?: number;
-  seed?: number;
-  onProgress?: (done: number, total: number) => void;
 }
 
 export interface TppResult {
@@ -57,18 +56,19 @@ export interface TppResult {
     /** drop_jj − mean of the others, by concept. */
     byConcept: Record<string, number>;
   }[];
+  /** Scores on every draw, by name. */
+  drawn: Record<string, Drawn>;
 }
-
-const NULL_DRAWS = 10;
 
 /** @param W_dec raw units, [dSae, dIn] (`rawDecoder`). */
 export function targetedPerturbation(
-  { train, test }: LabelledSplit,
+  split: LabelledSplit,
   W_dec: Float32Array,
   options: TppOptions = {},
 ): TppResult {
+  const { train, test } = split;
   const { conceptCount = 10, removed = REMOVED, trainPerClass = 500, testPerClass = 250, seed = 0 } = options; // prettier-ignore
-  const draws = new PairedDraws(test.documents, seed);
+  const draws = new DocumentDraws(test.documents, seed);
   const rng = new Rng(seed, "tpp");
   const names = options.concepts ?? commonConcepts(train).slice(0, conceptCount);
   const tooRare: string[] = [];
@@ -80,32 +80,23 @@ export function targetedPerturbation(
       tooRare.push(concept);
       return [];
     }
-    const probe = fitProbe(activationsOf(train, fit.rows), fit.labels, { standardise: true });
-    const products = decoderProducts(W_dec, probe.weights);
-    const scores = probeScores(probe, activationsOf(test, measure.rows));
-    const ranked = largest(removalEffects(train, fit, products), Math.max(...removed));
-    const clean = new AccuracyTally(test, measure, scores);
-    return [{ concept, fit, measure, products, scores, ranked, clean }];
+    const probe = new RemovalProbe(split, W_dec, fit, measure);
+    const ranked = largest(probe.effects, Math.max(...removed));
+    return [{ concept, fit, measure, probe, ranked, clean: probe.without([]) }];
   });
-  const interval = (statistic: (weights: Uint16Array) => number) => draws.interval(statistic);
   const result: TppResult = {
     chance: 0.5,
     concepts: subjects.map(({ concept, fit, measure, clean, ranked }) => ({
       ...{ concept, trainRows: fit.rows.length, testRows: measure.rows.length },
-      ...{ accuracy: interval((w) => clean.accuracy(w)), latents: ranked.slice(0, 20) },
+      ...{ accuracy: draws.interval((w) => clean.accuracy(w)), latents: ranked.slice(0, 20) },
     })),
-    ...{ tooRare, removed: [] },
+    ...{ tooRare, removed: [], drawn: {} },
   };
   if (subjects.length < 2) return result;
 
   /** tallies[j][i]: probe i with the latents of concept j removed. */
   const talliesOf = (latents: readonly number[][]) =>
-    latents.map((own) =>
-      subjects.map(({ measure, scores, products }) => {
-        const changed = scoresWithout(test, measure.rows, scores, products, own);
-        return new AccuracyTally(test, measure, changed);
-      }),
-    );
+    latents.map((own) => subjects.map(({ probe }) => probe.without(own)));
   const dropsOf = (tallies: AccuracyTally[][], weights: Uint16Array) => {
     const clean = subjects.map((subject) => subject.clean.accuracy(weights));
     return tallies.map((row, j) => {
@@ -114,34 +105,31 @@ export function targetedPerturbation(
       return { own: drops[j], others: rest / (drops.length - 1) };
     });
   };
-  const mean = (values: readonly number[]) => values.reduce((a, b) => a + b, 0) / values.length;
+  const difference = ({ own, others }: { own: number; others: number }) => own - others;
+  const everyOnce = new Uint16Array(test.documents).fill(1);
   for (const [step, n] of removed.entries()) {
     options.onProgress?.(step, removed.length);
     // A concept may have fewer latents that speak for it; with none at all in common n means nothing.
     if (subjects.every(({ ranked }) => ranked.length < n)) break;
     const chosen = subjects.map(({ ranked }) => ranked.slice(0, n));
     const tallies = talliesOf(chosen);
-    const difference = ({ own, others }: { own: number; others: number }) => own - others;
-    const everyOnce = new Uint16Array(test.documents).fill(1);
-    const every = dropsOf(tallies, everyOnce);
-    const nulls = Array.from({ length: NULL_DRAWS }, () => {
-      const random = chosen.map((latents) => matchedLatents(train, latents, rng));
-      return mean(dropsOf(talliesOf(random), everyOnce).map(difference));
+    const { all, drawn } = draws.measure((weights) => dropsOf(tallies, weights));
+    const meanOf = (value: (drop: (typeof all)[number]) => number): Drawn => ({
+      value: mean(all.map(value)),
+      draws: Float64Array.from(drawn, (drops) => mean(drops.map(value))),
     });
-    // One pass over the draws for three numbers.
-    const kept = new Map<Uint16Array, ReturnType<typeof dropsOf>>();
-    const drops = (weights: Uint16Array) => {
-      const found = kept.get(weights) ?? dropsOf(tallies, weights);
-      kept.set(weights, found);
-      return found;
-    };
+    const score = (result.drawn[`score.${n}`] = meanOf(difference));
     result.removed.push({
-      n,
-      score: interval((w) => mean(drops(w).map(difference))),
-      own: interval((w) => mean(drops(w).map(({ own }) => own))),
-      others: interval((w) => mean(drops(w).map(({ others }) => others))),
-      null: percentileInterval(mean(nulls), nulls),
-      byConcept: Object.fromEntries(every.map((one, j) => [subjects[j].concept, difference(one)])),
+      ...{ n, score: intervalOf(score) },
+      own: intervalOf(meanOf(({ own }) => own)),
+      others: intervalOf(meanOf(({ others }) => others)),
+      null: nullOf(
+        Array.from({ length: NULL_DRAWS }, () => {
+          const random = chosen.map((latents) => matchedLatents(train, latents, rng));
+          return mean(dropsOf(talliesOf(random), everyOnce).map(difference));
+        }),
+      ),
+      byConcept: Object.fromEntries(all.map((one, j) => [subjects[j].concept, difference(one)])),
     });
   }
   return result;

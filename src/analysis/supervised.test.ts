@@ -1,10 +1,12 @@
 import { readFileSync } from "node:fs";
 import { expect, test } from "vitest";
 
+import { rowsOf } from "../../test/labelled-rows.ts";
 import { Rng } from "../rng.ts";
+import { DocumentDraws } from "./document-draws.ts";
 import { sparseProbing } from "./supervised-probing.ts";
 import { spuriousRemoval } from "./supervised-scr.ts";
-import { PairedDraws, matchedLatents } from "./supervised-scores.ts";
+import { matchedLatents, scoresOnDraws } from "./supervised-scores.ts";
 import { sentenceStarts, type LabelledRows, type LabelledSplit } from "./supervised-rows.ts";
 import { targetedPerturbation } from "./supervised-tpp.ts";
 
@@ -14,34 +16,6 @@ interface Part {
   a: number[];
   b: number[];
   document: number[];
-}
-
-/** Rows from dense codes [rows, dSae] and labels by concept. */
-function rowsOf(
-  x: ArrayLike<number>,
-  codes: ArrayLike<number>,
-  labels: Record<string, ArrayLike<number>>,
-  document: ArrayLike<number>,
-  { dIn, dSae, documents }: { dIn: number; dSae: number; documents: number },
-): LabelledRows {
-  const rows = x.length / dIn;
-  const offsets = new Int32Array(dSae + 1);
-  const positions: number[] = [];
-  const values: number[] = [];
-  for (let f = 0; f < dSae; f++) {
-    for (let n = 0; n < rows; n++) {
-      if (codes[n * dSae + f] === 0) continue;
-      positions.push(n);
-      values.push(codes[n * dSae + f]);
-    }
-    offsets[f + 1] = positions.length;
-  }
-  return {
-    ...{ rows, dIn, dSae, documents, x: Float32Array.from(x) },
-    codes: { offsets, positions: Int32Array.from(positions), values: Float32Array.from(values) },
-    document: Int32Array.from(document),
-    labels: new Map(Object.entries(labels).map(([name, label]) => [name, Uint8Array.from(label)])),
-  };
 }
 
 const oracle = JSON.parse(
@@ -204,9 +178,9 @@ test("concepts with too few rows are named instead of scored", () => {
 });
 
 test("scores of tied rows count half, and documents drawn twice count twice", () => {
-  const draws = new PairedDraws(3);
   const scores = Float64Array.of(-1, 0.5, 0.5, 2);
-  const { auc, accuracy, f1 } = draws.scores(
+  const { auc, accuracy, f1 } = scoresOnDraws(
+    new DocumentDraws(3, 0),
     Int32Array.of(0, 1, 1, 2),
     scores,
     Uint8Array.of(0, 0, 1, 1),

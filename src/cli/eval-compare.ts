@@ -1,10 +1,13 @@
 /** `lens eval --compare A B`: two autoencoders on the same text. */
 import { comparisonFigure } from "../analysis/evaluation-figure.ts";
-import { compareEvaluations, type Compared } from "../analysis/evaluation-record.ts";
-import { openDevice } from "../device/device.ts";
+import type { Drawn } from "../analysis/document-draws.ts";
+import { compareDrawn, compareEvaluations, type Compared } from "../analysis/evaluation-record.ts";
+import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
+import type { Sae } from "../sae/sae.ts";
 import { measureInModel } from "./analyse.ts";
+import { evaluateStructure } from "./eval-structure.ts";
 import {
   openSubject,
   recordFor,
@@ -12,7 +15,8 @@ import {
   type EvalOptions,
   type Subject,
 } from "./eval-subject.ts";
-import { hookPointsOf } from "./sources.ts";
+import { evaluateSupervised } from "./eval-supervised.ts";
+import { hookPointsOf, type Context } from "./sources.ts";
 import { short, table, type Terminal } from "./terminal.ts";
 
 /**
@@ -41,6 +45,23 @@ export async function compare(
       throw new UserError(
         `${one.info.source} and ${other.info.source} cut text into different tokens, so their autoencoders cannot be measured on the same ones`,
       );
+    if (options.supervised || options.structure) {
+      const drawn = (subject: Subject, model: Model) =>
+        drawnOf({ config: subject.config, terminal, signal }, device, model, subject.sae, options);
+      const [a, b] = [await drawn(first, one), await drawn(second, other)];
+      const metrics = compareDrawn(a.drawn, b.drawn, (metric) => !metric.startsWith("metaSae."));
+      const notes = [a, b].flatMap(({ left }, i) =>
+        Object.entries(left).map(([name, reason]) => `${ids[i]}, ${name}: left out, ${reason}`),
+      );
+      const sides = { a: { folder: first.folder }, b: { folder: second.folder } };
+      const result = {
+        ...{ format: "lens-evaluation-comparison", version: 1 },
+        ...{ ...sides, metrics, notes },
+      };
+      if (options.out !== undefined) await writeOut(options.out, result, []);
+      terminal.result(result, textOf(metrics, ids, notes, DRAWN_FROM));
+      return;
+    }
     const measured = await measureBoth();
     async function measureBoth() {
       const same = modelOf(first) === modelOf(second) && placesText(one, first) === placesText(other, second); // prettier-ignore
@@ -72,7 +93,10 @@ export async function compare(
     };
     if (options.out !== undefined)
       await writeOut(options.out, result, [await comparisonFigure(metrics, ids)]);
-    terminal.result(result, textOf(metrics, ids, result.notes, coverage.documents));
+    terminal.result(
+      result,
+      textOf(metrics, ids, result.notes, `the same ${short(coverage.documents)} documents`),
+    );
     if (options.out !== undefined) terminal.note(`written to ${options.out}`);
     else
       terminal.next(`eval --compare ${ids.join(" ")} --out comparison`, "the same with a figure");
@@ -80,6 +104,27 @@ export async function compare(
     for (const model of models) await model.close();
     await device.close();
   }
+}
+
+const DRAWN_FROM =
+  "the same documents (of interchange: heroes; of metaSae: each one's own latents)";
+
+/** What one of them has as statistics on draws. */
+async function drawnOf(
+  context: Context,
+  device: Device,
+  model: Model,
+  sae: Sae,
+  options: EvalOptions,
+): Promise<{ drawn: Record<string, Drawn>; left: Partial<Record<string, string>> }> {
+  const found = [
+    ...(options.supervised ? [await evaluateSupervised(context, device, model, sae, options)] : []),
+    ...(options.structure ? [await evaluateStructure(context, device, model, sae)] : []),
+  ];
+  return {
+    drawn: Object.assign({}, ...found.map(({ drawn }) => drawn)) as Record<string, Drawn>,
+    left: Object.assign({}, ...found.map(({ left }) => left)) as Record<string, string>,
+  };
 }
 
 /** The second one, to be measured on the text of the first: only model and hook points stay its own. */
@@ -108,7 +153,7 @@ function textOf(
   metrics: readonly Compared[],
   [a, b]: readonly [string, string],
   notes: readonly string[],
-  documents: number,
+  drawnFrom: string,
 ): string {
   const number = (value: number) => (Number.isFinite(value) ? short(value) : "none");
   const rows = metrics.map(({ metric, a, b, difference: { value, low, high }, differs }) => [
@@ -119,7 +164,7 @@ function textOf(
   return [
     `A: ${a}\nB: ${b}\n`,
     table(["", "A", "B", "B − A", "95 % interval", ""], rows),
-    `* the interval of the difference, over draws of the same ${short(documents)} documents, excludes 0`,
+    `* the interval of the difference, over draws of ${drawnFrom}, excludes 0`,
     ...notes,
   ].join("\n");
 }

@@ -19,6 +19,7 @@ import { hookPointsOf } from "./sources.ts";
 export interface EvalOptions extends Record<string, unknown> {
   compare?: string[];
   supervised?: boolean;
+  structure?: boolean;
   /** Names of supervised evaluations, with commas between them. */
   only?: string;
   supervisedTokens?: string;

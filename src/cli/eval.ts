@@ -8,7 +8,8 @@ import { UserError } from "../error.ts";
 import { loadModel } from "../model/model.ts";
 import { measure, measureInModel, recordOf } from "./analyse.ts";
 import { compare } from "./eval-compare.ts";
-import { evaluateSupervised, supervisedText } from "./eval-supervised.ts";
+import { evaluateSupervised, supervisedRecord, supervisedText } from "./eval-supervised.ts";
+import { evaluateStructure, structureRecord, structureText } from "./eval-structure.ts";
 import { openSubject, recordFor, writeOut, type EvalOptions } from "./eval-subject.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings } from "./settings.ts";
@@ -29,10 +30,14 @@ export function define(command: Command): void {
     )
     .option(
       "--supervised",
-      "instead what needs labels: sparse probing, SCR and TPP on the concepts of the corpus",
+      "instead what needs labels: sparse probing, SCR, TPP and absorption on the concepts of the corpus, interchange of its characters' attributes",
     )
     .option("--only <names>", "of the supervised evaluations those named, with commas between them")
     .option("--supervised-tokens <n>", "tokens of labelled text to read (default 120,000)")
+    .option(
+      "--structure",
+      "instead what needs none: the description length of the codes (MDL), and a meta-SAE of the decoder",
+    )
     .option(
       "--out <folder>",
       "write evaluation.json, with every latent's numbers, and figures there",
@@ -65,9 +70,9 @@ async function run(
   const device = await openDevice(config.device, { threads: config.threads });
   try {
     if (config.activations.from !== "model") {
-      if (options.supervised)
+      if (options.supervised || options.structure)
         throw new UserError(
-          `supervised evaluation reads labelled text through a model, and these activations come from none (activations.from ${config.activations.from})`,
+          `${options.supervised ? "supervised" : "this"} evaluation reads text through a model, and these activations come from none (activations.from ${config.activations.from})`,
         );
       const context = { config, terminal, signal };
       const activations = await openSources(context);
@@ -83,9 +88,20 @@ async function run(
     const model = await loadModel(config.activations.model, { threads: config.threads });
     try {
       const context = { config, terminal, signal };
-      if (options.supervised) {
-        const result = await evaluateSupervised(context, device, model, sae, options);
-        terminal.result({ folder, supervised: result }, supervisedText(result));
+      if (options.supervised || options.structure) {
+        const supervised = options.supervised && (await evaluateSupervised(context, device, model, sae, options)); // prettier-ignore
+        const structure = options.structure && (await evaluateStructure(context, device, model, sae)); // prettier-ignore
+        const result = {
+          folder,
+          ...(supervised && { supervised: supervisedRecord(supervised) }),
+          ...(structure && { structure: structureRecord(structure) }),
+        };
+        const texts = [
+          ...(supervised ? [supervisedText(supervised)] : []),
+          ...(structure ? [structureText(structure)] : []),
+        ];
+        if (options.out !== undefined) await writeOut(options.out, result, []);
+        terminal.result(result, texts.join("\n\n"));
         terminal.next(`eval ${id}`, "reconstruction, and what the model loses");
         return;
       }

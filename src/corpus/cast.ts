@@ -121,7 +121,7 @@ export function castFriend(s: Teller, key = "F"): Entity {
   return friend;
 }
 
-const ELDERS: [string, Pronoun][] = [["mother", "she"], ["father", "he"], ["grandmother", "she"], ["grandfather", "he"], ["aunt", "she"], ["uncle", "he"]]; // prettier-ignore
+export const ELDERS: [string, Pronoun][] = [["mother", "she"], ["father", "he"], ["grandmother", "she"], ["grandfather", "he"], ["aunt", "she"], ["uncle", "he"]]; // prettier-ignore
 const SIBLINGS: [string, Pronoun][] = [
   ["sister", "she"],
   ["brother", "he"],
