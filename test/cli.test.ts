@@ -146,6 +146,7 @@ describe("help", () => {
         "features",
         "feature",
         "layers",
+        "compose",
         "ablate",
         "attribute",
         "concepts",

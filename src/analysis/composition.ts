@@ -129,9 +129,10 @@ export async function searchPairs(
       const [n, e] = [meetings[g], expected[g]];
       const canBeApart = e >= rules.minExpected;
       if (canBeApart) tests.apart++;
-      // What is near expectation has a large p, which is as good as 1.
-      const isMore = n > e + Math.sqrt(e) / 2;
-      if (!isMore && !(canBeApart && n < e - Math.sqrt(e) / 2)) continue;
+      // What is near expectation has a p of 0.15 or so at least, which is as good as 1.
+      const near = Math.sqrt(e) + 0.3;
+      const isMore = n > e + near;
+      if (!isMore && !(canBeApart && n < e - near)) continue;
       const test = turning.test(f, g);
       const p = isMore ? test.more : test.fewer;
       if (p <= rules.fdr) add(isMore ? "together" : "apart", g, p, test);

@@ -52,6 +52,7 @@ const STEPS = 100_000;
 /** γ(a, x) / Γ(a) and Γ(a, x) / Γ(a), the incomplete gamma functions, by series or continued fraction (Lentz). */
 export function gammaTails(a: number, x: number): { lower: number; upper: number } {
   if (x <= 0) return { lower: 0, upper: 1 };
+  if (x === Infinity) return { lower: 1, upper: 0 };
   const front = Math.exp(a * Math.log(x) - x - logGamma(a));
   if (x < a + 1) {
     let term = 1 / a;

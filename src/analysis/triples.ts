@@ -26,8 +26,6 @@ import { benjaminiHochberg, gammaTails, normalTail, wilson } from "./significanc
 export const TRIPLE_RULES = {
   /** Positions with both, with the first alone and with the second alone that there must be, on either half. */
   minSupport: 20,
-  /** Latents that fire at more of the positions take no part: they meet everything. */
-  maxDensity: 0.1,
   /** By how much p_ab must differ on the selection documents. */
   minGain: 0.1,
   /** Triples of each kind that are tested, at most, and of those with the same third; of the same pair one. */
@@ -126,6 +124,8 @@ export interface TripleSearch {
 
 export interface TripleOptions {
   minFirings?: number;
+  /** Latents that fire at a larger share of the positions take no part: they meet everything. Absent: 0.1. */
+  maxDensity?: number;
   fdr?: number;
   /** Only triples with one of these, wherever. */
   latents?: readonly number[] | undefined;
@@ -173,10 +173,16 @@ export async function findTriples(
 
 async function chooseTriples(
   { selection, test }: Halves,
-  { minFirings = COMPOSITION_RULES.minFirings, latents, signal, onProgress }: TripleOptions,
+  {
+    minFirings = COMPOSITION_RULES.minFirings,
+    maxDensity = 0.1,
+    latents,
+    signal,
+    onProgress,
+  }: TripleOptions,
 ): Promise<Record<TripleKind, ChosenTriple[]> & { latents: number; pairs: number }> {
   const { dSae, positions, rows } = selection;
-  const { minSupport, maxDensity, minGain, chosen, perThird } = TRIPLE_RULES;
+  const { minSupport, minGain, chosen, perThird } = TRIPLE_RULES;
   const counts = firingCounts(selection);
   const onTest = firingCounts(test);
   const taking = Array.from(counts, (_, f) => f)

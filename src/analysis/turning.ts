@@ -82,6 +82,9 @@ export class Turning {
   readonly #meetings: Int32Array;
   /** The turns with meetings. */
   readonly #turns: Int32Array;
+  /** The share of a document's turns with each number of meetings, and of all documents' turns together. */
+  readonly #spread: Float64Array;
+  readonly #shares = new Float64Array(EXACT_WORK + 1);
 
   /** Latents of `a` with latents of `b`, which may be the same; both of the same text. */
   constructor(a: TurnableFirings, b: TurnableFirings) {
@@ -90,6 +93,7 @@ export class Turning {
     const longest = a.lengths.reduce((most, n) => Math.max(most, n), 0);
     this.#meetings = new Int32Array(longest);
     this.#turns = new Int32Array(longest);
+    this.#spread = new Float64Array(longest + 1);
   }
 
   /** Latent f of `a` with latent g of `b`. */
@@ -125,7 +129,7 @@ export class Turning {
       test.more = pearson3Tail(together - 0.5, { mean, variance, third });
       test.fewer = pearson3Tail(-together - 0.5, { mean: -mean, variance, third: -third });
     } else {
-      const shares = this.#distribution(shared);
+      const shares = this.#distribution(shared, most);
       let [more, fewer] = [0, 0];
       for (let k = 0; k < shares.length; k++) {
         if (k >= together) more += shares[k];
@@ -166,24 +170,31 @@ export class Turning {
     return turns;
   }
 
-  /** The probability of each number of meetings in all, 0 first. */
-  #distribution(shared: readonly number[]): Float64Array {
-    let shares = Float64Array.of(1);
+  /** The probability of each number of meetings in all, 0 first, up to `most`. */
+  #distribution(shared: readonly number[], most: number): Float64Array {
+    const shares = this.#shares.subarray(0, most + 1).fill(0);
+    const spread = this.#spread;
+    shares[0] = 1;
+    let reached = 0;
     for (let k = 0; k < shared.length; k += 2) {
       const turns = this.#turn(shared[k], shared[k + 1]);
       const n = this.#a.lengths[this.#a.document[shared[k]]];
-      const spread: number[] = [n - turns];
+      let highest = 0;
       for (let t = 0; t < turns; t++) {
         const turn = this.#turns[t];
         const m = this.#meetings[turn];
-        while (spread.length <= m) spread.push(0);
-        spread[m]++;
+        while (highest < m) spread[++highest] = 0;
+        spread[m] += 1 / n;
         this.#meetings[turn] = 0;
       }
-      const sum = new Float64Array(shares.length + spread.length - 1);
-      for (let i = 0; i < shares.length; i++)
-        for (let m = 0; m < spread.length; m++) sum[i + m] += (shares[i] * spread[m]) / n;
-      shares = sum;
+      const none = (n - turns) / n;
+      // In place: what is added to higher numbers comes from those not yet multiplied.
+      for (let i = reached; i >= 0; i--) {
+        const share = shares[i];
+        shares[i] = share * none;
+        for (let m = 1; m <= highest; m++) shares[i + m] += share * spread[m];
+      }
+      reached += highest;
     }
     return shares;
   }
