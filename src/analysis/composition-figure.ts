@@ -72,6 +72,8 @@ const MOST_EDGES: Record<EdgeKind, number> = { together: 20, apart: 9, link: 20 
 const MOST_OF_ONE = 3;
 const SIZE = { width: 900, height: 640 };
 const MARGIN = { side: 96, top: 60, bottom: 34 };
+/** From the margin to the latents of one of two SAEs, which have their labels on the outside. */
+const COLUMN = 110;
 const LABEL_CHARACTERS = 24;
 
 /** The first edges of each kind, of each latent a few; those that exclude each other from among nodes that are there first. */
@@ -95,6 +97,9 @@ function shownOf({ nodes, edges }: Graph): GraphEdge[] {
   return shown;
 }
 
+/** Labels are wide: places are worked out in a plane in which x is so much shorter. */
+const WIDE = 1.7;
+
 interface Placed extends SimulationNodeDatum, GraphNode {
   x: number;
   y: number;
@@ -104,12 +109,17 @@ interface Placed extends SimulationNodeDatum, GraphNode {
 function layout({ nodes }: Graph, edges: readonly GraphEdge[]): Map<number, Placed> {
   const places = [...new Set(edges.flatMap(({ from, to }) => [from, to]))].sort((a, b) => a - b);
   const isTwo = edges.some(({ kind }) => kind === "link");
-  const { width, height } = SIZE;
-  const [left, right] = [MARGIN.side, width - MARGIN.side];
+  const { height } = SIZE;
+  const width = SIZE.width / WIDE;
+  const [left, right] = [MARGIN.side / WIDE, width - MARGIN.side / WIDE];
   const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
   const placed = places.map((n, i): Placed => ({
     ...nodes[n],
-    x: isTwo ? (nodes[n].sae === 0 ? left + 90 : right - 90) : width / 2 + 40 * Math.cos(i),
+    x: isTwo
+      ? nodes[n].sae === 0
+        ? left + COLUMN / WIDE
+        : right - COLUMN / WIDE
+      : width / 2 + 40 * Math.cos(i),
     y: isTwo ? top + ((bottom - top) * i) / places.length : height / 2 + 40 * Math.sin(i),
   }));
   const at = new Map(places.map((n, i) => [n, placed[i]]));
@@ -118,12 +128,12 @@ function layout({ nodes }: Graph, edges: readonly GraphEdge[]): Map<number, Plac
     .force(
       "link",
       forceLink(links)
-        .distance(isTwo ? 260 : 84)
+        .distance(isTwo ? 260 : 72)
         .strength(isTwo ? 0.15 : 0.6),
     ) // prettier-ignore
-    .force("apart", forceManyBody().strength(isTwo ? -60 : -260))
-    .force("room", forceCollide(isTwo ? 17 : 44).iterations(3))
-    .force("x", forceX<Placed>((node) => (isTwo ? node.x : width / 2)).strength(isTwo ? 1 : 0.07))
+    .force("apart", forceManyBody().strength(isTwo ? -60 : -95))
+    .force("room", forceCollide(isTwo ? 13 : 37).iterations(3))
+    .force("x", forceX<Placed>((node) => (isTwo ? node.x : width / 2)).strength(isTwo ? 1 : 0.1))
     .force("y", forceY(height / 2).strength(isTwo ? 0.03 : 0.11))
     .stop();
   for (let tick = 0; tick < 400; tick++) {
@@ -133,6 +143,7 @@ function layout({ nodes }: Graph, edges: readonly GraphEdge[]): Map<number, Plac
       node.y = Math.min(bottom, Math.max(top, node.y));
     }
   }
+  for (const node of placed) node.x *= WIDE;
   return at;
 }
 
@@ -159,7 +170,7 @@ export async function graphFigure(
     };
   });
   const isTwo = names !== undefined;
-  const radius = ({ density }: GraphNode) => 4 + 22 * Math.sqrt(Math.min(density, 0.25));
+  const radius = ({ density }: GraphNode) => 3 + 18 * Math.sqrt(Math.min(density, 0.2));
   const label = ({ latent, meaning }: GraphNode) =>
     meaning === "" ? String(latent) : isTwo ? `${latent} ${clipped(meaning)}` : `${latent}\n${clipped(meaning)}`; // prettier-ignore
   const text = (of: readonly Placed[], options: object) =>
@@ -181,6 +192,7 @@ export async function graphFigure(
       ...{ marginLeft: 0, marginRight: 0, marginTop: 0, marginBottom: 0 },
       x: { type: "identity", axis: null },
       y: { type: "identity", axis: null },
+      r: { type: "identity" },
       marks: [
         ...(["together", "link", "apart"] as const).map((kind) =>
           plot.api.link(
@@ -201,7 +213,7 @@ export async function graphFigure(
               text(nodes.filter(({ sae }) => sae === 0), { textAnchor: "end", dx: -14 }), // prettier-ignore
               text(nodes.filter(({ sae }) => sae === 1), { textAnchor: "start", dx: 14 }), // prettier-ignore
             ]
-          : [text(nodes, { lineAnchor: "top", dy: 11 })]),
+          : [text(nodes, { lineAnchor: "top", dy: 12 })]),
         ...[title, key].map((line, i) =>
           plot.api.text([line], {
             ...{ x: () => 14, y: () => 16 + 18 * i, textAnchor: "start" as const },
@@ -209,7 +221,7 @@ export async function graphFigure(
           }),
         ),
         ...(names
-          ? [plot.api.text([...names], { x: (_: string, i: number) => (i === 0 ? MARGIN.side + 90 : SIZE.width - MARGIN.side - 90), y: 54, fontWeight: "bold", fill: "currentColor" })] // prettier-ignore
+          ? [plot.api.text([...names], { x: (_: string, i: number) => (i === 0 ? MARGIN.side + COLUMN : SIZE.width - MARGIN.side - COLUMN), y: 54, fontWeight: "bold", fill: "currentColor" })] // prettier-ignore
           : []),
       ],
     },

@@ -339,7 +339,11 @@ export class TripleMeasurer {
     );
     const interval = (of: (shares: TripleShares) => number) =>
       intervalOf({ value: of(shares), draws: Float64Array.from(draws, of) });
-    const { a, b, ab } = total;
+    const { a, b, ab, abc } = total;
+    const both = interval(({ both }) => both);
+    // All or nothing is so on every draw; the documents are as many independent cases at least.
+    if (abc === 0) both.high = wilson(0, documents)[1];
+    if (abc === ab) both.low = wilson(documents, documents)[0];
     const isEnough = Math.min(ab, a - ab, b - ab) >= TRIPLE_RULES.minSupport && documents >= MIN_UNITS; // prettier-ignore
     const values = margins(kind, shares.both, shares);
     const each = draws.map((one) => margins(kind, one.both, one));
@@ -350,12 +354,12 @@ export class TripleMeasurer {
     const nearest = shares.both - Math.min(...values) * (kind === "and" ? 1 : -1);
     const count =
       kind === "and"
-        ? total.abc > 0
-          ? gammaTails(total.abc, nearest * ab).lower
+        ? abc > 0
+          ? gammaTails(abc, nearest * ab).lower
           : 1
-        : gammaTails(total.abc + 1, nearest * ab).upper;
+        : gammaTails(abc + 1, nearest * ab).upper;
     return {
-      ...{ latents, counts: total, documents, shares, both: interval(({ both }) => both) },
+      ...{ latents, counts: total, documents, shares, both },
       interaction: interval(({ both, predicted }) => both - predicted),
       lift: shares.both / Math.max(...shares.given),
       p: isEnough ? Math.max(...tails, count, 2 ** -documents) : NaN,
