@@ -127,6 +127,21 @@ export { matchFeatures, type LatentMatch, type Matching } from "./analysis/match
 export { matchDecoders, type CosineMatch } from "./analysis/directions.ts";
 export { conceptCourses, type ConceptCourse } from "./analysis/concept-layers.ts";
 export { conceptFigure } from "./analysis/layers-figure.ts";
+export {
+  composition,
+  PairMeasurer,
+  searchPairs,
+  type Composition,
+  type CompositionOptions,
+  type Pair,
+} from "./analysis/composition.ts";
+export { graphFigure, graphOf, type Graph } from "./analysis/composition-figure.ts";
+export { inWindows } from "./analysis/firing-windows.ts";
+export { findLinks, type Link, type Links } from "./analysis/links.ts";
+export { benjaminiHochberg } from "./analysis/significance.ts";
+export { findTriples, type Triple, type TripleSearch } from "./analysis/triples.ts";
+export { turnable, Turning, type TurnTest } from "./analysis/turning.ts";
+export { linkAgreement, virtualWeight, type Agreement } from "./analysis/virtual-weights.ts";
 
 // Runs
 export { getTracker, Tracker, type ExperimentConfig, type ExperimentResult } from "./runs.ts";

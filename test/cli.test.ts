@@ -16,6 +16,7 @@ import { afterAll, beforeEach, describe, expect, test } from "vitest";
 import type { FeatureView } from "../src/cli/feature-text.ts";
 import type { ConceptAlignment } from "../src/analysis/concept-alignment.ts";
 import type { Ablation } from "../src/analysis/ablate.ts";
+import type { Composed } from "../src/cli/compose-text.ts";
 import type { Attribution } from "../src/analysis/attribute.ts";
 import { readMetrics, readRun } from "../src/runs.ts";
 import { writeSafetensors } from "../src/safetensors.ts";
@@ -129,6 +130,7 @@ describe("help", () => {
         "features",
         "feature",
         "layers",
+        "compose",
         "ablate",
         "attribute",
         "concepts",
@@ -454,6 +456,33 @@ describe("a run", () => {
     writeFileSync(index, current);
     const beyondAll = await run("ablate", "64");
     expect(beyondAll.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
+
+    // What goes together, with the run linked to itself.
+    const composing = ["compose", "--tokens", "4000", "--list", "20"];
+    const linked = await run(...composing, "--with", "latest", "--json");
+    expect({ code: linked.code, stderr: linked.stderr }).toEqual({ code: 0, stderr: "" });
+    const composed = JSON.parse(linked.stdout) as Composed;
+    const { pairs, links, nodes } = composed;
+    expect(pairs.together.tests).toBe((pairs.judged[0] * (pairs.judged[0] - 1)) / 2);
+    expect(pairs.together.listed.length).toBeGreaterThan(0);
+    for (const { latents } of pairs.together.listed)
+      for (const latent of latents)
+        expect(nodes.some((node) => node.sae === 0 && node.latent === latent)).toBe(true);
+    // Every latent is linked with itself above all.
+    expect(links!.together.listed[0].correlation.value).toBeCloseTo(1, 5);
+    expect(links!.together.listed[0].virtual!.cosine).toBeGreaterThan(0);
+    for (const file of ["compose.json", "compose.svg", "compose.png", "links.svg", "links.png"])
+      expect(existsSync(join(b.folder, "compose", file)), file).toBe(true);
+    const ofOne = await run(...composing, "--latent", "3", "--window", "8", "--out", "one");
+    expect(ofOne.code, ofOne.stderr).toBe(0);
+    expect(ofOne.stdout).toContain("fire together within the same 8 tokens: ");
+    expect(existsSync(join(folder, "one", "compose.json"))).toBe(true);
+    const tooLittle = await run("compose", "--tokens", "20");
+    expect(tooLittle.stderr).toContain("are too few: pairs are found on half and measured on half");
+    const noWindow = await run("compose", "--window", "0");
+    expect(noWindow.stderr).toContain("window must be a whole number of at least 1; got 0");
+    const noLatent = await run("compose", "--latent", "64");
+    expect(noLatent.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
     const unknown = await run("steer", "--find", "animal.dgo", "--by", "effect");
     expect(unknown.stderr).toContain("there is no concept animal.dgo; did you mean animal.dog?");
     const how = await run("steer", "--find", "animal.dog", "--by", "magic");

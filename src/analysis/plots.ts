@@ -345,7 +345,7 @@ export function figure(
 }
 
 /** Text as it stands in an attribute or between tags. */
-function escaped(text: string): string {
+export function escaped(text: string): string {
   return text.replace(/[&<"]/g, (c) => ({ "&": "&amp;", "<": "&lt;", '"': "&quot;" })[c]!);
 }
 

@@ -24,7 +24,13 @@ import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { heldOutText, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts";
+import {
+  heldOutText,
+  isOneSpace,
+  openPlacedRuns,
+  type PlacedRun,
+  type PlacedRuns,
+} from "./placed-runs.ts";
 import { meaningOf } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, shortPath, table, Terminal } from "./terminal.ts";
@@ -203,14 +209,6 @@ async function compare(
     : [];
   if (!hasConcepts) terminal.note("concepts: none, since the text has no labelled spans");
   return { steps, courses };
-}
-
-/** Whether decoder rows can be compared: the same place, or places that all are the residual stream. */
-function isOneSpace(a: PlacedRun, b: PlacedRun): boolean {
-  if (a.sae.spec.transcoder || b.sae.spec.transcoder) return false;
-  const [from, to] = [a, b].map(({ hookPoints }) => [hookPoints].flat());
-  if (from.join() === to.join()) return true;
-  return [from, to].every((names) => names.length === 1 && names[0].includes("hook_resid_"));
 }
 
 const COLUMNS = ["shared", "split", "merged", "related", "lost", "new", "rare"] as const;

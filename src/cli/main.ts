@@ -51,6 +51,11 @@ export const commands: Entry[] = [
     load: () => import("./layers.ts"),
   },
   {
+    name: "compose",
+    summary: "find features that go together, exclude each other, predict a third",
+    load: () => import("./compose.ts"),
+  },
+  {
     name: "ablate",
     summary: "measure what the model loses without a latent",
     load: () => import("./ablate.ts"),

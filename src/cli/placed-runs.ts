@@ -96,6 +96,14 @@ export function heldOutText(
   return interruptibly(documents(data, { split: "test", field }), signal);
 }
 
+/** Whether decoder rows can be compared: the same place, or places that all are the residual stream. */
+export function isOneSpace(a: PlacedRun, b: PlacedRun): boolean {
+  if (a.sae.spec.transcoder || b.sae.spec.transcoder) return false;
+  const [from, to] = [a, b].map(({ hookPoints }) => [hookPoints].flat());
+  if (from.join() === to.join()) return true;
+  return [from, to].every((names) => names.length === 1 && names[0].includes("hook_resid_"));
+}
+
 async function find(base: string, id: string, device: Device): Promise<Found> {
   if (existsSync(join(id, "cfg.json"))) return findFolder(id);
   const isCheckpoint = existsSync(join(id, "state.safetensors"));
