@@ -32,7 +32,7 @@ beforeAll(async () => {
   const { stdout, stderr } = await run(
     ...["train", "--activations.data", "text.jsonl", "--activations.model", fixtureModel],
     ...["--activations.hookPoint", "blocks.0.hook_resid_post", "--activations.tokens", "3000"],
-    ...["--activations.validationTokens", "300", "--sae.dSae", "64", "--sae.k", "4"],
+    ...["--activations.validationTokens", "300", "--sae.dSae", "32", "--sae.k", "4"],
     ...["--train.batchSize", "256", "--device", "reference", "--json"],
   );
   expect(stderr).toBe("");
@@ -47,7 +47,7 @@ afterAll(() => rmSync(folder, { recursive: true, force: true }));
 const asking = (options: StubOptions) =>
   stubEndpoint(options).then((opened) => {
     stub = opened;
-    return ["explain", "--latents", "1,10,53", "--endpoint", stub.url, "--model", "m"];
+    return ["explain", "--latents", "1,10,20", "--endpoint", stub.url, "--model", "m"];
   });
 const stored = () =>
   JSON.parse(readFileSync(join(made, "features", "explanations.json"), "utf8")) as Explanations;
@@ -72,16 +72,16 @@ test("names latents by rules, the best fitting first, and those that are asked f
   const f1s = latents.map(({ rules }) => rules[0].f1.value);
   expect(f1s).toEqual([...f1s].sort((a, b) => b - a));
   expect(summary.medianF1).toBeGreaterThan(summary.medianShuffled);
-  expect(stored().latents).toHaveLength(64);
+  expect(stored().latents).toHaveLength(32);
 
   const two = await run("explain", "--latents", "5,3");
   expect(two.code, two.stderr).toBe(0);
   expect(two.stdout).toMatch(/^ +5 .*\n +3 /m);
   expect(two.stdout).toContain("of rules for shuffled activations");
   expect(two.stderr).toContain("Next: ");
-  const beyond = await run("explain", "--latents", "64");
+  const beyond = await run("explain", "--latents", "32");
   expect(beyond).toMatchObject({ code: 1, stdout: "" });
-  expect(beyond.stderr).toContain("latent must be a whole number from 0 to 63; got 64");
+  expect(beyond.stderr).toContain("latent must be a whole number from 0 to 31; got 32");
 });
 
 test("asks a language model, says beforehand what it takes, and asks nothing twice", async () => {
@@ -101,7 +101,7 @@ test("asks a language model, says beforehand what it takes, and asks nothing twi
   expect(code).toBe(0);
   const { cost, failed, latents } = JSON.parse(stdout) as Asked;
   expect(failed).toEqual({});
-  expect(latents.map(({ latent }) => latent).sort((a, b) => a - b)).toEqual([1, 10, 53]);
+  expect(latents.map(({ latent }) => latent).sort((a, b) => a - b)).toEqual([1, 10, 20]);
   expect(latents[0]).toMatchObject({ explanation: "the word the", model: "m", missing: [] });
   expect(latents[0].scores.map(({ scorer }) => scorer)).toEqual(["detection", "fuzzing"]);
   expect(cost.requests).toBe(planned.cost.requests);
@@ -135,7 +135,7 @@ test("goes on past nonsense, and says what is missing; a server that is not ther
   expect(stdout).toContain("Missing (the same command asks for these again):");
   expect(stdout).toMatch(/10: fuzzing: not readable, twice: "I would rather not\."/);
   expect(stdout).toMatch(/1: no explanation: 400 .*too long/);
-  expect(stdout).toMatch(/^ +53 +-?\d\.\d\d \(.*\) +– +the word the$/m);
+  expect(stdout).toMatch(/^ +20 +-?\d\.\d\d \(.*\) +– +the word the$/m);
 
   await stub!.close();
   const down = await run(...flags, "--model", "another", "--retries", "0");
@@ -173,7 +173,7 @@ test("killed by SIGKILL while it asks, it loses nothing and asks nothing again t
     child.kill("SIGKILL");
     await outcome;
     expect(answered).toHaveLength(answers);
-    expect(stored().latents).toHaveLength(64);
+    expect(stored().latents).toHaveLength(32);
   }
   left = Infinity;
   const resumed = await run(...flags);
