@@ -59,6 +59,7 @@ export {
   type EvaluationRecord,
 } from "./analysis/evaluation-record.ts";
 export { densityDistribution, geometryOf, type Geometry } from "./analysis/geometry.ts";
+export { structureOf, type StructureResult } from "./analysis/structure.ts";
 export { superviseSae, SUPERVISED, type SupervisedResult } from "./analysis/supervised.ts";
 export { indexFeatures, type IndexOptions } from "./analysis/index-features.ts";
 export { CoActivation, type Partners } from "./analysis/co-activation.ts";

@@ -386,6 +386,16 @@ describe("a run", () => {
     expect(metrics.map(({ metric }) => metric)).toContain("klRecovered");
     expect(metrics.filter(({ differs }) => differs)).toEqual([]);
     expect(coverage.documents).toBeGreaterThan(0);
+    // And by what needs labels and what needs none; this model cannot read whole prompts.
+    const labelled = await run("eval", "--compare", a.folder, b.folder, "--structure", "--supervised", "--only", "absorption,interchange", "--supervised-tokens", "4000", "--json"); // prettier-ignore
+    expect({ code: labelled.code, stderr: labelled.stderr }).toEqual({ code: 0, stderr: "" });
+    const further = JSON.parse(labelled.stdout) as {
+      metrics: { metric: string; difference: { value: number }; differs: boolean }[];
+      notes: string[];
+    };
+    const bits = further.metrics.find(({ metric }) => metric === "mdl.bits")!;
+    expect(bits).toMatchObject({ difference: { value: 0 }, differs: false });
+    expect(further.notes.join("\n")).toContain("interchange: left out, the prompts take up to");
     const alone = await run("eval", "--compare", a.folder);
     expect(alone.stderr).toContain("two are compared");
 

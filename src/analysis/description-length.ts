@@ -19,6 +19,7 @@ import type { Device } from "../device/device.ts";
 import type { Sae } from "../sae/sae.ts";
 import { principalComponents, spread } from "./concept-directions.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
+import { MIN_UNITS } from "./document-sums.ts";
 import type { Interval } from "./interval.ts";
 import type { CodedRows } from "./supervised-rows.ts";
 
@@ -31,7 +32,7 @@ export interface DescriptionLength {
   step: number;
   fvu: number;
   fvuRounded: number;
-  /** Bits per position. */
+  /** Bits per position; intervals only with 10 documents or more. */
   bits: {
     codes: Interval;
     /** The parts of `codes`: which latents fire, and their values. */
@@ -57,7 +58,7 @@ export async function descriptionLength(
   seed = 0,
 ): Promise<DescriptionLength> {
   const { rows: positions, dIn, documents, document } = rows;
-  const draws = new DocumentDraws(documents, seed);
+  const draws = new DocumentDraws(documents, seed, documents < MIN_UNITS ? 0 : undefined);
   const lengths = new Float64Array(documents);
   for (const d of document) lengths[d]++;
   const perPosition = (bits: Float64Array) => draws.ratio(bits, lengths);

@@ -40,7 +40,7 @@ interface Row {
 
 /**
  * Reads prompts at one hook point.
- * @throws UserError for answers that begin with the same token.
+ * @throws UserError for prompts that are too long for the model, or answers that begin with the same token.
  */
 export async function readPrompts(
   model: Model,
@@ -54,6 +54,11 @@ export async function readPrompts(
     const { bosId } = model.tokenizer;
     return bos === "none" || bosId === null ? ids : Int32Array.of(bosId, ...ids);
   });
+  const longest = Math.max(...encoded.map((tokens) => tokens.length));
+  if (longest > model.info.contextLength)
+    throw new UserError(
+      `the prompts take up to ${longest} of the model's tokens, and it reads ${model.info.contextLength} at most`,
+    );
   const rows: Row[] = [];
   const read: ReadPrompt[] = [];
   const answers = new Answers(model);

@@ -57,8 +57,8 @@ test("a code that is known has the length that it must have", async () => {
   for (let n = 0; n < rows; n++) codes[n * 4 + (n % 4)] = n % 8 < 4 ? 1 : 3;
   const identity = Float32Array.from({ length: 16 }, (_, i) => Number(i % 5 === 0));
   const x = codes.map((v, i) => v + (i % 2 === 0 ? 0.01 : -0.01));
-  const document = Array.from({ length: rows }, (_, n) => Math.floor(n / 16));
-  const sample = rowsOf(x, codes, {}, document, { dIn: 4, dSae: 4, documents: 4 });
+  const document = Array.from({ length: rows }, (_, n) => Math.floor(n / 4));
+  const sample = rowsOf(x, codes, {}, document, { dIn: 4, dSae: 4, documents: 16 });
   const { bits } = await descriptionLength(sample, saeOf(identity, new Float32Array(4)), device);
   const h = -(0.25 * Math.log2(0.25) + 0.75 * Math.log2(0.75));
   expect(bits.firing.value).toBeCloseTo(4 * h, 10);
@@ -111,13 +111,13 @@ function directions(count: number, dIn: number, isPlanted: boolean): Float32Arra
 }
 
 test("a meta-SAE explains directions that are made of a few, and of random ones what random ones have", async () => {
-  const [count, dIn] = [150, 24];
+  const [count, dIn] = [100, 16];
   const alive = Array.from({ length: count }, (_, f) => f);
-  const options = { k: 2, steps: 300 };
+  const options = { k: 2, steps: 200 };
   const measure = (isPlanted: boolean) =>
     metaStructure(directions(count, dIn, isPlanted), dIn, alive, device, options);
   const [planted, random] = [await measure(true), await measure(false)];
-  expect(planted.latents).toEqual({ trained: 120, heldOut: 30 });
+  expect(planted.latents).toEqual({ trained: 80, heldOut: 20 });
   expect(planted.heldOut.low).toBeGreaterThan(0.7);
   expect(planted.null.random.heldOut.high).toBeLessThan(0.4);
   expect(Math.abs(random.heldOut.value - random.null.random.heldOut.value)).toBeLessThan(0.15);

@@ -78,7 +78,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   const device = await openDevice("auto");
   try {
     const ids = options.with === undefined ? [id] : [id, options.with];
-    const placed = await openPlacedRuns(options.runs, ids, device);
+    const placed = await openPlacedRuns(options.runs, ids, device, terminal);
     try {
       const [own] = placed.runs;
       for (const latent of settings.latents ?? []) requireLatent(latent, own.sae.spec.dSae);
