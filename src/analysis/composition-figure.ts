@@ -112,7 +112,7 @@ function layout({ nodes }: Graph, edges: readonly GraphEdge[]): Map<number, Plac
   const { height } = SIZE;
   const width = SIZE.width / WIDE;
   const [left, right] = [MARGIN.side / WIDE, width - MARGIN.side / WIDE];
-  const [top, bottom] = [MARGIN.top, height - MARGIN.bottom];
+  const [top, bottom] = [isTwo ? MARGIN.top + 26 : MARGIN.top, height - MARGIN.bottom];
   const placed = places.map((n, i): Placed => ({
     ...nodes[n],
     x: isTwo

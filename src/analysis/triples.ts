@@ -107,7 +107,10 @@ export interface TripleKindResult {
   /** Chosen on the selection documents; of these, without enough meetings on the test documents. */
   chosen: number;
   tooFew: number;
-  /** With q ≤ `fdr`; and where each latent's documents were turned round, on both halves. */
+  /**
+   * With q ≤ `fdr`; and where each latent's documents were turned round, on both halves: what is found there
+   * comes of documents that have all three for their topic.
+   */
   found: number;
   null: number;
   /** Those found, in the order in which they were chosen. */
