@@ -1,0 +1,188 @@
+/**
+ * `node bench/steering.mjs RUN`: for how many concepts of the built-in corpus can a latent of a run make
+ * the model write of it, at what cost, beside controls of the same length. See --help.
+ *
+ * Three sets of text that share nothing: latents and strengths are searched for at validation contexts
+ * (`findByEffect`), chosen on generated texts of one seed, and measured on generated texts of another,
+ * beside unsteered texts of a third.
+ */
+import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+import { parseArgs } from "node:util";
+import { betweenMarkers, markdownTable, textTable } from "./table.mjs";
+
+const HELP = `node bench/steering.mjs RUN [options]
+
+  RUN                folder of a run on the built-in model, at one hook point
+  --prompt TEXT      what is gone on from; default: nothing, a document's beginning
+  --tokens N         new tokens of each text; default: 100
+  --candidates N     latents searched for each concept; default: 5
+  --texts N          texts of each choice; measured on four times as many; default: 64
+  --unsteered N      texts of the model as it is; default: 2048
+  --json PATH        all numbers
+  --markdown PAGE    also write the table between the markers of this page
+`;
+const { values, positionals } = parseArgs({
+  allowPositionals: true,
+  options: {
+    prompt: { type: "string", default: "" },
+    tokens: { type: "string", default: "100" },
+    candidates: { type: "string", default: "5" },
+    texts: { type: "string", default: "64" },
+    unsteered: { type: "string", default: "2048" },
+    json: { type: "string" },
+    markdown: { type: "string" },
+    help: { type: "boolean", default: false },
+  },
+});
+const here = fileURLToPath(new URL(".", import.meta.url));
+if (values.help || positionals.length !== 1) {
+  process.stdout.write(HELP);
+  process.exit(values.help ? 0 : 1);
+}
+if (!existsSync(join(here, "../dist/index.js"))) {
+  process.stderr.write("Lens is not built yet: run `npm run build` first.\n");
+  process.exit(1);
+}
+const lens = await import("../dist/index.js");
+const log = (text) => process.stderr.write(`${text}\n`);
+
+const HOOK = "blocks.2.hook_resid_post";
+/** What counts as steering: so many times as often, at so many times the perplexity at most. */
+const RISE = 5;
+const COST = 1.3;
+/** Unsteered hits that a rate needs to be divided by. */
+const ENOUGH = 10;
+/** Of the strength that the search found, which goes by contexts of the corpus and not of steered text. */
+const STRENGTHS = [0.75, 0.85, 0.95, 1.05];
+
+const [run] = positionals;
+const model = await lens.loadModel("builtin:tiny");
+const { sae } = await lens.loadSae(join(run, "sae"));
+const features = await lens.openFeatures(join(run, "features"));
+const { bosId, eosId } = model.tokenizer;
+const prompt = Int32Array.of(bosId, ...model.tokenizer.encode(values.prompt).ids);
+
+/** `count` texts with their losses under the model as it is. */
+async function write(count, seed, intervention) {
+  const made = await lens.generateMany(model, prompt, count, {
+    ...{ maxNewTokens: Number(values.tokens), temperature: 1, seed, stopTokens: [eosId] },
+    ...(intervention && { intervention }),
+  });
+  const texts = [];
+  for (const row of made) {
+    const fresh = row.map(({ token }) => token).filter((token) => token !== eosId);
+    const tokens = Int32Array.of(...prompt, ...fresh);
+    const { loss } = await model.forward({ tokens, batch: 1, length: tokens.length, loss: true });
+    const own = loss.subarray(prompt.length - 1);
+    const sum = own.reduce((total, v) => total + v, 0);
+    texts.push({ text: model.tokenizer.decode(fresh), loss: sum, tokens: own.length });
+  }
+  return texts;
+}
+
+function measure(texts, concept) {
+  const scores = texts.map(({ text }) => score(text, concept));
+  const hits = scores.map((one) => one.hits);
+  const words = scores.map((one) => one.words);
+  const perToken = lens.ratioInterval(
+    texts.map(({ loss }) => loss),
+    texts.map(({ tokens }) => tokens),
+  );
+  return {
+    hits: hits.reduce((sum, n) => sum + n, 0),
+    rate: lens.ratioInterval(hits, words),
+    perplexity: Math.exp(perToken.value),
+  };
+}
+const score = (text, concept) => lens.conceptScore(concept)(text);
+
+log("unsteered texts …");
+const unsteered = await write(Number(values.unsteered), 1);
+const names = lens.CONCEPTS.map(({ name }) => name);
+const before = new Map(names.map((name) => [name, measure(unsteered, name)]));
+const judged = names.filter((name) => before.get(name).hits >= ENOUGH);
+
+log("which latents bring the concepts about …");
+const searched = await lens.findByEffect(
+  sae,
+  model,
+  judged.map((name) => lens.tokensOfConcept(model, name)).filter(({ tokens }) => tokens.length > 0),
+  lens.documents("builtin:stories", { split: "validation" }),
+  {
+    ...{ hookPoint: HOOK, tokens: 1024, maxCost: Math.log(COST) },
+    candidates: Number(values.candidates),
+  },
+);
+
+const place = { hookPoint: HOOK, promptLength: prompt.length };
+const rows = [];
+for (const { name, baseline, found } of searched) {
+  const plain = before.get(name);
+  // Rates at contexts foretell those of texts only roughly: half of what is wanted is worth a trial.
+  const likely = found.filter(({ rate }) => rate >= (RISE / 2) * baseline).slice(0, 2);
+  let best;
+  for (const { latent, strength } of likely)
+    for (const share of STRENGTHS) {
+      const value = share * strength;
+      const edits = [{ latent, kind: "add", value }];
+      const steered = await write(Number(values.texts), 2, lens.steering(sae, model, edits, place));
+      const { rate, perplexity } = measure(steered, name);
+      if (perplexity > COST * plain.perplexity) continue;
+      if (!best || rate.value > best.rate) best = { latent, value, rate: rate.value };
+    }
+  if (!best || best.rate < (RISE / 2) * plain.rate.value) {
+    log(`${name}: nothing found`);
+    continue;
+  }
+  const subjects = lens.subjectsOf(
+    ...[sae, model, features, best.latent],
+    { ...place, unit: best.value, latents: 2, directions: 2 },
+    found.map(({ latent }) => latent),
+  );
+  const measured = [];
+  for (const { name: subject, kind, at } of subjects) {
+    const { rate, perplexity } = measure(await write(4 * Number(values.texts), 3, at(1)), name);
+    const cost = perplexity / plain.perplexity;
+    measured.push({ subject, kind, rate, times: rate.value / plain.rate.value, cost });
+  }
+  const [target] = measured;
+  const holds = target.times >= RISE && target.cost <= COST;
+  rows.push({ concept: name, ...best, unsteered: plain, holds, measured });
+  log(`${name}: ×${target.times.toFixed(1)} at ${target.cost.toFixed(2)} × perplexity`);
+}
+
+rows.sort((a, b) => b.measured[0].times - a.measured[0].times);
+const percent = ({ value, low, high }) =>
+  `${(100 * value).toFixed(2)} (${(100 * low).toFixed(2)}–${(100 * high).toFixed(2)})`;
+const head = [
+  ...["concept", "latent", "unsteered, % of words", "steered, % of words", "times"],
+  ...["perplexity, times", "other latents, times", "random directions, times", "reached"],
+];
+const table = rows.map(({ concept, latent, unsteered: plain, holds, measured }) => {
+  const [target] = measured;
+  const of = (kind) =>
+    measured
+      .filter((one) => one.kind === kind)
+      .map((one) => one.times.toFixed(1))
+      .join(", ");
+  return [
+    ...[concept, String(latent), percent(plain.rate), percent(target.rate)],
+    ...[target.times.toFixed(1), target.cost.toFixed(2), of("latent"), of("random")],
+    holds ? "yes" : "no",
+  ];
+});
+const reached = rows.filter(({ holds }) => holds).length;
+const controls = rows
+  .flatMap(({ measured }) => measured.slice(1))
+  .filter(({ times, cost }) => times >= RISE && cost <= COST).length;
+const summary = `${reached} of ${judged.length} concepts with at least ${ENOUGH} unsteered hits rise ${RISE}-fold at ${COST} times the perplexity or less; of ${4 * rows.length} controls, ${controls}.`;
+process.stdout.write(`${textTable(head, table)}\n\n${summary}\n`);
+if (values.json) writeFileSync(values.json, JSON.stringify({ run, judged, rows }) + "\n");
+if (values.markdown) {
+  const page = readFileSync(values.markdown, "utf8");
+  const content = `${markdownTable(head, table)}\n\n${summary}`;
+  writeFileSync(values.markdown, betweenMarkers(page, "steering", content));
+}
+await model.close();
