@@ -11,13 +11,14 @@ import { Rng } from "../rng.ts";
 import { DocumentDraws, intervalOf, type Drawn } from "./document-draws.ts";
 import { activationSum, projections, type Directions, type DirectionKind } from "./concept-directions.ts"; // prettier-ignore
 import type { Interval } from "./interval.ts";
-import { columnInto, columnsOf, joined, rowsOf } from "./columns.ts";
+import { columnInto, columnsOf, joined } from "./columns.ts";
 import type { Firings } from "./encoded-text.ts";
 import { sortedInto, type Column, type LabelledText } from "./labelled-text.ts";
 import { splittingOf, type Splitting } from "./concept-splitting.ts";
 import { fallingOrder, highest } from "./order.ts";
 import { agreement, auc, bestThreshold } from "./label-scores.ts";
 import { fitProbe, standardised, type Probe } from "./probe.ts";
+import { sampleOf, sparseProbe } from "./probe-sample.ts";
 
 export interface ProbeScore {
   auc: Interval;
@@ -67,12 +68,13 @@ export interface ConceptAucs {
 
 /** Numbers of columns in the probes that are reported. */
 export const PROBE_SIZES = [1, 2, 5, 10];
-const MAX_POSITIVES = 1000;
-const MAX_NEGATIVES = 2000;
 /** Directions by separation whose AUC is computed to find the best. */
 const CANDIDATES = 6;
 /** The full probe's fit ends here: its scores have settled before its weights. */
 const FULL_TOLERANCE = 1e-4;
+
+type Scores = Record<"selection" | "test", Float32Array<ArrayBuffer>>;
+type Labels = Record<"selection" | "test", Uint8Array>;
 
 /** Everything that the probes of all concepts share. Free it by `close`. */
 export class ConceptProber {
@@ -89,7 +91,7 @@ export class ConceptProber {
   readonly #sum: Float64Array;
   readonly #axes: Float64Array | undefined;
   // Scratch, as long as the halves: every score would take new memory otherwise.
-  readonly #scores: Record<"selection" | "test", Float32Array<ArrayBuffer>>;
+  readonly #scores: Scores;
   readonly #order: Int32Array<ArrayBuffer>;
   readonly #column: Column;
 
@@ -186,9 +188,12 @@ export class ConceptProber {
         }
         return scores;
       };
-      const { f1, score } = this.#score(sum("selection"), sum("test"), labels, draws);
-      f1s.push(f1);
-      if (PROBE_SIZES.includes(k)) latents.push({ k, columns: top.slice(0, k), ...score });
+      const scores = { selection: sum("selection"), test: sum("test") };
+      if (PROBE_SIZES.includes(k)) {
+        const { f1, score } = this.#score(scores, labels, draws);
+        f1s.push(f1);
+        latents.push({ k, columns: top.slice(0, k), ...score });
+      } else f1s.push(this.#f1(scores, labels, draws));
     }
     const splitting = splittingOf(f1s);
 
@@ -238,7 +243,10 @@ export class ConceptProber {
     const column = (half: "selection" | "test", i: number) =>
       columnInto(this.#scores[half], projected[half], i, vectors.length);
     const scored = vectors.map((_, i) =>
-      this.#score(column("selection", i), column("test", i), labels, draws),
+      this.#score(
+        { selection: column("selection", i), test: column("test", i) },
+        ...([labels, draws] as const),
+      ),
     );
     const before = moved ? 0 : 1;
     const width = 1 + sizes.length;
@@ -266,21 +274,37 @@ export class ConceptProber {
     };
   }
 
-  /** Threshold by F1 on the selection documents, everything else on the test documents. */
+  /** F1 on the test documents at the threshold with the best one on the selection documents. */
+  #f1(
+    scores: Scores,
+    labels: Labels,
+    draws: DocumentDraws,
+  ): ReturnType<DocumentDraws["f1"]> & { threshold: number } {
+    // prettier-ignore
+    const order = fallingOrder(scores.selection, this.#order);
+    const { threshold } = bestThreshold(scores.selection, labels.selection, order);
+    const { positions, values } = this.#column;
+    let count = 0;
+    for (let p = 0; p < scores.test.length; p++)
+      if (scores.test[p] >= threshold) {
+        positions[count] = p;
+        values[count++] = scores.test[p];
+      }
+    const above = { positions: positions.subarray(0, count), values: values.subarray(0, count) };
+    return { threshold, ...draws.f1(this.#texts.test, above, labels.test, threshold) };
+  }
+
+  /** With everything else on the test documents. */
   #score(
-    selection: Float32Array,
-    test: Float32Array,
-    labels: Record<"selection" | "test", Uint8Array>,
+    scores: Scores,
+    labels: Labels,
     draws: DocumentDraws,
   ): { score: ProbeScore; auc: Drawn; f1: Drawn; threshold: number } {
-    const text = this.#texts.test;
-    const order = fallingOrder(selection, this.#order);
-    const { threshold } = bestThreshold(selection, labels.selection, order);
-    const column = this.#column;
-    sortedInto(test, column);
-    const f1 = draws.f1(text, column, labels.test, threshold);
-    const { accuracy } = agreement(test, labels.test, threshold);
-    const auc = draws.auc(text, column, labels.test);
+    const f1 = this.#f1(scores, labels, draws);
+    const { threshold } = f1;
+    const { accuracy } = agreement(scores.test, labels.test, threshold);
+    sortedInto(scores.test, this.#column);
+    const auc = draws.auc(this.#texts.test, this.#column, labels.test);
     const score = { auc: intervalOf(auc), f1: intervalOf(f1), accuracy };
     return { score, auc, f1, threshold };
   }
@@ -362,27 +386,4 @@ export class ConceptProber {
 /** Places of the values that are largest in size. */
 function largest(values: Float64Array, count: number): number[] {
   return highest(values.map(Math.abs), count);
-}
-
-/** On these columns, from a probe on the first of them. */
-function sparseProbe(
-  columns: readonly Float32Array[],
-  labels: Uint8Array,
-  start: Probe | undefined,
-): Probe {
-  return fitProbe(rowsOf(columns), labels, { standardise: true, ...(start && { start }) });
-}
-
-/** At most 1,000 positions with and 2,000 without the label, in the order of the text. */
-function sampleOf(labels: Uint8Array, rng: Rng): Int32Array {
-  const placesOf = (label: number) => {
-    const places = new Int32Array(labels.length);
-    let count = 0;
-    for (let p = 0; p < labels.length; p++) if (labels[p] === label) places[count++] = p;
-    return places.subarray(0, count);
-  };
-  const [own, others] = [placesOf(1), placesOf(0)];
-  const some = (places: Int32Array, count: number) =>
-    places.length > count ? rng.shuffle(places).subarray(0, count) : places;
-  return Int32Array.from([...some(own, MAX_POSITIVES), ...some(others, MAX_NEGATIVES)]).sort();
 }
