@@ -18,9 +18,9 @@ export function intervalOf({ value, draws }: Drawn): Interval {
 }
 
 /** The ratio of two sums over the same draws. */
-export function ratioOf(top: Drawn, bottom: Drawn): Interval {
+export function ratioOf(top: Drawn, bottom: Drawn): Drawn {
   const draws = top.draws.map((sum, i) => sum / bottom.draws[i]);
-  return intervalOf({ value: top.value / bottom.value, draws });
+  return { value: top.value / bottom.value, draws };
 }
 
 /** Positions with and without a label, by document. */
@@ -117,9 +117,7 @@ export class DocumentDraws {
 
   /** Σ top / Σ bottom of values of each document. */
   ratio(top: Float64Array, bottom: Float64Array): Drawn {
-    const [over, under] = [this.total(top), this.total(bottom)];
-    const draws = over.draws.map((sum, i) => sum / under.draws[i]);
-    return { value: over.value / under.value, draws };
+    return ratioOf(this.total(top), this.total(bottom));
   }
 
   /**

@@ -3,12 +3,11 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 
-import { requireLatent, selectDocuments } from "../analysis/codes.ts";
+import { requireLatent } from "../analysis/codes.ts";
 import { graphFigure, graphOf, type GraphFacts } from "../analysis/composition-figure.ts";
 import { composition, type HalvedText, type Halves } from "../analysis/composition.ts";
 import { inWindows } from "../analysis/firing-windows.ts";
-import { BYTES_PER_ACTIVATION, FiringsCollector, firingCounts } from "../analysis/firings.ts";
-import { encodeTogether } from "../analysis/joint-codes.ts";
+import { firingCounts } from "../analysis/firings.ts";
 import { shortNames } from "../analysis/layers-figure.ts";
 import { findLinks } from "../analysis/links.ts";
 import { renderPng, type Figure } from "../analysis/plots.ts";
@@ -20,9 +19,10 @@ import { composeText, type Composed, type Node } from "./compose-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { meaningOf } from "./model-run.ts";
-import { heldOutText, isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts"; // prettier-ignore
+import { isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts"; // prettier-ignore
+import { readHalves } from "./placed-text.ts";
 import { Progress } from "./progress.ts";
-import { short, shortPath, Terminal } from "./terminal.ts";
+import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options {
   with?: string;
@@ -225,48 +225,12 @@ async function read(
   signal: AbortSignal,
   { tokens, window }: Settings,
 ): Promise<{ sides: Halves[]; text: HalvedText }> {
-  const { runs, text } = placed;
-  const halves = [0, 1].map(() => new FiringsCollector(runs.map(({ sae }) => sae.spec.dSae)));
-  const progress = new Progress({
-    ...{ label: "reading", unit: "tokens", total: tokens, quiet: terminal.quiet },
+  const halves = await readHalves(placed, device, terminal, signal, {
+    ...{ tokens, purpose: "pairs are found on half and measured on half" },
   });
-  const reading = { tokens, contextLength: text.contextLength, bos: text.bos };
-  let activations = 0;
-  try {
-    const documents = heldOutText(placed, signal);
-    for await (const { chunk, codes } of encodeTogether(
-      runs,
-      device,
-      placed.model,
-      documents,
-      reading,
-    )) {
-      // prettier-ignore
-      for (const odd of [0, 1]) {
-        const parts = codes.map((own) =>
-          selectDocuments(chunk, own, ({ ordinal }) => ordinal % 2 === odd),
-        );
-        halves[odd].add(
-          parts[0].chunk,
-          parts.map((part) => part.codes),
-        );
-      }
-      activations += codes.reduce((sum, { values }) => sum + values.length, 0);
-      progress.update(halves[0].positions + halves[1].positions);
-    }
-    progress.end(`${Math.round((activations * (8 + BYTES_PER_ACTIVATION)) / 1e6)} MB held`);
-  } catch (error) {
-    progress.stop();
-    throw error;
-  }
-  for (const half of halves)
-    if (half.documents < 2)
-      throw new UserError(
-        `${halves[0].documents + halves[1].documents} documents in ${short(tokens)} tokens are too few: pairs are found on half and measured on half, and an interval needs two of each; read more (--tokens) or longer text`,
-      );
   const [selection, test] = halves.map((half) => inWindows(half.held(), window));
   return {
-    sides: runs.map((_, i) => ({ selection: selection.firings[i], test: test.firings[i] })),
+    sides: placed.runs.map((_, i) => ({ selection: selection.firings[i], test: test.firings[i] })),
     text: { selection: selection.text, test: test.text },
   };
 }

@@ -3,12 +3,9 @@ import { mkdir, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 import type { Command } from "commander";
 
-import { selectDocuments } from "../analysis/codes.ts";
 import { matchConcepts } from "../analysis/concept-alignment.ts";
 import { conceptCourses, type ConceptCourse } from "../analysis/concept-layers.ts";
 import { matchDecoders, type CosineMatch } from "../analysis/directions.ts";
-import { BYTES_PER_ACTIVATION, FiringsCollector } from "../analysis/firings.ts";
-import { encodeTogether } from "../analysis/joint-codes.ts";
 import { LabelledText } from "../analysis/labelled-text.ts";
 import { conceptFigure, shortNames } from "../analysis/layers-figure.ts";
 import {
@@ -24,13 +21,8 @@ import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import {
-  heldOutText,
-  isOneSpace,
-  openPlacedRuns,
-  type PlacedRun,
-  type PlacedRuns,
-} from "./placed-runs.ts";
+import { isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts";
+import { readHalves } from "./placed-text.ts";
 import { meaningOf } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, shortPath, table, Terminal } from "./terminal.ts";
@@ -135,44 +127,17 @@ async function compare(
   signal: AbortSignal,
   { tokens, seed, thresholds }: { tokens: number; seed: number; thresholds: MatchThresholds },
 ): Promise<{ steps: Step[]; courses: ConceptCourse[] }> {
-  const { runs, model, text } = placed;
-  const widths = runs.map(({ sae }) => sae.spec.dSae);
-  const halves = [0, 1].map(() => new FiringsCollector(widths));
+  const { runs } = placed;
   const labelled = runs.map(({ sae }) => {
     const selection = new LabelledText(sae.spec.dSae);
     return [selection, new LabelledText(sae.spec.dSae, selection)];
   });
-  const progress = new Progress({
-    ...{ label: "reading", unit: "tokens", total: tokens, quiet: terminal.quiet },
+  const halves = await readHalves(placed, device, terminal, signal, {
+    ...{ tokens, purpose: "half are chosen on and half tested on" },
+    onPart: (half, chunk, codes) => {
+      for (const [i, own] of codes.entries()) labelled[i][half].add(chunk, own);
+    },
   });
-  const documents = heldOutText(placed, signal);
-  const reading = { tokens, contextLength: text.contextLength, bos: text.bos };
-  let activations = 0;
-  try {
-    for await (const { chunk, codes } of encodeTogether(runs, device, model, documents, reading)) {
-      for (const odd of [0, 1]) {
-        const parts = codes.map((own) =>
-          selectDocuments(chunk, own, ({ ordinal }) => ordinal % 2 === odd),
-        );
-        halves[odd].add(
-          parts[0].chunk,
-          parts.map((part) => part.codes),
-        );
-        for (const [i, part] of parts.entries()) labelled[i][odd].add(part.chunk, part.codes);
-      }
-      activations += codes.reduce((sum, { values }) => sum + values.length, 0);
-      progress.update(halves[0].positions + halves[1].positions);
-    }
-    progress.end(`${Math.round((activations * (8 + BYTES_PER_ACTIVATION)) / 1e6)} MB held`);
-  } catch (error) {
-    progress.stop();
-    throw error;
-  }
-  for (const half of halves)
-    if (half.documents < 2)
-      throw new UserError(
-        `${halves[0].documents + halves[1].documents} documents in ${short(tokens)} tokens are too few: half are chosen on and half tested on, and an interval needs two of each; read more (--tokens) or longer text`,
-      );
   for (const half of labelled.flat()) half.finish();
 
   const [selection, test] = halves.map((half) => half.held());
