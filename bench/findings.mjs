@@ -5,8 +5,16 @@
  * Each command's answer is kept in the output folder: interrupted, the same line goes on.
  */
 import { execFileSync } from "node:child_process";
-import { copyFileSync, existsSync, mkdirSync, readFileSync, renameSync, writeFileSync } from "node:fs";
-import { join } from "node:path";
+import {
+  copyFileSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  renameSync,
+  writeFileSync,
+} from "node:fs";
+import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 import { betweenMarkers, markdownTable } from "./table.mjs";
@@ -17,30 +25,25 @@ const HELP = `node bench/findings.mjs [options]
   --only LIST       some of capture,compose,concepts,steering,layers; default: all
   --markdown PAGE   also write the tables between the markers of this page, and the pictures beside it
 
-About an hour on two cores, half of it for steering.
+About an hour on two cores, more than half of it for steering.
 `;
 const { values } = parseArgs({
   options: {
     out: { type: "string", default: "runs/findings" },
-    only: { type: "string", default: "capture,compose,concepts,steering,layers" },
+    only: { type: "string" },
     markdown: { type: "string" },
     help: { type: "boolean", default: false },
   },
 });
-if (values.help) {
-  process.stdout.write(HELP);
-  process.exit(0);
-}
 const root = fileURLToPath(new URL("..", import.meta.url));
-const out = values.out;
-mkdirSync(out, { recursive: true });
+const at = (name) => join(values.out, name);
 
-/** What `node ARGUMENTS` prints, as JSON; from the output folder when it was asked before. */
-function answer(name, ...command) {
-  const file = join(out, `${name}.json`);
+/** What a command prints as JSON; from the output folder when it was asked before. */
+function answer(name, script, ...words) {
+  const file = at(`${name}.json`);
   if (!existsSync(file)) {
-    process.stderr.write(`\n${command.join(" ")}\n`);
-    const text = execFileSync(process.execPath, command, {
+    process.stderr.write(`\n${[script, ...words].join(" ")}\n`);
+    const text = execFileSync(process.execPath, [join(root, script), ...words], {
       ...{ stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 2 ** 28 },
     });
     writeFileSync(`${file}.part`, text);
@@ -48,11 +51,11 @@ function answer(name, ...command) {
   }
   return JSON.parse(readFileSync(file, "utf8"));
 }
-const lens = (name, ...command) => answer(name, join(root, "bin/lens.js"), ...command, "--json");
-const runs = ["--runs", join(out, "runs")];
+const lens = (name, ...words) => answer(name, "bin/lens.js", ...words, "--json");
+const runs = ["--runs", at("runs")];
 
-/** A trained run, and four for the layers of the model; made when a section asks for them. */
-const folders = {
+/** Trained when a section first asks for them. */
+const trained = {
   run: () => lens("run", "run", ...runs).folder,
   layers: () => lens("sweep", "train", "--sweep", ...runs, join(root, "examples/layers.yaml")).runs,
   words: () => lens("words", "train", ...runs, join(root, "examples/concepts.yaml")).folder,
@@ -62,18 +65,286 @@ const count = (n) => n.toLocaleString("en-US");
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 const within = ({ value, low, high }, digits = 2) =>
   `${value.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
-const withinPercent = ({ value, low, high }) =>
+const percentWithin = ({ value, low, high }) =>
   `${percent(value)} (${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)})`;
+const paragraphs = (...parts) => parts.join("\n\n");
+/** Keeps a figure beside the page. */
 const picture = (from, name, alt) => {
-  copyFileSync(from, join(out, `findings-${name}.png`));
+  copyFileSync(from, at(`findings-${name}.png`));
   return `![${alt}](findings-${name}.png)`;
 };
 
-const sections = {
-  capture() {
-    const run = folders.run();
-    const { summary, latents, positions } = lens("explain", "explain", run, "--top", "12");
-    const { maps } = lens("map", "feature", "map", run, "--out", join(out, "map"));
-    return "";
-  },
+function capture() {
+  const run = trained.run();
+  const { summary, latents, positions } = lens("explain", "explain", run, "--top", "200");
+  const { maps, suspects, files } = lens("map", "feature", "map", run);
+  const named = latents.filter(({ rules }) => rules[0].f1.value >= 0.8);
+  const kinds = [...new Set(named.map(({ rules }) => rules[0].kind))]
+    .map((kind) => [kind, named.filter(({ rules }) => rules[0].kind === kind)])
+    .toSorted(([, a], [, b]) => b.length - a.length);
+  const rows = kinds.flatMap(([kind, list]) =>
+    list
+      .slice(0, 3)
+      .map(({ latent, rules: [rule], chance, firings }) => [
+        ...[kind, String(latent), rule.text, within(rule.f1), chance.shuffled.toFixed(3)],
+        ...[percent(rule.coverage.value, 0), count(firings.test)],
+      ]),
+  );
+  const suspected = ["duplicate", "split", "absorbed"].map(
+    (kind) =>
+      `${suspects.suspects.filter((one) => one.kind === kind).length} ${kind} (random pairs: ${suspects.random[kind]})`,
+  );
+  return paragraphs(
+    `Rules chosen on ${count(positions.train)} tokens, measured on ${count(positions.test)} others: ${summary.named} of ${count(summary.judged)} latents have a rule with F1 ≥ 0.8 for the strongest half of their activation or more (labels moved along the text: ${summary.namedShuffled}); counting every firing, however weak: ${summary.namedAny}. Median F1 of the best rule ${summary.medianF1.toFixed(2)}, moved labels ${summary.medianShuffled.toFixed(2)}, always saying yes ${summary.medianAlways.toFixed(2)}. By kind of rule: ${kinds.map(([kind, list]) => `${kind} ${list.length}`).join(", ")}.`,
+    markdownTable(
+      ["rule", "latent", "says", "F1", "moved labels", "of its activation", "firings"],
+      rows,
+    ),
+    picture(
+      files.find((file) => file.endsWith("decoder.png")),
+      ...["map", "All latents by decoder direction, named by what excites them"],
+    ),
+    `${maps.map(({ kind, trustworthiness: { value, random } }) => `Trustworthiness of the map by ${kind === "decoder" ? "decoder directions" : "common firing"} ${value.toFixed(3)} (dealt out at random ${random.toFixed(3)})`).join("; ")}. Suspects among ${count(suspects.pairs)} pairs: ${suspected.join(", ")}.`,
+  );
+}
+
+function compose() {
+  const { pairs, triples, nodes } = lens("compose", "compose", trained.run());
+  const [, one, two] = trained.layers();
+  const links = lens("links", "compose", one, "--with", two, "--out", at("links"));
+  const meaning = (latent) => {
+    const node = nodes.find((other) => other.latent === latent);
+    return node?.meaning ? `${latent} (${node.meaning})` : String(latent);
+  };
+  const { together, apart } = pairs;
+  const pairRows = [
+    ["together", together],
+    ["apart", apart],
+  ].flatMap(([what, { listed }]) =>
+    listed
+      .slice(0, 4)
+      .map((pair) => [
+        ...[what, ...pair.latents.map(meaning), count(pair.together)],
+        ...[pair.expected.toFixed(1), pair.turned.toFixed(1), within(pair.phi)],
+      ]),
+  );
+  const tripleRows = [
+    ["both are needed", triples.and],
+    ["either, not both", triples.either],
+  ].flatMap(([what, { listed }]) =>
+    listed
+      .slice(0, 3)
+      .map(({ latents, both, shares: { alone, predicted } }) => [
+        ...[what, ...latents.map(meaning), percentWithin(both)],
+        ...[...alone.map((share) => percent(share)), percent(predicted)],
+      ]),
+  );
+  const found = ({ found: n, tests, null: byChance, confirmed }) =>
+    `${count(n)} of ${count(tests)} (turned text: ${byChance}; of the first 200, ${confirmed} hold on the other documents)`;
+  const chosen = ({ found: n, chosen: of, null: byChance }) =>
+    `${n} of ${of} chosen hold on the other documents (turned text: ${byChance})`;
+  const { agreement } = links.links.weights;
+  return paragraphs(
+    `Pairs that fire together more than chance allows: ${found(together)}. Less than chance allows: ${found(apart)}.`,
+    markdownTable(
+      ["", "latent", "and", "together", "if independent", "turned text", "phi"],
+      pairRows,
+    ),
+    `Pairs that predict a third as neither of them does: ${chosen(triples.and)}. Either predicts it, both at once do not: ${chosen(triples.either)}.`,
+    markdownTable(
+      ["", "latent", "and", "third", "P(third, both)", "first alone", "second alone", "noisy or"],
+      tripleRows,
+    ),
+    `From one layer to the next: over ${count(agreement.pairs)} pairs of a latent at \`blocks.1\` and one at \`blocks.2\`, the rank correlation of decoder · encoder and of how much likelier the one makes the other is ${agreement.rank.toFixed(3)} (encoders dealt out anew: ${agreement.null.low.toFixed(3)} to ${agreement.null.high.toFixed(3)}).`,
+    picture(join(trained.run(), "compose/compose.png"), "compose", "Latents that fire together"),
+  );
+}
+
+/** A line for each way to have one column for a concept. */
+function coverageRows(where, { concepts, auc95, f1Half, directions, full }) {
+  const row = (what, share, f1) => [where, what, `${share.count} (${percentWithin(share)})`, f1];
+  return [
+    row("one latent", auc95, String(f1Half.count)),
+    [where, "one latent, labels moved along the text", percent(auc95.shuffled), ""],
+    ...directions.map((one) => row(DIRECTIONS[one.kind], one, "")),
+    row("all dimensions, a linear probe", full, ""),
+  ].map((cells) => [...cells.slice(0, 2), `${cells[2]} of ${concepts.length}`, cells[3]]);
+}
+const DIRECTIONS = {
+  raw: "one dimension",
+  random: "one of as many random directions",
+  pca: "one principal component",
 };
+
+function concepts() {
+  const run = trained.run();
+  const own = lens("concepts", "concepts", run, "--tokens", "200000");
+  const words = lens("concepts-words", "concepts", trained.words(), "--tokens", "200000");
+  const { supervised } = lens("supervised", "eval", run, "--supervised");
+  const { structure } = lens("structure", "eval", run, "--structure");
+  const best = own.concepts
+    .slice(0, 8)
+    .map(({ concept, best: { latent, auc, f1 }, byChance, directions, full }) => [
+      ...[concept, String(latent), within(auc, 3), byChance.auc.toFixed(3)],
+      ...[directions.find(({ kind }) => kind === "raw").best.auc.value.toFixed(3)],
+      ...[full.auc.value.toFixed(3), within(f1)],
+    ]);
+  return paragraphs(
+    `By latent and concept, on ${count(own.positions.test)} tokens that had no part in the choice; the clearest of ${own.concepts.length}:`,
+    markdownTable(
+      ["concept", "latent", "AUC", "moved labels", "best dimension", "linear probe", "F1"],
+      best,
+    ),
+    "Concepts that one column tells with an AUC of 0.95 or more, of those with 20 tokens or more in either half:",
+    markdownTable(
+      ["autoencoder", "column", "AUC ≥ 0.95", "F1 ≥ 0.5"],
+      [
+        ...coverageRows("`lens run`, `blocks.2.hook_resid_post`", own),
+        ...coverageRows("`examples/concepts.yaml`, `hook_embed`", words),
+      ],
+    ),
+    picture(
+      join(run, "concepts/concepts.png"),
+      ...["concepts", "AUC of each concept's best latent against its best dimension"],
+    ),
+    "Where the answer is known, and without labels (every line with what it is to be compared with):",
+    markdownTable(
+      ["measure", "this autoencoder", "beside it"],
+      [...supervisedRows(supervised), ...structureRows(structure)],
+    ),
+  );
+}
+
+function supervisedRows({ sparseProbing, scr, tpp, absorption, interchange }) {
+  const probe = (probed, k) =>
+    sparseProbing.tokens.means.find((one) => one.probed === probed && one.k === k);
+  const removed = scr.means.find(({ n }) => n === 20).toMean;
+  const perturbed = tpp.removed.find(({ n }) => n === 20);
+  const mean = interchange.mean;
+  const { fraction, full, null: along } = absorption.mean;
+  return [
+    ...[1, 10].map((k) => [
+      `sparse probing, tokens, k = ${k}: accuracy`,
+      within(probe("latents", k).accuracy, 3),
+      `dimensions ${probe("neurons", k).accuracy.value.toFixed(3)}; chance 0.5`,
+    ]),
+    [
+      "SCR, 20 latents set to their mean",
+      ...[within(removed.score, 3), `random latents ${removed.null.toFixed(3)}`],
+    ],
+    [
+      "TPP, 20 latents",
+      ...[within(perturbed.score, 3), `random latents ${perturbed.null.value.toFixed(3)}`],
+    ],
+    [
+      "absorption, fraction",
+      ...[within(fraction, 3), `random directions ${along.fraction.toFixed(3)}`],
+    ],
+    ["absorption, full", within(full, 3), `random directions ${along.full.toFixed(3)}`],
+    [
+      "interchange of characters' attributes, disentangle",
+      within(mean.latents.disentangle, 3),
+      `dimensions ${mean.dimensions.disentangle.value.toFixed(3)}; random latents ${mean.null.toFixed(3)}`,
+    ],
+  ];
+}
+
+function structureRows({ mdl: { bits }, metaSae }) {
+  return [
+    [
+      "bits per position (MDL)",
+      within(bits.codes, 1),
+      `principal components ${bits.components.value.toFixed(1)}, dimensions ${bits.dimensions.value.toFixed(1)}`,
+    ],
+    [
+      "variance of held-out decoder rows that a meta-SAE explains",
+      within(metaSae.heldOut, 3),
+      `random rows ${metaSae.null.random.heldOut.value.toFixed(3)}, shuffled rows ${metaSae.null.shuffled.heldOut.value.toFixed(3)}`,
+    ],
+  ];
+}
+
+function steering() {
+  const run = trained.run();
+  const measured = at("steering.json");
+  if (!existsSync(measured))
+    execFileSync(process.execPath, [join(root, "bench/steering.mjs"), run, "--json", measured], {
+      stdio: ["ignore", "ignore", "inherit"],
+    });
+  const { table, rows } = JSON.parse(readFileSync(measured, "utf8"));
+  const [{ concept }] = rows;
+  const strengths = "0.25,0.5,0.75,1";
+  const by = ["--find", concept, "--by", "effect", "--together", "8"];
+  const figures = at("dose");
+  lens(
+    ...["dose", "steer", "--run", run, ...by, "--dose", strengths, "--texts", "48"],
+    ...["--temperature", "1", "--out", figures],
+  );
+  const png = readdirSync(figures).find((name) => name.endsWith("-rate.png"));
+  return paragraphs(
+    markdownTable(table.head, table.rows),
+    table.summary,
+    picture(join(figures, png), "steering", `How often ${concept} comes, strength by strength`),
+  );
+}
+
+function layers() {
+  const folders = trained.layers();
+  const {
+    steps,
+    concepts: courses,
+    autoencoders,
+  } = lens(...["layers", "layers", ...folders, "--out", at("layers")]);
+  const short = (hookPoint) => hookPoint.replace(/blocks\.(\d+)\.hook_/, "$1 ");
+  const kinds = ["shared", "split", "merged", "related", "lost"];
+  const rows = steps.map(({ from, to, counts, oneToOne, decoders }) => [
+    `${short(from)} → ${short(to)}`,
+    ...kinds.map((kind) => `${counts.a[kind].count} (${counts.a[kind].null})`),
+    `${counts.b.new.count} (${counts.b.new.null})`,
+    ...[oneToOne, decoders].map(
+      ({ mean, null: byChance }) => `${mean.toFixed(2)} (${byChance.mean.toFixed(2)})`,
+    ),
+  ]);
+  const byLayer = autoencoders.map(({ name }, i) => {
+    const own = courses.map(({ at }) => at[i]);
+    const mean = (value) => own.reduce((sum, one) => sum + value(one), 0) / own.length;
+    return [
+      short(name),
+      ...["appears", "peak", "fades"].map((what) =>
+        String(courses.filter((course) => course[what] === i).length),
+      ),
+      ...[mean(({ auc }) => auc.value), mean((one) => one.null)].map((v) => v.toFixed(3)),
+      mean(({ f1 }) => f1).toFixed(3),
+    ];
+  });
+  return paragraphs(
+    "Latents of one layer by what becomes of them in the next; in brackets what is found when the second's codes are moved along the text:",
+    markdownTable(["", ...kinds, "new", "one-to-one r", "cosine"], rows),
+    `The best latent of each of ${courses.length} concepts, layer by layer:`,
+    markdownTable(
+      ["hook point", "appear", "peak", "fade", "mean AUC", "moved labels", "mean F1"],
+      byLayer,
+    ),
+    picture(join(at("layers"), "concepts.png"), "layers", "AUC of concepts from layer to layer"),
+  );
+}
+
+if (values.help) {
+  process.stdout.write(HELP);
+} else {
+  const sections = { capture, compose, concepts, steering, layers };
+  const names = values.only?.split(",") ?? Object.keys(sections);
+  for (const name of names)
+    if (!Object.hasOwn(sections, name))
+      throw new Error(`there is no section ${name}: ${Object.keys(sections).join(", ")}`);
+  mkdirSync(values.out, { recursive: true });
+  for (const name of names) {
+    const content = sections[name]();
+    process.stdout.write(`## ${name}\n\n${content}\n\n`);
+    if (!values.markdown) continue;
+    const page = readFileSync(values.markdown, "utf8");
+    writeFileSync(values.markdown, betweenMarkers(page, name, content));
+    for (const [, file] of content.matchAll(/\]\((findings-[a-z]+\.png)\)/g))
+      copyFileSync(at(file), join(dirname(values.markdown), file));
+  }
+}

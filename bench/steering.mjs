@@ -18,6 +18,7 @@ const HELP = `node bench/steering.mjs RUN [options]
   --prompt TEXT      what is gone on from; default: nothing, a document's beginning
   --tokens N         new tokens of each text; default: 100
   --candidates N     latents searched for each concept; default: 8
+  --together N       latents turned up at once, at most; default: 8
   --texts N          texts of each choice; measured on four times as many; default: 64
   --unsteered N      texts of the model as it is; default: 2048
   --json PATH        all numbers
@@ -29,6 +30,7 @@ const { values, positionals } = parseArgs({
     prompt: { type: "string", default: "" },
     tokens: { type: "string", default: "100" },
     candidates: { type: "string", default: "8" },
+    together: { type: "string", default: "8" },
     texts: { type: "string", default: "64" },
     unsteered: { type: "string", default: "2048" },
     json: { type: "string" },
@@ -54,9 +56,11 @@ const RISE = 5;
 const COST = 1.3;
 /** Unsteered hits that a rate needs to be divided by. */
 const ENOUGH = 10;
-/** Latents tried of those that the search found, and strengths tried of each. */
-const TRIED = 3;
+/** Of what the search found for a concept so many are tried, each at so many strengths. */
+const TRIED = 2;
 const STEPS = 6;
+/** Rises that contexts foretell are about half of those of text: below this it is not worth a trial. */
+const FORETOLD = RISE / 2;
 
 const [run] = positionals;
 const model = await lens.loadModel("builtin:tiny");
@@ -114,7 +118,8 @@ const searched = await lens.findByEffect(
   lens.documents("builtin:stories", { split: "validation" }),
   {
     ...{ hookPoint: HOOK, tokens: 1024, maxCost: Math.log(COST) },
-    candidates: Number(values.candidates),
+    ...{ candidates: Number(values.candidates), together: Number(values.together) },
+    onProgress: (done, total) => done % 50 === 0 && log(`  ${done} of ${total}`),
   },
 );
 
@@ -124,40 +129,48 @@ const place = { hookPoint: HOOK, promptLength: prompt.length };
  * Contexts of the corpus foretell the cost in text that steers itself only roughly: from the strength
  * that the search found in steps up or down to the last within the cost. The trial with the highest rate.
  */
-async function bestOf(latent, strength, concept, plain) {
+async function bestOf({ latents, strength }, concept, plain) {
   let [best, value] = [undefined, strength];
   const seen = new Set();
   for (let i = 0; i < STEPS && !seen.has(value.toFixed(2)); i++) {
     seen.add(value.toFixed(2));
-    const edits = [{ latent, kind: "add", value }];
+    const edits = latents.map((latent) => ({ latent, kind: "add", value }));
     const steered = await write(Number(values.texts), 2, lens.steering(sae, model, edits, place));
     const { rate, perplexity } = measure(steered, concept);
     const cost = perplexity / plain.perplexity;
     if (cost <= COST && (!best || rate.value > best.rate))
-      best = { latent, value, rate: rate.value };
+      best = { latents, value, rate: rate.value };
     if (cost > 0.92 * COST && cost <= COST) break;
     value *= cost > COST ? 1 / 1.1 : 1.1;
   }
   return best;
 }
 
+const wordsPerToken =
+  unsteered.reduce((sum, { words }) => sum + words, 0) /
+  unsteered.reduce((sum, { tokens }) => sum + tokens, 0);
+const foretold = ({ name, baseline, found }) =>
+  1 + ((found[0]?.rate ?? 0) - baseline) / wordsPerToken / before.get(name).rate.value;
+const promising = searched
+  .filter((one) => foretold(one) >= FORETOLD)
+  .toSorted((a, b) => foretold(b) - foretold(a));
+
 const rows = [];
-for (const [i, { name, baseline, found }] of searched.entries()) {
+for (const [i, { name, found }] of promising.entries()) {
   const plain = before.get(name);
   const trials = [];
-  for (const { latent, strength, rate } of found.slice(0, TRIED))
-    if (rate >= 2 * baseline) trials.push(await bestOf(latent, strength, name, plain));
+  for (const one of found.slice(0, TRIED)) trials.push(await bestOf(one, name, plain));
   const [best] = trials.filter(Boolean).toSorted((a, b) => b.rate - a.rate);
   const promised = best ? best.rate / plain.rate.value : 0;
-  const where = `${i + 1}/${searched.length} ${name}`;
+  const where = `${i + 1}/${promising.length} ${name}`;
   if (promised < 0.8 * RISE) {
     log(`${where}: at best ${promised.toFixed(1)} times`);
     continue;
   }
   const subjects = lens.subjectsOf(
-    ...[sae, model, features, best.latent],
+    ...[sae, model, features, best.latents],
     { ...place, unit: best.value, latents: 2, directions: 2 },
-    found.map(({ latent }) => latent),
+    found.flatMap(({ latents }) => latents),
   );
   const measured = [];
   for (const { name: subject, kind, at } of subjects) {
@@ -177,10 +190,10 @@ rows.sort((a, b) => b.measured[0].times - a.measured[0].times);
 const percent = ({ value, low, high }) =>
   `${(100 * value).toFixed(2)} (${(100 * low).toFixed(2)}–${(100 * high).toFixed(2)})`;
 const head = [
-  ...["concept", "latent", "unsteered, % of words", "steered, % of words", "times"],
+  ...["concept", "latents", "unsteered, % of words", "steered, % of words", "times"],
   ...["perplexity, times", "other latents, times", "random directions, times", "reached"],
 ];
-const table = rows.map(({ concept, latent, unsteered: plain, holds, measured }) => {
+const cells = rows.map(({ concept, latents, unsteered: plain, holds, measured }) => {
   const [target] = measured;
   const of = (kind) =>
     measured
@@ -188,7 +201,7 @@ const table = rows.map(({ concept, latent, unsteered: plain, holds, measured }) 
       .map((one) => one.times.toFixed(1))
       .join(", ");
   return [
-    ...[concept, String(latent), percent(plain.rate), percent(target.rate)],
+    ...[concept, latents.join(" + "), percent(plain.rate), percent(target.rate)],
     ...[target.times.toFixed(1), target.cost.toFixed(2), of("latent"), of("random")],
     holds ? "yes" : "no",
   ];
@@ -198,11 +211,15 @@ const controls = rows
   .flatMap(({ measured }) => measured.slice(1))
   .filter(({ times, cost }) => times >= RISE && cost <= COST).length;
 const summary = `${reached} of ${judged.length} concepts with at least ${ENOUGH} unsteered hits rise ${RISE}-fold at ${COST} times the perplexity or less; of ${4 * rows.length} controls, ${controls}.`;
-process.stdout.write(`${textTable(head, table)}\n\n${summary}\n`);
-if (values.json) writeFileSync(values.json, JSON.stringify({ run, judged, rows }) + "\n");
+process.stdout.write(`${textTable(head, cells)}\n\n${summary}\n`);
+if (values.json)
+  writeFileSync(
+    values.json,
+    JSON.stringify({ run, judged, rows, table: { head, rows: cells, summary } }) + "\n",
+  );
 if (values.markdown) {
   const page = readFileSync(values.markdown, "utf8");
-  const content = `${markdownTable(head, table)}\n\n${summary}`;
+  const content = `${markdownTable(head, cells)}\n\n${summary}`;
   writeFileSync(values.markdown, betweenMarkers(page, "steering", content));
 }
 await model.close();

@@ -62,15 +62,16 @@ const sections: Parameters<typeof writeReport>[1]["sections"] = [];
 const summary: (string | number)[][] = [];
 for (const { name, found } of searched) {
   if (found.length === 0) continue;
-  const [{ latent, strength: unit }, ...others] = found;
+  const [{ latents, strength: unit }, ...others] = found;
+  const latent = latents.join(" + ");
   console.log(`${name}: latent ${latent} …`);
   const subjects = subjectsOf(
     sae,
     model,
     features,
-    latent,
+    latents,
     { hookPoint, promptLength: ids.length, unit, latents: 1, directions: 1 },
-    others.map((other) => other.latent),
+    others.flatMap((other) => other.latents),
   );
   const result = await doseResponse(model, subjects, strengths, {
     ...{ prompt: ids, texts: 12, generation, score: conceptScore(name) },
@@ -90,7 +91,10 @@ for (const { name, found } of searched) {
   ]);
   sections.push({
     title: name,
-    text: `Latent ${latent}, most active on ${features.index.columns.topTokens[latent].map((text) => JSON.stringify(text)).join(", ")}. Texts at strength ${shown.strength}, after “${prompt}”:`,
+    text: `Latent ${latent}, most active on ${latents
+      .flatMap((f) => features.index.columns.topTokens[f].slice(0, 3))
+      .map((text) => JSON.stringify(text))
+      .join(", ")}. Texts at strength ${shown.strength}, after “${prompt}”:`,
     rows: [
       ...baseline.samples.slice(0, 1).map((text): [string, string] => ["as it is", text]),
       ...shown.samples.slice(0, 2).map((text): [string, string] => ["steered", text]),

@@ -497,6 +497,16 @@ describe("a run", () => {
     expect(unknown.stderr).toContain("there is no concept animal.dgo; did you mean animal.dog?");
     const how = await run("steer", "--find", "animal.dog", "--by", "magic");
     expect(how.stderr).toContain("by must be meaning or effect; got magic");
+    // Several latents at once, each by as much.
+    const byEffect = ["steer", "--find", "animal.dog", "--by", "effect", "--tokens", "5"];
+    const several = await run(...byEffect, "--together", "4", "--json");
+    expect({ code: several.code, stderr: several.stderr }).toEqual({ code: 0, stderr: "" });
+    const { edits } = JSON.parse(several.stdout) as { edits: { latent: number; value: number }[] };
+    expect([1, 2, 4]).toContain(edits.length);
+    expect(new Set(edits.map(({ latent }) => latent)).size).toBe(edits.length);
+    expect(new Set(edits.map(({ value }) => value)).size).toBe(1);
+    const none = await run(...byEffect, "--together", "0");
+    expect(none.stderr).toContain("together must be a whole number of latents, at least 1; got 0");
   }, 180_000);
 });
 

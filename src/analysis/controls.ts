@@ -17,33 +17,47 @@ export interface SubjectOptions extends SteerOptions {
 }
 
 /**
- * The latent, turned up by strength · unit at every position; and controls, each of
- * which moves the activation as far: latents that fire about as often, none of them among `exclude`,
+ * The latents, each turned up by strength · unit at every position; and controls, each of
+ * which moves the activation as far: as many latents that fire about as often, none of them among `exclude`,
  * and directions drawn from a normal distribution.
+ * @param targets one latent, or several that are turned up together.
  */
 export function subjectsOf(
   sae: Sae,
   model: Model,
   features: Features,
-  latent: number,
+  targets: readonly number[],
   { latents, directions, unit, seed = 0, ...steer }: SubjectOptions,
   exclude: readonly number[] = [],
 ): Subject[] {
-  const { columns } = features.index;
+  const { firings, max } = features.index.columns;
   const row = new Float32Array(sae.spec.dIn);
-  const perStrength = unit ?? columns.max[latent];
-  const length = perStrength * Math.hypot(...directionOf(sae, latent, row));
-  const up = (f: number, value: number) => (strength: number) =>
-    steering(sae, model, [{ latent: f, kind: "add", value: strength * value }], steer);
-  const target: Subject = {
-    ...{ name: `latent ${latent}`, kind: "target", at: up(latent, perStrength) },
-  };
-  const others = alike(columns.firings, latent, exclude)
-    .slice(0, latents)
-    .map((f): Subject => {
-      const value = length / Math.hypot(...directionOf(sae, f, row));
-      return { name: `latent ${f}`, kind: "latent", at: up(f, value) };
-    });
+  const perStrength = unit ?? max[targets[0]];
+  const lengthOf = (set: readonly number[]) => Math.hypot(...directionOf(sae, set, row));
+  const length = perStrength * lengthOf(targets);
+  const subject = (set: readonly number[], kind: Subject["kind"], value: number): Subject => ({
+    ...{ name: `latent ${set.join(" + ")}`, kind },
+    at: (strength) =>
+      steering(
+        ...[sae, model],
+        set.map((latent) => ({ latent, kind: "add", value: strength * value })),
+        steer,
+      ),
+  });
+  const target = subject(targets, "target", perStrength);
+  const taken = new Set([...targets, ...exclude]);
+  const others: Subject[] = [];
+  while (others.length < latents) {
+    const set: number[] = [];
+    for (const latent of targets) {
+      const other = alike(firings, latent, taken);
+      if (other === undefined) break;
+      taken.add(other);
+      set.push(other);
+    }
+    if (set.length < targets.length) break;
+    others.push(subject(set, "latent", length / lengthOf(set)));
+  }
   const { hookPoint } = steering(sae, model, [], steer);
   const random = Array.from({ length: directions }, (_, i): Subject => {
     const rng = new Rng(seed, "direction", i);
@@ -58,11 +72,15 @@ export function subjectsOf(
   return [target, ...others, ...random];
 }
 
-/** Latents by how near their number of firings is, on a logarithmic scale, to that of `latent`; silent ones left out. */
-function alike(firings: readonly number[], latent: number, exclude: readonly number[]): number[] {
-  const left = new Set([latent, ...exclude]);
-  const distance = (f: number) => Math.abs(Math.log(firings[f] / firings[latent]));
-  return firings
-    .flatMap((n, f) => (n > 0 && !left.has(f) ? [f] : []))
-    .toSorted((a, b) => distance(a) - distance(b) || a - b);
+/** Of the latents that fire and are not `taken`, the one whose number of firings is nearest, on a logarithmic scale, to that of `latent`. */
+function alike(
+  firings: readonly number[],
+  latent: number,
+  taken: ReadonlySet<number>,
+): number | undefined {
+  const distance = (f: number) => Math.abs(Math.log(firings[f] / Math.max(1, firings[latent])));
+  let best: number | undefined;
+  for (const [f, n] of firings.entries())
+    if (n > 0 && !taken.has(f) && (best === undefined || distance(f) < distance(best))) best = f;
+  return best;
 }

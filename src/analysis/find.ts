@@ -7,10 +7,15 @@ import { wordOf } from "./labels.ts";
 /** A feature that a search found. */
 export interface Found {
   latent: number;
+  /** Others that are turned up with it. */
+  with?: readonly number[];
   /** Why, in words. */
   because: string;
   label?: BestLabel | undefined;
 }
+
+/** All latents that are turned up. */
+export const latentsOf = ({ latent, with: more = [] }: Found): number[] => [latent, ...more];
 
 /**
  * Features for a query, best first: those whose label is the query, then those whose label holds it (each by
@@ -54,10 +59,12 @@ export function findFeatures(
 }
 
 /** A feature in one line. */
-export function describeFound({ latent, because, label }: Found): string {
+export function describeFound(found: Found): string {
+  const { because, label } = found;
+  const latents = latentsOf(found);
   const trust =
     label && !because.startsWith("rule") && !isSpecific(label)
       ? ", which it does not fit well"
       : "";
-  return `latent ${latent} (${because}${trust})`;
+  return `latent${latents.length > 1 ? "s" : ""} ${latents.join(" + ")} (${because}${trust})`;
 }

@@ -69,17 +69,38 @@ test("a latent that writes a word is found for it, whatever it reads, and within
   const options = { hookPoint, tokens: 12, contextLength: 12, maxCost: 0.3 };
   const concepts = [{ name: "word", tokens: [word] }];
   const [{ found, baseline }] = await findByEffect(sae, model, concepts, documents, options);
-  expect(found[0].latent).toBe(2);
+  expect(found[0].latents).toEqual([2]);
   expect(found[0].rate).toBeGreaterThan(1.5 * baseline);
   for (const { cost } of found) expect(cost).toBeLessThanOrEqual(0.3);
 });
 
+test("two latents that each write half of a word do more together than one alone at the same cost", async () => {
+  const { W_U, norm } = await model.unembedding();
+  const word = 7;
+  const writes = Float64Array.from({ length: dIn }, (_, c) => W_U[word * dIn + c] * norm.gain[c]);
+  const noise = randomRow();
+  const scale = Math.hypot(...writes) / Math.hypot(...noise);
+  // Each is half the word, and as much of something else that the other takes back.
+  const [one, other] = [1, -1].map((sign) => writes.map((v, c) => v + sign * scale * noise[c]));
+  const sae = saeOf([randomRow(), Float32Array.from(one), Float32Array.from(other)]);
+  const options = { hookPoint, tokens: 12, contextLength: 12, maxCost: 0.3, together: 3 };
+  const concepts = [{ name: "word", tokens: [word] }];
+  const [{ found }] = await findByEffect(sae, model, concepts, documents, options);
+  const best = (latents: string) => found.find((one) => one.latents.toSorted().join() === latents)!;
+  expect(found[0].latents.toSorted()).toEqual([1, 2]);
+  expect(best("1,2").rate).toBeGreaterThan(1.2 * Math.max(best("1").rate, best("2").rate));
+  const wrong = findByEffect(sae, model, concepts, documents, { ...options, together: 0 });
+  await expect(wrong).rejects.toThrow("together must be a whole number of latents, at least 1; got 0"); // prettier-ignore
+});
+
 test("of a latent's strengths the one with the highest rate within the cost is taken", () => {
   const effect = (latent: number, strength: number, cost: number, rate: number) => ({
-    ...{ latent, strength, kl: 0, cost, rates: Float64Array.of(rate) },
+    ...{ latents: [latent], strength, kl: 0, cost, rates: Float64Array.of(rate) },
   });
   const effects = [effect(0, 1, 0.1, 0.2), effect(0, 2, 0.3, 0.9), effect(1, 1, 0.2, 0.3)];
-  expect(bestEffects(effects, 0, 0.25).map(({ latent, strength }) => [latent, strength])).toEqual([
+  expect(
+    bestEffects(effects, 0, 0.25).map(({ latents, strength }) => [...latents, strength]),
+  ).toEqual([
     [1, 1],
     [0, 1],
   ]);

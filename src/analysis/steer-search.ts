@@ -43,10 +43,11 @@ export function tokensOfConcept(
   return { name: concept, tokens };
 }
 
-/** A latent at a strength, with its effect on every concept. */
+/** Latents at a strength, with their effect on every concept. */
 export interface LatentEffect {
-  latent: number;
-  /** What is added to its activation. */
+  /** One, or several that are turned up together. */
+  latents: readonly number[];
+  /** What is added to the activation of each. */
   strength: number;
   kl: number;
   cost: number;
@@ -61,7 +62,8 @@ export interface SearchOptions {
   contextLength?: number;
   /** Lengths of what is added, in root mean squares of ‖x - x̄‖ over these positions. */
   sizes: readonly number[];
-  latents?: readonly number[];
+  /** Sets that are turned up together; absent: every latent alone. */
+  latents?: readonly (readonly number[])[];
   onProgress?: (done: number, total: number) => void;
 }
 
@@ -72,6 +74,11 @@ export interface FindByEffectOptions extends Pick<
   tokens?: number;
   /** Latents that are measured for each concept: those whose direct effect on its words is largest. */
   candidates?: number;
+  /**
+   * Up to so many of a concept's best latents are also turned up at once (default 1, none are): 2, 4, 8 and
+   * so on. What they say of the concept adds up, what else they do mostly does not.
+   */
+  together?: number;
   /** Log of how many times the perplexity may rise. */
   maxCost?: number;
 }
@@ -82,7 +89,7 @@ export interface ConceptSearch {
   /** The rate of the model as it is. */
   baseline: number;
   /** Best first; at the size whose rate is highest within the cost. */
-  found: (Pick<LatentEffect, "latent" | "strength" | "kl" | "cost"> & { rate: number })[];
+  found: (Pick<LatentEffect, "latents" | "strength" | "kl" | "cost"> & { rate: number })[];
 }
 
 /** Lengths that are tried. */
@@ -101,7 +108,10 @@ export async function findByEffect(
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: FindByEffectOptions,
 ): Promise<ConceptSearch[]> {
-  const { hookPoint, tokens = 1024, candidates = 12, maxCost = Math.log(1.3) } = options;
+  const { hookPoint, tokens = 1024, candidates = 12, together = 1 } = options;
+  const { maxCost = Math.log(1.3), contextLength = 64, onProgress } = options;
+  if (!Number.isInteger(together) || together < 1)
+    throw new UserError(`together must be a whole number of latents, at least 1; got ${together}`);
   const direct = concepts.map((): { latent: number; effect: number }[] => []);
   for await (const { latent, effects } of effectVectors(sae, model, {
     hookPoint,
@@ -113,7 +123,7 @@ export async function findByEffect(
       if (effect > 0) direct[c].push({ latent, effect });
     }
   }
-  const latents = new Set(
+  const singles = new Set(
     direct.flatMap((list) =>
       list
         .toSorted((a, b) => b.effect - a.effect)
@@ -121,17 +131,33 @@ export async function findByEffect(
         .map(({ latent }) => latent),
     ),
   );
-  const { contextLength = 64, onProgress } = options;
-  const { baseline, effects } = await conceptEffects(sae, model, concepts, documents, {
-    ...{ hookPoint, tokens, contextLength, sizes: SIZES, latents: [...latents] },
-    ...(onProgress && { onProgress }),
+  const measure = await effectMeasure(sae, model, concepts, documents, {
+    ...{ hookPoint, tokens, contextLength, sizes: SIZES },
   });
+  let done = 0;
+  const sizesOfSets = Array.from(
+    { length: Math.floor(Math.log2(together)) },
+    (_, i) => 2 ** (i + 1),
+  );
+  const total = singles.size + concepts.length * sizesOfSets.length;
+  const effects: LatentEffect[] = [];
+  const add = async (latents: readonly number[]) => {
+    effects.push(...(await measure.of(latents)));
+    onProgress?.(++done, total);
+  };
+  for (const latent of singles) await add([latent]);
+  const sets = concepts.flatMap((_, c) => {
+    const best = bestEffects(effects, c, maxCost).map(({ latents }) => latents[0]);
+    return sizesOfSets.filter((n) => n <= best.length).map((n) => best.slice(0, n));
+  });
+  for (const set of sets) await add(set);
+  const { baseline } = measure;
   return concepts.map(({ name }, c) => ({
     ...{ name, baseline: baseline[c] },
     found: bestEffects(effects, c, maxCost)
       .filter(({ rates }) => rates[c] > baseline[c])
-      .map(({ latent, strength, kl, cost, rates }) => ({
-        ...{ latent, strength, kl, cost, rate: rates[c] },
+      .map(({ latents, strength, kl, cost, rates }) => ({
+        ...{ latents, strength, kl, cost, rate: rates[c] },
       })),
   }));
 }
@@ -142,15 +168,16 @@ interface Contexts {
   batch: number;
   length: number;
   x: Float32Array;
-  logits: Float32Array;
-  /** log Σ exp of the logits at each place. */
-  norms: Float64Array;
+  /** log q [kept, vocabSize]. */
+  logq: Float32Array;
+  /** Σ_v q log q at each kept place. */
+  negentropy: Float64Array;
   /** Places [batch · length] whose token is text. */
   kept: Int32Array;
 }
 
 /**
- * The effects of `latents` (all of them by default) at each size, and the rates without any.
+ * The effects of sets of latents (each alone by default) at each size, and the rates without any.
  * @throws UserError when the SAE does not fit the model, or writes elsewhere than it reads.
  */
 export async function conceptEffects(
@@ -160,47 +187,67 @@ export async function conceptEffects(
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: SearchOptions,
 ): Promise<{ baseline: Float64Array; effects: LatentEffect[] }> {
-  const { hookPoint, sizes, onProgress } = options;
-  const [name, ...others] = requireFit(sae, model, hookPoint);
+  const measure = await effectMeasure(sae, model, concepts, documents, options);
+  const sets = options.latents ?? Array.from({ length: sae.spec.dSae }, (_, f) => [f]);
+  const effects: LatentEffect[] = [];
+  for (const [i, latents] of sets.entries()) {
+    effects.push(...(await measure.of(latents)));
+    options.onProgress?.(i + 1, sets.length);
+  }
+  return { baseline: measure.baseline, effects };
+}
+
+/** Reads the contexts; `of` is what turning up a set of latents does there, at each size. */
+async function effectMeasure(
+  sae: Sae,
+  model: Model,
+  concepts: readonly ConceptTokens[],
+  documents: AsyncIterable<Document> | Iterable<Document>,
+  options: SearchOptions,
+): Promise<{
+  baseline: Float64Array;
+  of: (latents: readonly number[]) => Promise<LatentEffect[]>;
+}> {
+  const [name, ...others] = requireFit(sae, model, options.hookPoint);
   if (sae.spec.transcoder || others.length > 0)
     throw new UserError("latents of an autoencoder of one hook point can be searched, no others");
-  const latents = options.latents ?? Array.from({ length: sae.spec.dSae }, (_, f) => f);
   const contexts = await contextsOf(model, name, documents, options);
-  const baseline = measured(contexts, contexts.logits, concepts).rates;
+  const { tokens, batch, length } = contexts;
   const unit = spread(contexts, sae.spec.dIn);
-  const effects: LatentEffect[] = [];
-  for (const latent of latents) {
-    const direction = directionOf(sae, latent, contexts.x.subarray(0, sae.spec.dIn));
+  const baseline = ratesOf(contexts, concepts, (i, v) => Math.exp(contexts.logq[i + v]));
+  const of = async (latents: readonly number[]) => {
+    const direction = directionOf(sae, latents, contexts.x.subarray(0, sae.spec.dIn));
     const norm = Math.hypot(...direction);
-    for (const size of norm > 0 ? sizes : []) {
+    const effects: LatentEffect[] = [];
+    for (const size of norm > 0 ? options.sizes : []) {
       const strength = (size * unit) / norm;
-      const { tokens, batch, length } = contexts;
       const patch = { [name]: moved(contexts, direction, strength) };
       const { logits } = await model.forward({ tokens, batch, length, patch, logits: "all" });
-      effects.push({ latent, strength, ...measured(contexts, logits!, concepts) });
+      effects.push({ latents, strength, ...measured(contexts, logits!, concepts) });
     }
-    onProgress?.(effects.length, latents.length * sizes.length);
-  }
-  return { baseline, effects };
+    return effects;
+  };
+  return { baseline, of };
 }
 
 /**
  * The effects to try for a concept, best first: by rate, of those with a cost of at most `maxCost`, one
- * for each latent.
+ * for each set of latents.
  */
 export function bestEffects(
   effects: readonly LatentEffect[],
   concept: number,
   maxCost: number,
 ): LatentEffect[] {
-  const best = new Map<number, LatentEffect>();
+  const best = new Map<string, LatentEffect>();
   for (const effect of effects) {
     if (effect.cost > maxCost) continue;
-    const before = best.get(effect.latent);
-    if (!before || effect.rates[concept] > before.rates[concept]) best.set(effect.latent, effect);
+    const key = effect.latents.join();
+    const before = best.get(key);
+    if (!before || effect.rates[concept] > before.rates[concept]) best.set(key, effect);
   }
   return [...best.values()].sort(
-    (a, b) => b.rates[concept] - a.rates[concept] || a.latent - b.latent,
+    (a, b) => b.rates[concept] - a.rates[concept] || a.latents[0] - b.latents[0],
   );
 }
 
@@ -216,11 +263,8 @@ async function contextsOf(
     const { activations, logits } = await model.forward({
       ...{ ...input, capture: [hookPoint], logits: "all" },
     });
-    const { vocabSize } = model.info;
-    const norms = Float64Array.from({ length: batch.tokens.length }, (_, p) =>
-      logSumExp(logits!.subarray(p * vocabSize, (p + 1) * vocabSize)),
-    );
-    return { ...input, x: activations[hookPoint], logits: logits!, norms, kept: batch.kept };
+    const x = activations[hookPoint];
+    return { ...input, x, kept: batch.kept, ...distributionsOf(logits!, batch.kept, model) };
   }
   throw new UserError("the text has no tokens to measure effects at");
 }
@@ -247,27 +291,62 @@ function moved({ x, kept }: Contexts, direction: Float64Array, strength: number)
   return out;
 }
 
+/** log q and Σ q log q at the kept places. */
+function distributionsOf(
+  logits: Float32Array,
+  kept: Int32Array,
+  { info: { vocabSize } }: Model,
+): Pick<Contexts, "logq" | "negentropy"> {
+  const logq = new Float32Array(kept.length * vocabSize);
+  const negentropy = new Float64Array(kept.length);
+  for (const [i, at] of kept.entries()) {
+    const own = logits.subarray(at * vocabSize, (at + 1) * vocabSize);
+    const norm = logSumExp(own);
+    for (let v = 0; v < vocabSize; v++) {
+      const log = own[v] - norm;
+      logq[i * vocabSize + v] = log;
+      negentropy[i] += Math.exp(log) * log;
+    }
+  }
+  return { logq, negentropy };
+}
+
+/** Means over places of Σ p(v) over each concept's words; `share` is p(v) at the place whose first item is i. */
+function ratesOf(
+  { negentropy, logq }: Contexts,
+  concepts: readonly ConceptTokens[],
+  share: (i: number, v: number) => number,
+): Float64Array {
+  const n = negentropy.length;
+  const rates = new Float64Array(concepts.length);
+  for (let i = 0; i < logq.length; i += logq.length / n)
+    for (const [c, { tokens }] of concepts.entries())
+      for (const v of tokens) rates[c] += share(i, v) / n;
+  return rates;
+}
+
 function measured(
-  { logits: plain, norms, kept }: Contexts,
+  contexts: Contexts,
   logits: Float32Array,
   concepts: readonly ConceptTokens[],
-): Omit<LatentEffect, "latent" | "strength"> {
-  const vocabSize = plain.length / norms.length;
-  const rates = new Float64Array(concepts.length);
-  const p = new Float64Array(vocabSize);
-  let [kl, cost] = [0, 0];
-  for (const at of kept) {
-    const base = at * vocabSize;
-    const norm = logits === plain ? norms[at] : logSumExp(logits.subarray(base, base + vocabSize));
-    for (let v = 0; v < vocabSize; v++) {
-      const log = logits[base + v] - norm;
-      const before = plain[base + v] - norms[at];
-      p[v] = Math.exp(log);
-      kl += p[v] * (log - before);
-      cost += (Math.exp(before) - p[v]) * before;
-    }
-    for (const [c, { tokens }] of concepts.entries()) for (const v of tokens) rates[c] += p[v];
-  }
+): Omit<LatentEffect, "latents" | "strength"> {
+  const { logq, negentropy, kept } = contexts;
   const n = kept.length;
-  return { kl: kl / n, cost: cost / n, rates: rates.map((rate) => rate / n) };
+  const vocabSize = logq.length / n;
+  const p = new Float64Array(logq.length);
+  let [kl, cost] = [0, 0];
+  for (let i = 0; i < n; i++) {
+    const own = logits.subarray(kept[i] * vocabSize, (kept[i] + 1) * vocabSize);
+    const norm = logSumExp(own);
+    let [ownLog, modelLog] = [0, 0];
+    for (let v = 0, j = i * vocabSize; v < vocabSize; v++, j++) {
+      const log = own[v] - norm;
+      p[j] = Math.exp(log);
+      ownLog += p[j] * log;
+      modelLog += p[j] * logq[j];
+    }
+    kl += ownLog - modelLog;
+    cost += negentropy[i] - modelLog;
+  }
+  return { kl: kl / n, cost: cost / n, rates: ratesOf(contexts, concepts, (i, v) => p[i + v]) };
 }

@@ -66,7 +66,7 @@ describe("an edit", () => {
 
   test("in an orthogonal one the component along the latent's direction becomes the value", () => {
     const out = edited(sae, [{ latent: 3, kind: "orthogonal", value: 1.5 }], x, at);
-    const d = directionOf(sae, 3, row(x, 0));
+    const d = directionOf(sae, [3], row(x, 0));
     const squared = d.reduce((sum, v) => sum + v * v, 0);
     const along = (v: Float32Array) => d.reduce((sum, w, c) => sum + w * v[c], 0) / squared;
     for (let n = 0; n < 5; n++) {

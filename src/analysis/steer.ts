@@ -138,7 +138,7 @@ function deltaOf(
     if (when && !(before.get(when.latent)! > (when.above ?? 0))) continue;
     if (edit.kind === "orthogonal") {
       moved ??= new Float64Array(row.length);
-      turn(row, moved, directionOf(sae, latent, row), edit.value);
+      turn(row, moved, directionOf(sae, [latent], row), edit.value);
       continue;
     }
     const now = changed.get(latent) ?? before.get(latent) ?? 0;
@@ -185,9 +185,10 @@ function decodedDifference(
   return Float64Array.from(inverseRow(output, sum, row), (v, c) => v - shift[c]);
 }
 
-/** What one unit of a latent adds to x, in raw units; [dOut]. `row` matters where rows are normalised one by one. */
-export function directionOf(sae: Sae, latent: number, row: Float32Array): Float64Array {
-  return decodedDifference(sae, [[latent, 1]], row);
+/** What one unit of each of these latents adds to x, in raw units; [dOut]. `row` matters where rows are normalised one by one. */
+export function directionOf(sae: Sae, latents: readonly number[], row: Float32Array): Float64Array {
+  const units = latents.map((latent): [number, number] => [latent, 1]);
+  return decodedDifference(sae, units, row);
 }
 
 /** Adds to `moved` what makes the component of row + moved along `direction` value · direction. */

@@ -78,7 +78,7 @@ export type Directions = (latent: number, row: Float32Array) => Float64Array;
 export function directionsAt(sae: Sae, { column, width }: WritePoint): Directions {
   const known = new Map<number, Float64Array>();
   const find = (latent: number, row: Float32Array) =>
-    directionOf(sae, latent, row).subarray(column, column + width);
+    directionOf(sae, [latent], row).subarray(column, column + width);
   // Where rows are normalised one by one the direction's length is the row's own.
   if (sae.spec.output.kind === "layerNorm") return find;
   return (latent, row) => {

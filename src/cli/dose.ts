@@ -6,7 +6,7 @@ import { subjectsOf } from "../analysis/controls.ts";
 import { DOSE_COLUMNS, doseFigures, doseTable, recommendation } from "../analysis/dose-report.ts";
 import { doseResponse, type DoseOptions, type Score } from "../analysis/dose.ts";
 import { openFeatures } from "../analysis/features.ts";
-import type { Found } from "../analysis/find.ts";
+import { latentsOf, type Found } from "../analysis/find.ts";
 import { wordOf } from "../analysis/labels.ts";
 import { renderPng } from "../analysis/plots.ts";
 import type { SteerOptions } from "../analysis/steer.ts";
@@ -56,7 +56,7 @@ export async function dose(
   const { score, of } = scoreOf({ ...options, ...(concept && { concept }) }, best);
   terminal.note(`counted: ${of}`);
   const controls = { ...settings.steer, unit, latents: CONTROLS, directions: CONTROLS };
-  const subjects = subjectsOf(sae, model, features, best.latent, controls, others);
+  const subjects = subjectsOf(sae, model, features, latentsOf(best), controls, others);
   let progress: Progress | undefined;
   const result = await doseResponse(model, subjects, strengths, {
     ...{ prompt: settings.prompt, generation: settings.generation, score },
@@ -70,7 +70,7 @@ export async function dose(
   });
   progress?.end();
   const out = options.out ?? join(folder, "steering");
-  const name = `latent-${best.latent}`;
+  const name = `latent-${latentsOf(best).join("-")}`;
   await mkdir(out, { recursive: true });
   const figures = await doseFigures(result, of);
   for (const { id, svg } of figures) {

@@ -1,6 +1,6 @@
 /** The feature that `lens steer --find` turns up, and how much strength 1 is. */
 import { readExplanations } from "../analysis/explanations.ts";
-import { describeFound, findFeatures, type Found } from "../analysis/find.ts";
+import { describeFound, findFeatures, latentsOf, type Found } from "../analysis/find.ts";
 import type { Features } from "../analysis/features.ts";
 import { findByEffect, tokensOfConcept } from "../analysis/steer-search.ts";
 import { conceptNamed } from "../analysis/text-score.ts";
@@ -27,6 +27,8 @@ export interface Finder {
   hookPoint: string;
   config: RunConfig;
   terminal: Terminal;
+  /** By effect: up to so many latents together. */
+  together: number;
 }
 
 /**
@@ -41,7 +43,8 @@ export async function findTarget(words: string, by: string, finder: Finder): Pro
     throw new UserError(`by must be meaning or effect; got ${by}`);
   const target =
     by === "meaning" ? await byMeaning(words, features) : await byEffect(words, finder);
-  const more = target.others.slice(0, 3);
+  const turned = latentsOf(target.found);
+  const more = target.others.filter((latent) => !turned.includes(latent)).slice(0, 3);
   terminal.note(
     `turning up ${describeFound(target.found)}` +
       (more.length > 0 ? `; also found: ${more.join(", ")}` : ""),
@@ -64,7 +67,7 @@ async function byMeaning(words: string, features: Features): Promise<Target> {
 }
 
 async function byEffect(words: string, finder: Finder): Promise<Target> {
-  const { sae, model, hookPoint, config, terminal } = finder;
+  const { sae, model, hookPoint, config, terminal, together } = finder;
   const { activations } = config;
   if (activations.from !== "model") throw new UserError("only a run with a model can be steered");
   const name = conceptNamed(words);
@@ -75,10 +78,10 @@ async function byEffect(words: string, finder: Finder): Promise<Target> {
   let progress: Progress | undefined;
   const text = documents(data, { split: "test", field });
   const [{ found, baseline }] = await findByEffect(sae, model, [concept], text, {
-    hookPoint,
+    ...{ hookPoint, together },
     onProgress: (done, total) => {
       progress ??= new Progress({
-        ...{ label: "searching", unit: "effects", total, quiet: terminal.quiet },
+        ...{ label: "searching", unit: "latents", total, quiet: terminal.quiet },
       });
       progress.update(done);
     },
@@ -88,12 +91,14 @@ async function byEffect(words: string, finder: Finder): Promise<Target> {
       `no latent raises the rate of ${name} at an acceptable cost: choose another concept or run`,
     );
   const [best, ...others] = found;
+  const [latent, ...more] = best.latents;
   return {
     found: {
-      latent: best.latent,
+      latent,
+      ...(more.length > 0 && { with: more }),
       because: `raises ${name} ${(best.rate / baseline).toFixed(1)} times at real contexts`,
     },
     unit: best.strength,
-    others: others.map(({ latent }) => latent),
+    others: others.flatMap(({ latents }) => (latents.length === 1 ? latents : [])),
   };
 }

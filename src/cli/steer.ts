@@ -2,6 +2,7 @@
 import type { Command } from "commander";
 
 import { openFeatures } from "../analysis/features.ts";
+import { latentsOf } from "../analysis/find.ts";
 import { steering, type Change, type Edit, type Scope } from "../analysis/steer.ts";
 import { UserError } from "../error.ts";
 import { generate, type GeneratedToken, type Intervention } from "../model/generate.ts";
@@ -18,6 +19,7 @@ interface Options extends SamplingOptions {
   run: string;
   find?: string;
   by: string;
+  together: string;
   strength: string;
   add?: string[];
   set?: string[];
@@ -65,6 +67,11 @@ export function define(command: Command): void {
       "meaning",
     )
     .option(
+      "--together <n>",
+      "of --by effect: up to this many latents at once, if that does more at the same cost",
+      "1",
+    )
+    .option(
       "--strength <number>",
       "of --find: how much; 1 is its largest activation, with --by effect what raises perplexity to about 1.3 times",
       "1",
@@ -102,6 +109,7 @@ async function run(words: string[], options: Options): Promise<void> {
     const target = options.find
       ? await findTarget(options.find, options.by, {
           ...{ sae, model, config, terminal, hookPoint: hookPoint[0] },
+          together: numberOf("together", options.together),
           features: await openFeatures(`${folder}/features`),
         })
       : undefined;
@@ -134,7 +142,7 @@ async function run(words: string[], options: Options): Promise<void> {
     terminal.note(`\n${changesText(sae, edits)}; hook point ${intervention.hookPoint}`);
     if (options.find)
       terminal.note(
-        `Other strengths: ${lens(`steer --find ${JSON.stringify(options.find)} --by ${options.by} --strength 2`)}`,
+        `Other strengths: ${lens(`steer --find ${JSON.stringify(options.find)} --by ${options.by}${options.together === "1" ? "" : ` --together ${options.together}`} --strength 2`)}`,
       );
   } finally {
     await model.close();
@@ -147,7 +155,8 @@ function editsOf(options: Options, target: Target | undefined): Edit[] {
   const edits: Edit[] = [];
   if (target) {
     const value = numberOf("strength", options.strength) * target.unit;
-    edits.push({ latent: target.found.latent, kind: "add", value, ...scope });
+    for (const latent of latentsOf(target.found))
+      edits.push({ latent, kind: "add", value, ...scope });
   }
   for (const kind of Object.keys(KINDS) as (keyof typeof KINDS)[])
     for (const text of options[kind] ?? []) {
