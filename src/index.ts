@@ -141,7 +141,8 @@ export { graphFigure, graphOf, type Graph } from "./analysis/composition-figure.
 export { inWindows } from "./analysis/firing-windows.ts";
 export { findLinks, type Link, type Links } from "./analysis/links.ts";
 export { benjaminiHochberg } from "./analysis/significance.ts";
-export { findTriples, type Triple, type TripleSearch } from "./analysis/triples.ts";
+export { findTriples, type TripleSearch } from "./analysis/triples.ts";
+export type { Triple } from "./analysis/triple-measure.ts";
 export { turnable, Turning, type TurnTest } from "./analysis/turning.ts";
 export { linkAgreement, virtualWeight, type Agreement } from "./analysis/virtual-weights.ts";
 

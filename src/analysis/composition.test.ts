@@ -10,7 +10,8 @@ import { inWindows } from "./firing-windows.ts";
 import { turnedInDocuments, type Firings } from "./firings.ts";
 import { findLinks } from "./links.ts";
 import { benjaminiHochberg, gammaTails, normalTail, pearson3Tail, wilson } from "./significance.ts";
-import { findTriples, TripleMeasurer } from "./triples.ts";
+import { TripleMeasurer } from "./triple-measure.ts";
+import { findTriples } from "./triples.ts";
 import { turnable, Turning } from "./turning.ts";
 import { linkAgreement, ranks, strongestWeights, virtualWeight } from "./virtual-weights.ts";
 

@@ -5,7 +5,8 @@ import type { HookPoints } from "../analysis/codes.ts";
 import type { Interval } from "../analysis/interval.ts";
 import { shortNames } from "../analysis/layers-figure.ts";
 import type { Link, Links } from "../analysis/links.ts";
-import { TRIPLE_RULES, type Triple, type TripleSearch } from "../analysis/triples.ts";
+import { TRIPLE_RULES, type Triple } from "../analysis/triple-measure.ts";
+import type { TripleSearch } from "../analysis/triples.ts";
 import { short, table } from "./terminal.ts";
 
 /** A latent that something is said of; `sae` is its place in `autoencoders`. */

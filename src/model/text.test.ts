@@ -124,6 +124,10 @@ test("the splits of files hold every document once", async () => {
   expect(await texts(path, { split: "validation", skip: 1 })).toEqual(["document 18"]);
   const few = await file("few.txt", "only one");
   expect(await texts(few, { split: "train" })).toEqual(["only one"]);
+  for (const source of [few, "builtin:stories"])
+    await expect(texts(source, { split: "val" as "validation" })).rejects.toThrow(
+      "split must be train, validation or test; got val",
+    );
   await expect(texts(few, { split: "validation" })).rejects.toThrow(
     /too few documents \(1\) for a validation part/,
   );

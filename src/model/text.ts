@@ -42,14 +42,17 @@ export interface DocumentOptions {
  * - a folder of such files, by name.
  *
  * Documents of nothing but white space are left out. Throws UserError, naming file and line, for a
- * missing file, invalid UTF-8, bad JSON, a missing field, labels outside their text, or files with
- * too few documents for the split.
+ * missing file, invalid UTF-8, bad JSON, a missing field, labels outside their text, a split that there
+ * is not, or files with too few documents for the split.
  */
 export async function* documents(
   source: string,
   options: DocumentOptions = {},
 ): AsyncGenerator<Document, void, undefined> {
   const { split, seed, skip = 0 } = options;
+  // A program in JavaScript can ask for any.
+  if (split !== undefined && !PLACES.includes(split))
+    throw new UserError(`split must be train, validation or test; got ${split}`);
   if (source.startsWith("builtin:")) {
     if (source !== "builtin:stories") {
       throw new UserError(
