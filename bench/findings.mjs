@@ -91,8 +91,7 @@ function capture() {
       ]),
   );
   const suspected = ["duplicate", "split", "absorbed"].map(
-    (kind) =>
-      `${suspects.suspects.filter((one) => one.kind === kind).length} ${kind} (random pairs: ${suspects.random[kind]})`,
+    (kind) => `${suspects.suspects.filter((one) => one.kind === kind).length} ${kind}`,
   );
   return paragraphs(
     `Rules chosen on ${count(positions.train)} tokens, measured on ${count(positions.test)} others: ${summary.named} of ${count(summary.judged)} latents have a rule with F1 ≥ 0.8 for the strongest half of their activation or more (labels moved along the text: ${summary.namedShuffled}); counting every firing, however weak: ${summary.namedAny}. Median F1 of the best rule ${summary.medianF1.toFixed(2)}, moved labels ${summary.medianShuffled.toFixed(2)}, always saying yes ${summary.medianAlways.toFixed(2)}. By kind of rule: ${kinds.map(([kind, list]) => `${kind} ${list.length}`).join(", ")}.`,
@@ -104,7 +103,7 @@ function capture() {
       files.find((file) => file.endsWith("decoder.png")),
       ...["map", "All latents by decoder direction, named by what excites them"],
     ),
-    `${maps.map(({ kind, trustworthiness: { value, random } }) => `Trustworthiness of the map by ${kind === "decoder" ? "decoder directions" : "common firing"} ${value.toFixed(3)} (dealt out at random ${random.toFixed(3)})`).join("; ")}. Suspects among ${count(suspects.pairs)} pairs: ${suspected.join(", ")}.`,
+    `${maps.map(({ kind, trustworthiness: { value, random } }) => `Trustworthiness of the map by ${kind === "decoder" ? "decoder directions" : "common firing"} ${value.toFixed(3)} (dealt out at random ${random.toFixed(3)})`).join("; ")}. Pairs that look cut in the wrong place, of ${count(suspects.pairs)} nearest ones: ${suspected.join(", ")}.`,
   );
 }
 
@@ -162,13 +161,15 @@ function compose() {
 
 /** A line for each way to have one column for a concept. */
 function coverageRows(where, { concepts, auc95, f1Half, directions, full }) {
-  const row = (what, share, f1) => [where, what, `${share.count} (${percentWithin(share)})`, f1];
+  const row = (what, share, f1 = "") => [
+    ...[where, what, `${share.count} of ${concepts.length}`, percentWithin(share), f1],
+  ];
   return [
     row("one latent", auc95, String(f1Half.count)),
-    [where, "one latent, labels moved along the text", percent(auc95.shuffled), ""],
-    ...directions.map((one) => row(DIRECTIONS[one.kind], one, "")),
-    row("all dimensions, a linear probe", full, ""),
-  ].map((cells) => [...cells.slice(0, 2), `${cells[2]} of ${concepts.length}`, cells[3]]);
+    [where, "one latent, labels moved along the text", "", percent(auc95.shuffled), ""],
+    ...directions.map((one) => row(DIRECTIONS[one.kind], one)),
+    row("all dimensions, a linear probe", full),
+  ];
 }
 const DIRECTIONS = {
   raw: "one dimension",
@@ -197,7 +198,7 @@ function concepts() {
     ),
     "Concepts that one column tells with an AUC of 0.95 or more, of those with 20 tokens or more in either half:",
     markdownTable(
-      ["autoencoder", "column", "AUC ≥ 0.95", "F1 ≥ 0.5"],
+      ["autoencoder", "column", "AUC ≥ 0.95", "share", "F1 ≥ 0.5"],
       [
         ...coverageRows("`lens run`, `blocks.2.hook_resid_post`", own),
         ...coverageRows("`examples/concepts.yaml`, `hook_embed`", words),

@@ -1,6 +1,6 @@
 /**
- * Can a feature steer the model? Finds, for some concepts, the latent that brings their words about,
- * turns it up while the model writes, and compares what becomes of the text with what other latents and
+ * Can features steer the model? Finds, for some concepts, the latents that bring their words about,
+ * turns them up while the model writes, and compares what becomes of the text with what other latents and
  * random directions of the same length do to it.
  *
  *     npm run example examples/03-feature-steering.ts        (two to three minutes)
@@ -18,9 +18,9 @@ import {
 
 const out = "runs/03-feature-steering";
 const hookPoint = "blocks.2.hook_resid_post";
-const concepts = ["weather.snow", "plant.flower", "animal.fish"];
-const prompt = "One day";
-const strengths = [0.6, 0.8, 1];
+const concepts = ["animal.duck", "feeling.angry", "apology"];
+const prompt = "";
+const strengths = [0.8, 0.9, 1];
 /** Of the perplexity of unsteered text. */
 const cost = 1.3;
 
@@ -52,7 +52,7 @@ const searched = await findByEffect(
   model,
   concepts.map((name) => tokensOfConcept(model, name)),
   heldOut(),
-  { hookPoint, tokens: 256, candidates: 4, maxCost: Math.log(cost) },
+  { hookPoint, tokens: 512, candidates: 8, together: 8, maxCost: Math.log(cost) },
 );
 
 const { bosId, eosId } = model.tokenizer;
@@ -64,7 +64,7 @@ for (const { name, found } of searched) {
   if (found.length === 0) continue;
   const [{ latents, strength: unit }, ...others] = found;
   const latent = latents.join(" + ");
-  console.log(`${name}: latent ${latent} …`);
+  console.log(`${name}: latents ${latent} …`);
   const subjects = subjectsOf(
     sae,
     model,
@@ -74,7 +74,7 @@ for (const { name, found } of searched) {
     others.flatMap((other) => other.latents),
   );
   const result = await doseResponse(model, subjects, strengths, {
-    ...{ prompt: ids, texts: 12, generation, score: conceptScore(name) },
+    ...{ prompt: ids, texts: 24, generation, score: conceptScore(name) },
   });
   const [target, ...controls] = result.subjects;
   const best = recommended(result, target.responses, cost);
@@ -85,16 +85,16 @@ for (const { name, found } of searched) {
     percent(responses[target.responses.indexOf(shown)].rate.value),
   );
   summary.push([
-    ...[name, latent, best ? best.strength : "none", percent(baseline.rate.value)],
-    ...[percent(shown.rate.value), beside.join(", ")],
+    ...[name, percent(baseline.rate.value), percent(shown.rate.value), beside.join(", ")],
     shown.perplexity.value / baseline.perplexity.value,
+    ...[best ? best.strength : "none", latent],
   ]);
   sections.push({
     title: name,
-    text: `Latent ${latent}, most active on ${latents
+    text: `Latents ${latent}, most active on ${latents
       .flatMap((f) => features.index.columns.topTokens[f].slice(0, 3))
       .map((text) => JSON.stringify(text))
-      .join(", ")}. Texts at strength ${shown.strength}, after “${prompt}”:`,
+      .join(", ")}. Texts at strength ${shown.strength}:`,
     rows: [
       ...baseline.samples.slice(0, 1).map((text): [string, string] => ["as it is", text]),
       ...shown.samples.slice(0, 2).map((text): [string, string] => ["steered", text]),
@@ -104,12 +104,12 @@ for (const { name, found } of searched) {
 }
 
 // How sure can one be of the unsteered rates? Many more texts cost little.
-const many = await generateMany(model, ids, 128, generation);
+const many = await generateMany(model, ids, 256, generation);
 const texts = many.map((tokens) => model.tokenizer.decode(tokens.map(({ token }) => token)));
 for (const row of summary) {
   const scores = texts.map(conceptScore(String(row[0])));
   const sum = (key: "hits" | "words") => scores.reduce((total, one) => total + one[key], 0);
-  row.push(`${((100 * sum("hits")) / sum("words")).toFixed(2)} %`);
+  row[1] = `${((100 * sum("hits")) / sum("words")).toFixed(2)} %`;
 }
 
 await writeReport(`${out}/report.html`, {
@@ -120,11 +120,11 @@ await writeReport(`${out}/report.html`, {
   sections: [
     {
       title: "Summary",
-      text: `For each concept the latent that most raises the rate of its words at real contexts, at the strength that raises it most with at most ${cost} times the perplexity. Rates are shares of the words of 12 texts; the last column of 128.`,
+      text: `For each concept the latents that together most raise the rate of its words at real contexts, at the strength that raises it most with at most ${cost} times the perplexity. Rates are shares of the words of 24 texts; of 256 as it is.`,
       table: {
         head: [
-          ...["concept", "latent", "strength", "rate as it is", "steered"],
-          ...["another latent, a random direction", "perplexity, times", "rate as it is, of 128"],
+          ...["concept", "rate as it is", "steered", "as many other latents, a random direction"],
+          ...["perplexity, times", "strength", "latents"],
         ],
         rows: summary,
       },
@@ -134,8 +134,10 @@ await writeReport(`${out}/report.html`, {
   latents: [],
   provenance: [["seed", String(generation.seed)]],
 });
-for (const [name, latent, strength, before, after] of summary)
-  console.log(`${name}: ${before} → ${after} (latent ${latent}, strength ${strength})`);
+for (const [name, before, after, , cost, strength, latents] of summary)
+  console.log(
+    `${name}: ${before} → ${after} at ${Number(cost).toFixed(2)} times the perplexity (latents ${latents}, strength ${strength})`,
+  );
 console.log(`report: ${out}/report.html`);
 await model.close();
 await device.close();

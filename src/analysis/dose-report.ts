@@ -85,8 +85,9 @@ export async function doseFigures(result: DoseResponse, of: string): Promise<Fig
       series: series((r) => r.perplexity.value, baseline.perplexity.value),
     }),
     linePlot(plot, {
-      ...{ id: "kl", title: "Divergence", xLabel, yLabel: "KL, nats per token" },
-      caption: "KL of the steered model's predictions from the unsteered one's, on unsteered text.",
+      ...{ id: "kl", title: "Divergence", xLabel, yLabel: "KL, nats" },
+      caption:
+        "KL of the steered model's predictions from the unsteered one's, per token of unsteered text.",
       series: series((r) => r.kl.value, 0),
     }),
   ];
