@@ -64,7 +64,7 @@ const trained = {
 const count = (n) => n.toLocaleString("en-US");
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 const within = ({ value, low, high }, digits = 2) =>
-  `${value.toFixed(digits)} (${low.toFixed(digits)}–${high.toFixed(digits)})`;
+  `${value.toFixed(digits)} (${low.toFixed(digits)}${low < 0 ? " to " : "–"}${high.toFixed(digits)})`;
 const percentWithin = ({ value, low, high }) =>
   `${percent(value)} (${(100 * low).toFixed(1)}–${(100 * high).toFixed(1)})`;
 const paragraphs = (...parts) => parts.join("\n\n");
@@ -100,8 +100,11 @@ function capture() {
       rows,
     ),
     picture(
-      files.find((file) => file.endsWith("decoder.png")),
-      ...["map", "All latents by decoder direction, named by what excites them"],
+      files.find((file) => file.endsWith("co-activation.png")),
+      ...[
+        "map",
+        "All latents, near to each other where they fire together, some named by what excites them",
+      ],
     ),
     `${maps.map(({ kind, trustworthiness: { value, random } }) => `Trustworthiness of the map by ${kind === "decoder" ? "decoder directions" : "common firing"} ${value.toFixed(3)} (dealt out at random ${random.toFixed(3)})`).join("; ")}. Pairs that look cut in the wrong place, of ${count(suspects.pairs)} nearest ones: ${suspected.join(", ")}.`,
   );

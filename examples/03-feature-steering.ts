@@ -63,8 +63,8 @@ const summary: (string | number)[][] = [];
 for (const { name, found } of searched) {
   if (found.length === 0) continue;
   const [{ latents, strength: unit }, ...others] = found;
-  const latent = latents.join(" + ");
-  console.log(`${name}: latents ${latent} …`);
+  const named = latents.join(" + ");
+  console.log(`${name}: latents ${named} …`);
   const subjects = subjectsOf(
     sae,
     model,
@@ -87,11 +87,11 @@ for (const { name, found } of searched) {
   summary.push([
     ...[name, percent(baseline.rate.value), percent(shown.rate.value), beside.join(", ")],
     shown.perplexity.value / baseline.perplexity.value,
-    ...[best ? best.strength : "none", latent],
+    ...[best ? best.strength : "none", latents.length],
   ]);
   sections.push({
     title: name,
-    text: `Latents ${latent}, most active on ${latents
+    text: `Latents ${named}, most active on ${latents
       .flatMap((f) => features.index.columns.topTokens[f].slice(0, 3))
       .map((text) => JSON.stringify(text))
       .join(", ")}. Texts at strength ${shown.strength}:`,
@@ -136,7 +136,7 @@ await writeReport(`${out}/report.html`, {
 });
 for (const [name, before, after, , cost, strength, latents] of summary)
   console.log(
-    `${name}: ${before} → ${after} at ${Number(cost).toFixed(2)} times the perplexity (latents ${latents}, strength ${strength})`,
+    `${name}: ${before} → ${after} at ${Number(cost).toFixed(2)} times the perplexity (${latents} latents, strength ${strength})`,
   );
 console.log(`report: ${out}/report.html`);
 await model.close();
