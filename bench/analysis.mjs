@@ -17,7 +17,7 @@ const HELP = `node bench/analysis.mjs [options]
   --tokens LIST      default: 250000,1000000
   --rounds N         runs of each case, of which the median is shown; default: 1
   --threads N        default: 2
-  --dashboard PATH   the Python that has sae-dashboard (bench/requirements.txt): times it too
+  --dashboard PATH   the Python that has sae-dashboard (bench/README.md): times it too
   --markdown PAGE    also write the tables between the markers of this page
 `;
 const { values } = parseArgs({

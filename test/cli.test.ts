@@ -401,17 +401,12 @@ describe("a run", () => {
 
     // The model writes on, as it is and steered; a change of nothing changes nothing.
     const steer = async (...flags: string[]) => {
-      const { code, stdout, stderr } = await run(
-        "steer",
-        "One",
-        "--tokens",
-        "8",
-        "--json",
-        ...flags,
-      );
+      const all = ["steer", "--json", "--tokens", "8", ...flags, "One", "day"];
+      const { code, stdout, stderr } = await run(...all);
       expect({ code, stderr }).toEqual({ code: 0, stderr: "" });
       type Text = { text: string; tokens: unknown[] };
-      return JSON.parse(stdout) as { default: Text; steered: Text };
+      type Steered = { prompt: string; edits: unknown[]; default: Text; steered: Text };
+      return JSON.parse(stdout) as Steered;
     };
     const same = await steer("--scale", "3=1");
     expect(same.steered).toEqual(same.default);
@@ -419,6 +414,12 @@ describe("a run", () => {
     const other = await steer("--add", "3=500");
     expect(other.default).toEqual(same.default);
     expect(other.steered.text).not.toBe(same.default.text);
+    const several = await steer("--set", "5=2", "--ablate", "1,2", "--set", "6=1,7=0");
+    expect(several.prompt).toBe("One day");
+    expect(several.edits).toEqual([
+      ...[5, 6, 7].map((latent, i) => ({ latent, kind: "set", value: [2, 1, 0][i] })),
+      ...[1, 2].map((latent) => ({ latent, kind: "ablate" })),
+    ]);
     const wrong = await run("steer", "--ablate", "100000");
     expect(wrong).toMatchObject({ code: 1, stdout: "" });
     expect(wrong.stderr).toContain("latent must be a whole number from 0 to");
@@ -498,10 +499,10 @@ describe("a run", () => {
     const how = await run("steer", "--find", "animal.dog", "--by", "magic");
     expect(how.stderr).toContain("by must be meaning or effect; got magic");
     // Several latents at once, each by as much.
-    const byEffect = ["steer", "--find", "animal.dog", "--by", "effect", "--tokens", "5"];
-    const several = await run(...byEffect, "--together", "4", "--json");
-    expect({ code: several.code, stderr: several.stderr }).toEqual({ code: 0, stderr: "" });
-    const { edits } = JSON.parse(several.stdout) as { edits: { latent: number; value: number }[] };
+    const byEffect = ["steer", "--find", "animal.fox", "--by", "effect", "--tokens", "5"];
+    const together = await run(...byEffect, "--together", "4", "--json");
+    expect({ code: together.code, stderr: together.stderr }).toEqual({ code: 0, stderr: "" });
+    const { edits } = JSON.parse(together.stdout) as { edits: { latent: number; value: number }[] };
     expect([1, 2, 4]).toContain(edits.length);
     expect(new Set(edits.map(({ latent }) => latent)).size).toBe(edits.length);
     expect(new Set(edits.map(({ value }) => value)).size).toBe(1);

@@ -77,9 +77,13 @@ export function define(command: Command): void {
       "1",
     );
   for (const [kind, meaning] of Object.entries(KINDS))
-    command.option(`--${kind} <latent=value...>`, `change the latent's activation a: ${meaning}`);
+    command.option(
+      `--${kind} <latent=value,…>`,
+      `change the latent's activation a: ${meaning}`,
+      collected,
+    );
   command
-    .option("--ablate <latent...>", "change the latent's activation to 0")
+    .option("--ablate <latent,…>", "change the latent's activation to 0", collected)
     .option("--positions <prompt|generated>", "act there only")
     .option("--from <integer>", "act from this token on")
     .option("--to <integer>", "act before this token only")
@@ -97,6 +101,11 @@ export function define(command: Command): void {
     .option("--quiet", "print errors and the texts only")
     .option("--json", "print both texts with their tokens as JSON")
     .action(run);
+}
+
+/** Values of an option that may be given several times, each with commas; never the words after it. */
+function collected(text: string, before: readonly string[] = []): string[] {
+  return [...before, ...text.split(",")];
 }
 
 async function run(words: string[], options: Options): Promise<void> {
