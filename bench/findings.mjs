@@ -276,8 +276,8 @@ function steering() {
       stdio: ["ignore", "ignore", "inherit"],
     });
   const { table, rows } = JSON.parse(readFileSync(measured, "utf8"));
-  const [{ concept }] = rows;
-  const strengths = "0.25,0.5,0.75,1";
+  const { concept } = rows.find(({ holds }) => holds) ?? rows[0];
+  const strengths = "0.4,0.6,0.7,0.8,0.9,1";
   const by = ["--find", concept, "--by", "effect", "--together", "8"];
   const figures = at("dose");
   lens(
