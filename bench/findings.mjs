@@ -163,15 +163,17 @@ function compose() {
 }
 
 /** A line for each way to have one column for a concept. */
-function coverageRows(where, { concepts, auc95, f1Half, directions, full }) {
-  const row = (what, share, f1 = "") => [
-    ...[where, what, `${share.count} of ${concepts.length}`, percentWithin(share), f1],
+function coverageRows(where, { concepts, auc95, directions, full }) {
+  const row = (what, share, f1Of) => [
+    ...[where, what, `${share.count} of ${concepts.length}`, percentWithin(share)],
+    String(concepts.filter((one) => f1Of(one).value >= 0.5).length),
   ];
+  const ofKind = (kind) => (one) => one.directions.find((other) => other.kind === kind).best.f1;
   return [
-    row("one latent", auc95, String(f1Half.count)),
+    row("one latent", auc95, ({ best }) => best.f1),
     [where, "one latent, labels moved along the text", "", percent(auc95.shuffled), ""],
-    ...directions.map((one) => row(DIRECTIONS[one.kind], one)),
-    row("all dimensions, a linear probe", full),
+    ...directions.map((one) => row(DIRECTIONS[one.kind], one, ofKind(one.kind))),
+    row("all dimensions, a linear probe", full, (one) => one.full.f1),
   ];
 }
 const DIRECTIONS = {
