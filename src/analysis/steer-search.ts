@@ -174,6 +174,8 @@ interface Contexts {
   negentropy: Float64Array;
   /** Places [batch · length] whose token is text. */
   kept: Int32Array;
+  /** Room for a distribution at each kept place. */
+  scratch: Float64Array;
 }
 
 /**
@@ -214,7 +216,10 @@ async function effectMeasure(
   const contexts = await contextsOf(model, name, documents, options);
   const { tokens, batch, length } = contexts;
   const unit = spread(contexts, sae.spec.dIn);
-  const baseline = ratesOf(contexts, concepts, (i, v) => Math.exp(contexts.logq[i + v]));
+  const { vocabSize } = model.info;
+  const baseline = ratesOf(contexts, concepts, (i, v) =>
+    Math.exp(contexts.logq[i * vocabSize + v]),
+  );
   const of = async (latents: readonly number[]) => {
     const direction = directionOf(sae, latents, contexts.x.subarray(0, sae.spec.dIn));
     const norm = Math.hypot(...direction);
@@ -296,7 +301,7 @@ function distributionsOf(
   logits: Float32Array,
   kept: Int32Array,
   { info: { vocabSize } }: Model,
-): Pick<Contexts, "logq" | "negentropy"> {
+): Pick<Contexts, "logq" | "negentropy" | "scratch"> {
   const logq = new Float32Array(kept.length * vocabSize);
   const negentropy = new Float64Array(kept.length);
   for (const [i, at] of kept.entries()) {
@@ -308,18 +313,18 @@ function distributionsOf(
       negentropy[i] += Math.exp(log) * log;
     }
   }
-  return { logq, negentropy };
+  return { logq, negentropy, scratch: new Float64Array(logq.length) };
 }
 
-/** Means over places of Σ p(v) over each concept's words; `share` is p(v) at the place whose first item is i. */
+/** Means over places of Σ p(v) over each concept's words; `share` is p(v) at a place. */
 function ratesOf(
-  { negentropy, logq }: Contexts,
+  { negentropy }: Contexts,
   concepts: readonly ConceptTokens[],
-  share: (i: number, v: number) => number,
+  share: (place: number, v: number) => number,
 ): Float64Array {
   const n = negentropy.length;
   const rates = new Float64Array(concepts.length);
-  for (let i = 0; i < logq.length; i += logq.length / n)
+  for (let i = 0; i < n; i++)
     for (const [c, { tokens }] of concepts.entries())
       for (const v of tokens) rates[c] += share(i, v) / n;
   return rates;
@@ -330,23 +335,28 @@ function measured(
   logits: Float32Array,
   concepts: readonly ConceptTokens[],
 ): Omit<LatentEffect, "latents" | "strength"> {
-  const { logq, negentropy, kept } = contexts;
+  const { logq, negentropy, kept, scratch } = contexts;
   const n = kept.length;
   const vocabSize = logq.length / n;
-  const p = new Float64Array(logq.length);
+  const sums = new Float64Array(n);
   let [kl, cost] = [0, 0];
   for (let i = 0; i < n; i++) {
     const own = logits.subarray(kept[i] * vocabSize, (kept[i] + 1) * vocabSize);
-    const norm = logSumExp(own);
-    let [ownLog, modelLog] = [0, 0];
+    let top = -Infinity;
+    for (let v = 0; v < vocabSize; v++) if (own[v] > top) top = own[v];
+    // Of e = exp(logit − top): Σ e, Σ e · (logit − top), Σ e · log q. Most of the time goes into exp: once is enough.
+    let [sum, ownLog, modelLog] = [0, 0, 0];
     for (let v = 0, j = i * vocabSize; v < vocabSize; v++, j++) {
-      const log = own[v] - norm;
-      p[j] = Math.exp(log);
-      ownLog += p[j] * log;
-      modelLog += p[j] * logq[j];
+      const e = Math.exp(own[v] - top);
+      scratch[j] = e;
+      sum += e;
+      ownLog += e * (own[v] - top);
+      modelLog += e * logq[j];
     }
-    kl += ownLog - modelLog;
-    cost += negentropy[i] - modelLog;
+    sums[i] = sum;
+    kl += ownLog / sum - Math.log(sum) - modelLog / sum;
+    cost += negentropy[i] - modelLog / sum;
   }
-  return { kl: kl / n, cost: cost / n, rates: ratesOf(contexts, concepts, (i, v) => p[i + v]) };
+  const share = (i: number, v: number) => scratch[i * vocabSize + v] / sums[i];
+  return { kl: kl / n, cost: cost / n, rates: ratesOf(contexts, concepts, share) };
 }
