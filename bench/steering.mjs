@@ -6,7 +6,7 @@
  * (`findByEffect`), chosen on generated texts of one seed, and measured on generated texts of another,
  * beside unsteered texts of a third.
  */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { existsSync, readFileSync, renameSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
@@ -21,7 +21,7 @@ const HELP = `node bench/steering.mjs RUN [options]
   --together N       latents turned up at once, at most; default: 8
   --texts N          texts of each choice; measured on four times as many; default: 64
   --unsteered N      texts of the model as it is; default: 2048
-  --json PATH        all numbers
+  --json PATH        all numbers; interrupted, the same line goes on (from PATH.part)
   --markdown PAGE    also write the table between the markers of this page
 `;
 const { values, positionals } = parseArgs({
@@ -104,6 +104,17 @@ function measure(texts, concept) {
   };
 }
 
+/** What an interrupted process of the same settings had found. */
+const part = values.json && `${values.json}.part`;
+const settings = { run, ...values, json: undefined, markdown: undefined };
+let kept = part && existsSync(part) ? JSON.parse(readFileSync(part, "utf8")) : undefined;
+if (JSON.stringify(kept?.settings) !== JSON.stringify(settings)) kept = { settings, tried: {} };
+function keep() {
+  if (!part) return;
+  writeFileSync(`${part}.new`, JSON.stringify(kept));
+  renameSync(`${part}.new`, part);
+}
+
 log("unsteered texts …");
 const unsteered = await write(Number(values.unsteered), 1);
 const names = lens.CONCEPTS.map(({ name }) => name);
@@ -111,7 +122,7 @@ const before = new Map(names.map((name) => [name, measure(unsteered, name)]));
 const judged = names.filter((name) => before.get(name).hits >= ENOUGH);
 
 log("which latents bring the concepts about …");
-const searched = await lens.findByEffect(
+kept.searched ??= await lens.findByEffect(
   sae,
   model,
   judged.map((name) => lens.tokensOfConcept(model, name)).filter(({ tokens }) => tokens.length > 0),
@@ -122,6 +133,7 @@ const searched = await lens.findByEffect(
     onProgress: (done, total) => done % 50 === 0 && log(`  ${done} of ${total}`),
   },
 );
+keep();
 
 const place = { hookPoint: HOOK, promptLength: prompt.length };
 
@@ -151,22 +163,18 @@ const wordsPerToken =
   unsteered.reduce((sum, { tokens }) => sum + tokens, 0);
 const foretold = ({ name, baseline, found }) =>
   1 + ((found[0]?.rate ?? 0) - baseline) / wordsPerToken / before.get(name).rate.value;
-const promising = searched
+const promising = kept.searched
   .filter((one) => foretold(one) >= FORETOLD)
   .toSorted((a, b) => foretold(b) - foretold(a));
 
-const rows = [];
-for (const [i, { name, found }] of promising.entries()) {
+/** What can be done for a concept, measured; only the best rise that was promised where that is too little. */
+async function tried({ name, found }) {
   const plain = before.get(name);
   const trials = [];
   for (const one of found.slice(0, TRIED)) trials.push(await bestOf(one, name, plain));
   const [best] = trials.filter(Boolean).toSorted((a, b) => b.rate - a.rate);
   const promised = best ? best.rate / plain.rate.value : 0;
-  const where = `${i + 1}/${promising.length} ${name}`;
-  if (promised < 0.8 * RISE) {
-    log(`${where}: at best ${promised.toFixed(1)} times`);
-    continue;
-  }
+  if (promised < 0.8 * RISE) return { promised };
   const subjects = lens.subjectsOf(
     ...[sae, model, features, best.latents],
     { ...place, unit: best.value, latents: 2, directions: 2 },
@@ -178,12 +186,23 @@ for (const [i, { name, found }] of promising.entries()) {
     const cost = perplexity / plain.perplexity;
     measured.push({ subject, kind, rate, times: rate.value / plain.rate.value, cost });
   }
-  const [target] = measured;
-  const holds = target.times >= RISE && target.cost <= COST;
-  rows.push({ concept: name, ...best, unsteered: plain, holds, measured });
-  log(
-    `${where}: ${target.times.toFixed(1)} times at ${target.cost.toFixed(2)} times the perplexity`,
-  );
+  const [{ times, cost }] = measured;
+  const holds = times >= RISE && cost <= COST;
+  return { row: { concept: name, ...best, unsteered: plain, holds, measured } };
+}
+
+const rows = [];
+for (const [i, one] of promising.entries()) {
+  const { row, promised } = (kept.tried[one.name] ??= await tried(one));
+  keep();
+  const where = `${i + 1}/${promising.length} ${one.name}`;
+  if (!row) {
+    log(`${where}: at best ${promised.toFixed(1)} times`);
+    continue;
+  }
+  const [{ times, cost }] = row.measured;
+  log(`${where}: ${times.toFixed(1)} times at ${cost.toFixed(2)} times the perplexity`);
+  rows.push(row);
 }
 
 rows.sort((a, b) => b.measured[0].times - a.measured[0].times);
@@ -212,11 +231,11 @@ const controls = rows
   .filter(({ times, cost }) => times >= RISE && cost <= COST).length;
 const summary = `${reached} of ${judged.length} concepts with at least ${ENOUGH} unsteered hits rise ${RISE}-fold at ${COST} times the perplexity or less; of ${4 * rows.length} controls, ${controls}.`;
 process.stdout.write(`${textTable(head, cells)}\n\n${summary}\n`);
-if (values.json)
-  writeFileSync(
-    values.json,
-    JSON.stringify({ run, judged, rows, table: { head, rows: cells, summary } }) + "\n",
-  );
+if (values.json) {
+  const all = { run, judged, rows, table: { head, rows: cells, summary } };
+  writeFileSync(values.json, JSON.stringify(all) + "\n");
+  rmSync(part);
+}
 if (values.markdown) {
   const page = readFileSync(values.markdown, "utf8");
   const content = `${markdownTable(head, cells)}\n\n${summary}`;
