@@ -17,6 +17,7 @@ import {
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
+import { count } from "./common.mjs";
 import { betweenMarkers, markdownTable } from "./table.mjs";
 
 const HELP = `node bench/findings.mjs [options]
@@ -38,20 +39,21 @@ const { values } = parseArgs({
 const root = fileURLToPath(new URL("..", import.meta.url));
 const at = (name) => join(values.out, name);
 
-/** What a command prints as JSON; from the output folder when it was asked before. */
-function answer(name, script, ...words) {
+/** What a command of Lens prints as JSON; from the output folder when it was asked the same before. */
+function lens(name, ...words) {
   const file = at(`${name}.json`);
-  if (!existsSync(file)) {
-    process.stderr.write(`\n${[script, ...words].join(" ")}\n`);
-    const text = execFileSync(process.execPath, [join(root, script), ...words], {
-      ...{ stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 2 ** 28 },
-    });
-    writeFileSync(`${file}.part`, text);
-    renameSync(`${file}.part`, file);
-  }
-  return JSON.parse(readFileSync(file, "utf8"));
+  const command = ["lens", ...words].join(" ");
+  const kept = existsSync(file) ? JSON.parse(readFileSync(file, "utf8")) : undefined;
+  if (kept?.command === command) return kept.answer;
+  process.stderr.write(`\n${command}\n`);
+  const text = execFileSync(process.execPath, [join(root, "bin/lens.js"), ...words, "--json"], {
+    ...{ stdio: ["ignore", "pipe", "inherit"], encoding: "utf8", maxBuffer: 2 ** 28 },
+  });
+  const answer = JSON.parse(text);
+  writeFileSync(`${file}.part`, JSON.stringify({ command, answer }));
+  renameSync(`${file}.part`, file);
+  return answer;
 }
-const lens = (name, ...words) => answer(name, "bin/lens.js", ...words, "--json");
 const runs = ["--runs", at("runs")];
 
 /** Trained when a section first asks for them. */
@@ -61,7 +63,6 @@ const trained = {
   words: () => lens("words", "train", ...runs, join(root, "examples/concepts.yaml")).folder,
 };
 
-const count = (n) => n.toLocaleString("en-US");
 const percent = (share, digits = 1) => `${(100 * share).toFixed(digits)} %`;
 const within = ({ value, low, high }, digits = 2) =>
   `${value.toFixed(digits)} (${low.toFixed(digits)}${low < 0 ? " to " : "–"}${high.toFixed(digits)})`;

@@ -58,6 +58,16 @@ const searched = await findByEffect(
 const { bosId, eosId } = model.tokenizer;
 const ids = Int32Array.of(bosId!, ...model.tokenizer.encode(prompt).ids);
 const generation = { maxNewTokens: 60, temperature: 1, seed: 7, stopTokens: [eosId!] };
+// How often do the concepts come by themselves? They are rare, and many texts cost little.
+const many = await generateMany(model, ids, 256, generation);
+const texts = many.map((tokens) => model.tokenizer.decode(tokens.map(({ token }) => token)));
+const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
+const rateAsItIs = (name: string) => {
+  const scores = texts.map(conceptScore(name));
+  const sum = (key: "hits" | "words") => scores.reduce((total, one) => total + one[key], 0);
+  return percent(sum("hits") / sum("words"));
+};
+
 const sections: Parameters<typeof writeReport>[1]["sections"] = [];
 const summary: (string | number)[][] = [];
 for (const { name, found } of searched) {
@@ -80,12 +90,11 @@ for (const { name, found } of searched) {
   const best = recommended(result, target.responses, cost);
   const { baseline } = result;
   const shown = best ?? target.responses[0];
-  const percent = (share: number) => `${(100 * share).toFixed(2)} %`;
   const beside = controls.map(({ responses }) =>
     percent(responses[target.responses.indexOf(shown)].rate.value),
   );
   summary.push([
-    ...[name, percent(baseline.rate.value), percent(shown.rate.value), beside.join(", ")],
+    ...[name, rateAsItIs(name), percent(shown.rate.value), beside.join(", ")],
     shown.perplexity.value / baseline.perplexity.value,
     ...[best ? best.strength : "none", latents.length],
   ]);
@@ -101,15 +110,6 @@ for (const { name, found } of searched) {
     ],
     figures: await doseFigures(result, name),
   });
-}
-
-// How sure can one be of the unsteered rates? Many more texts cost little.
-const many = await generateMany(model, ids, 256, generation);
-const texts = many.map((tokens) => model.tokenizer.decode(tokens.map(({ token }) => token)));
-for (const row of summary) {
-  const scores = texts.map(conceptScore(String(row[0])));
-  const sum = (key: "hits" | "words") => scores.reduce((total, one) => total + one[key], 0);
-  row[1] = `${((100 * sum("hits")) / sum("words")).toFixed(2)} %`;
 }
 
 await writeReport(`${out}/report.html`, {

@@ -11,7 +11,7 @@ export interface SubjectOptions extends SteerOptions {
   /** Other latents, and random directions. */
   latents: number;
   directions: number;
-  /** What strength 1 adds to the latent; absent: its largest activation. */
+  /** What strength 1 adds to each latent; absent: the largest activation of the first. */
   unit?: number;
   seed?: number;
 }
