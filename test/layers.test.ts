@@ -1,6 +1,6 @@
 /**
  * Who may import whom. Imports point downward only: leaves <- device <- {model, sae} <-
- * {analysis, runs} <- cli; `model` and `sae` never see each other.
+ * {analysis, runs} <- workbench <- server <- cli; `model` and `sae` never see each other.
  */
 import { existsSync, readdirSync, readFileSync } from "node:fs";
 import { dirname, join, posix } from "node:path";
@@ -20,7 +20,9 @@ const ALLOWED: Record<string, string[]> = {
   sae: ["leaf", "device"],
   runs: ["leaf"],
   analysis: ["leaf", "corpus", "device", "model", "sae"],
-  cli: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs"],
+  workbench: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs"],
+  server: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs", "workbench"],
+  cli: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs", "workbench", "server"],
   index: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs"],
 };
 

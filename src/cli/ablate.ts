@@ -6,10 +6,15 @@ import type { ChangedPrediction, Effect, LatentAblation } from "../analysis/abla
 import type { Interval } from "../analysis/interval.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import { heldOutDocuments, interruptibly } from "./analyse.ts";
+import {
+  featuresForNames,
+  heldOutDocuments,
+  meaningOf,
+  openModelRun,
+} from "../workbench/model-run.ts";
+import { interruptibly } from "./analyse.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { featuresForNames, meaningOf, openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, table, Terminal } from "./terminal.ts";
 

@@ -1,7 +1,6 @@
 /** The stages after training: how good is it, what do the latents stand for, the page to look at. */
 import { existsSync, readFileSync } from "node:fs";
 
-import type { RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { evaluateAll, type ModelEvaluation, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
@@ -15,8 +14,10 @@ import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/m
 import { absorption, recovery } from "../sae/recovery.ts";
 import type { Sae } from "../sae/sae.ts";
 import { kindOf } from "../sae/weights.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
+import { heldOutDocuments } from "../workbench/model-run.ts";
 import { Progress } from "./progress.ts";
-import { filesOf, hookPointsOf, type Activations, type Context } from "./sources.ts";
+import { filesOf, type Activations, type Context } from "./sources.ts";
 import { scoresText, type Trained } from "./stages.ts";
 import { short } from "./terminal.ts";
 
@@ -236,14 +237,7 @@ function megabytes(bytes: number): string {
   return `${short(Math.ceil(bytes / 1e6))} MB`;
 }
 
-/** Text that neither training nor validation saw. */
-export function heldOutDocuments(config: RunConfig) {
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { data, field } = config.activations;
-  return documents(data, { split: "test", field });
-}
-
-/** The same, until the signal is aborted. */
+/** The items, until the signal is aborted. */
 export async function* interruptibly<T>(
   items: AsyncIterable<T>,
   signal: AbortSignal,

@@ -7,9 +7,9 @@ import { attribute, singleToken, type Attribution } from "../analysis/attribute.
 import { attributionFigure } from "../analysis/attribution-figure.ts";
 import { renderPng } from "../analysis/plots.ts";
 import { UserError } from "../error.ts";
+import { featuresForNames, meaningOf, openModelRun } from "../workbench/model-run.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { featuresForNames, meaningOf, openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
 

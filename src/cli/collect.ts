@@ -4,10 +4,10 @@ import type { Command } from "commander";
 import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
+import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import { hookPointsOf, namesOf, type HookPointRoles } from "./sources.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {

@@ -15,10 +15,10 @@ import { findTriples } from "../analysis/triples.ts";
 import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { hookPoints } from "../model/hook-point.ts";
+import { meaningOf } from "../workbench/model-run.ts";
 import { composeText, type Composed, type Node } from "./compose-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { meaningOf } from "./model-run.ts";
 import { isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts"; // prettier-ignore
 import { readHalves } from "./placed-text.ts";
 import { Progress } from "./progress.ts";

@@ -9,9 +9,9 @@ import { renderPng } from "../analysis/plots.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { documents } from "../model/text.ts";
-import { heldOutDocuments, interruptibly } from "./analyse.ts";
+import { heldOutDocuments, openModelRun } from "../workbench/model-run.ts";
+import { interruptibly } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
-import { openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
 

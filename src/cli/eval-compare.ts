@@ -6,6 +6,7 @@ import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
 import { measureInModel } from "./analyse.ts";
 import { evaluateStructure } from "./eval-structure.ts";
 import {
@@ -16,7 +17,7 @@ import {
   type Subject,
 } from "./eval-subject.ts";
 import { evaluateSupervised } from "./eval-supervised.ts";
-import { hookPointsOf, type Context } from "./sources.ts";
+import { type Context } from "./sources.ts";
 import { short, table, type Terminal } from "./terminal.ts";
 
 /**

@@ -3,9 +3,10 @@ import type { StructureResult } from "../analysis/structure.ts";
 import type { Device } from "../device/device.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
-import { heldOutDocuments } from "./analyse.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
+import { heldOutDocuments } from "../workbench/model-run.ts";
 import { interval, intervalsOf, stepProgress } from "./eval-supervised.ts";
-import { hookPointsOf, type Context } from "./sources.ts";
+import { type Context } from "./sources.ts";
 import { short, table } from "./terminal.ts";
 
 export async function evaluateStructure(

@@ -12,9 +12,9 @@ import type { Model } from "../model/model.ts";
 import { findRun } from "../runs.ts";
 import { loadSae, type SaeDetails } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
-import { saeFolder } from "./export.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
+import { saeFolder } from "../workbench/model-run.ts";
 import { readSettings, withFlags } from "./settings.ts";
-import { hookPointsOf } from "./sources.ts";
 
 export interface EvalOptions extends Record<string, unknown> {
   compare?: string[];

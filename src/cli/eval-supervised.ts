@@ -6,10 +6,11 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
-import { heldOutDocuments } from "./analyse.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
+import { heldOutDocuments } from "../workbench/model-run.ts";
 import type { EvalOptions } from "./eval-subject.ts";
 import { Progress } from "./progress.ts";
-import { hookPointsOf, type Context } from "./sources.ts";
+import { type Context } from "./sources.ts";
 import { short, table } from "./terminal.ts";
 
 /** Positions read unless --supervised-tokens says otherwise. */

@@ -18,11 +18,11 @@ import { openFeatures, type Features } from "../analysis/features.ts";
 import { rankFeatures } from "../analysis/ranking.ts";
 import { NAMED_F1 } from "../analysis/rules.ts";
 import { openDevice } from "../device/device.ts";
-import { heldOutDocuments, interruptibly } from "./analyse.ts";
+import { type ModelRun, heldOutDocuments, openModelRun } from "../workbench/model-run.ts";
+import { interruptibly } from "./analyse.ts";
 import { askingOf, explainLatents, modelTable, type ModelOptions } from "./explain-model.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { openModelRun, type ModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, shortPath, table, Terminal } from "./terminal.ts";
 

@@ -1,11 +1,9 @@
 /** `lens export`: an autoencoder as others read it. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
-import { findRun } from "../runs.ts";
 import { forSaeLens, loadSae, saveSae, saveTorchCheckpoint } from "../sae/formats.ts";
+import { saeFolder } from "../workbench/model-run.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options {
@@ -54,14 +52,4 @@ async function run(id: string, options: Options): Promise<void> {
     { format, out, dIn, dSae, ...(transcoder && { dOut }) },
     `${out}\nin Python: ${load}${note}`,
   );
-}
-
-/** The folder of the autoencoder that `id` names: one with cfg.json, or that of a run. */
-export function saeFolder(runs: string, id: string): string {
-  if (existsSync(join(id, "cfg.json"))) return id;
-  const { folder, status } = findRun(runs, id);
-  const sae = join(folder, "sae");
-  if (!existsSync(join(sae, "cfg.json")))
-    throw new UserError(`${folder} has no trained autoencoder yet: the run is ${status}`);
-  return sae;
 }

@@ -1,6 +1,5 @@
 /** `lens feature map`: where all latents of a run lie, and which look cut in the wrong place. */
-import { existsSync } from "node:fs";
-import { mkdir, readFile, rename, writeFile } from "node:fs/promises";
+import { mkdir, rename, writeFile } from "node:fs/promises";
 import { join } from "node:path";
 
 import { CoActivation } from "../analysis/co-activation.ts";
@@ -9,16 +8,12 @@ import type { Features } from "../analysis/features.ts";
 import { mapFigure, namedClusters } from "../analysis/map-figure.ts";
 import { coActivationMap, decoderMap, type LatentMap, type MapOptions } from "../analysis/map.ts";
 import { renderPng } from "../analysis/plots.ts";
-import {
-  describeRules,
-  suspectsOf,
-  type LatentFacts,
-  type Suspects,
-} from "../analysis/suspects.ts";
+import { describeRules, suspectsOf, type Suspects } from "../analysis/suspects.ts";
 import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import { heldOutDocuments, interruptibly } from "./analyse.ts";
-import type { ModelRun } from "./model-run.ts";
+import { countedCoActivation, countsPath, factsOf } from "../workbench/feature-facts.ts";
+import { heldOutDocuments, type ModelRun } from "../workbench/model-run.ts";
+import { interruptibly } from "./analyse.ts";
 import { Progress } from "./progress.ts";
 import { short, shortPath, table, type Terminal } from "./terminal.ts";
 
@@ -29,43 +24,12 @@ export interface FeaturesRun extends ModelRun {
   signal: AbortSignal;
 }
 
-const countsPath = ({ features }: Pick<FeaturesRun, "features">) =>
-  join(features.dir, "co-activation.bin");
-
-/** How latents fire together, if it was counted. */
-export async function countedCoActivation(
-  run: Pick<FeaturesRun, "features">,
-): Promise<CoActivation | undefined> {
-  const path = countsPath(run);
-  return existsSync(path) ? CoActivation.from(await readFile(path)) : undefined;
-}
-
-/** What suspects are judged by, beside the weights. */
-export function factsOf(
-  { features }: Pick<FeaturesRun, "features">,
-  co: CoActivation,
-): LatentFacts {
-  const known = new Map<number, Promise<ReadonlyMap<number, number>>>();
-  const read = async (latent: number) => {
-    const { topTokens } = await features.feature(latent);
-    return new Map(topTokens.map(({ token, share }) => [token, share]));
-  };
-  return {
-    co,
-    profile(latent) {
-      const profile = known.get(latent) ?? read(latent);
-      known.set(latent, profile);
-      return profile;
-    },
-  };
-}
-
 /** Writes features/map/: map.json, and each map as SVG and PNG. */
 export async function featureMap(run: FeaturesRun): Promise<void> {
   const { folder, config, sae, features, terminal, signal } = run;
   const device = await openDevice(config.device, { threads: config.threads });
   try {
-    const co = (await countedCoActivation(run)) ?? (await countCoActivation(run, device));
+    const co = (await countedCoActivation(features)) ?? (await countCoActivation(run, device));
     const draw = async (label: string, make: (options: MapOptions) => Promise<LatentMap>) => {
       const progress = new Progress({ label, unit: "epochs", total: 500, quiet: terminal.quiet });
       const onProgress = ({ done }: { done: number }) => progress.update(done);
@@ -85,7 +49,7 @@ export async function featureMap(run: FeaturesRun): Promise<void> {
       ...(await draw("map of decoder directions", (options) => decoderMap(sae, options))),
       ...(await draw("map of firing", (options) => coActivationMap(co, options))),
     ];
-    const facts = factsOf(run, co);
+    const facts = factsOf(features, co);
     const suspects = await suspectsOf(sae, facts, { device, seed: config.seed });
     const out = join(features.dir, "map");
     await mkdir(out, { recursive: true });
@@ -188,7 +152,7 @@ async function countCoActivation(run: FeaturesRun, device: Device): Promise<CoAc
     progress.stop();
     throw error;
   }
-  const path = countsPath(run);
+  const path = countsPath(features);
   await writeFile(`${path}.new`, co.toBytes());
   await rename(`${path}.new`, path);
   return co;

@@ -2,14 +2,10 @@
 import { isAligned, isSpecific, type BestLabel } from "../analysis/concepts.ts";
 import { histogramEdge, type Feature } from "../analysis/features.ts";
 import type { LogitEffect } from "../analysis/logits.ts";
-import {
-  MIN_TOGETHER,
-  type CoMeasure,
-  type CoNeighbor,
-  type CosineNull,
-} from "../analysis/neighbors.ts";
+import { MIN_TOGETHER, type CoMeasure, type CoNeighbor } from "../analysis/neighbors.ts";
 import type { SuspectKind, Suspects } from "../analysis/suspects.ts";
 import type { TrueLogitEffect } from "../analysis/true-logits.ts";
+import type { NearRows } from "../workbench/feature-facts.ts";
 import { short, table } from "./terminal.ts";
 
 type Named<T extends LogitEffect> = Omit<T, "top" | "bottom"> & {
@@ -17,11 +13,6 @@ type Named<T extends LogitEffect> = Omit<T, "top" | "bottom"> & {
   bottom: ({ text: string } & T["bottom"][number])[];
   writesTo: string;
 };
-
-interface NearRows {
-  nearest: { latent: number; cosine: number; label: string }[];
-  chance: CosineNull;
-}
 
 /** Everything that `lens feature` shows; with --json as it is. */
 export interface FeatureView {

@@ -2,8 +2,7 @@
 import { join } from "node:path";
 import type { Command } from "commander";
 
-import { encodeText, piecesOf, tokenText } from "../analysis/codes.ts";
-import { openFeatures, type Features } from "../analysis/features.ts";
+import { openFeatures } from "../analysis/features.ts";
 import {
   DIRECT_FORMS,
   logitEffects,
@@ -11,25 +10,26 @@ import {
   type LogitEffect,
   type LogitForm,
 } from "../analysis/logits.ts";
-import {
-  coNeighbors,
-  cosineNull,
-  nearestRows,
-  type CoMeasure,
-  type CosineNull,
-} from "../analysis/neighbors.ts";
+import { coNeighbors, type CoMeasure } from "../analysis/neighbors.ts";
 import { suspectsOf } from "../analysis/suspects.ts";
 import { writePointOf } from "../analysis/write-point.ts";
 import { trueLogitEffect, type TrueLogitEffect } from "../analysis/true-logits.ts";
 import { openDevice } from "../device/device.ts";
 import { nearestName, UserError } from "../error.ts";
-import type { Model } from "../model/model.ts";
-import { heldOutDocuments, interruptibly } from "./analyse.ts";
-import { countedCoActivation, factsOf, featureMap, type FeaturesRun } from "./feature-map.ts";
+import {
+  countedCoActivation,
+  factsOf,
+  nameOf,
+  near,
+  withTexts,
+} from "../workbench/feature-facts.ts";
+import { heldOutDocuments, openModelRun } from "../workbench/model-run.ts";
+import { textCodes, valuesOf } from "../workbench/text-codes.ts";
+import { interruptibly } from "./analyse.ts";
+import { featureMap, type FeaturesRun } from "./feature-map.ts";
 import { featureText, type FeatureView } from "./feature-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
-import { openModelRun } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
@@ -117,7 +117,7 @@ async function viewOf(
   text: string | undefined,
 ): Promise<FeatureView> {
   const { folder, sae, model, features, places, latent, top } = opened;
-  const co = await countedCoActivation(opened);
+  const co = await countedCoActivation(opened.features);
   const together = (by: CoMeasure) =>
     coNeighbors(co!, latent, { by, count: top }).map((one) => ({
       ...one,
@@ -131,15 +131,15 @@ async function viewOf(
     textDocuments: features.index.documents,
     feature: await features.feature(latent),
     label: features.labels?.best[latent] ?? undefined,
-    ...(text !== undefined && { text: await firingsIn(opened, text) }),
+    ...(text !== undefined && { text: await firingsOn(opened, text) }),
     logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },
     neighbors: {
-      decoder: await near(sae.W_dec, sae.spec.dOut, opened),
-      encoder: await near(sae.W_enc, sae.spec.dIn, opened),
+      decoder: await near(sae.W_dec, sae.spec.dOut, features, opened),
+      encoder: await near(sae.W_enc, sae.spec.dIn, features, opened),
     },
     ...(co && {
       coActivation: { pmi: together("pmi"), jaccard: together("jaccard"), phi: together("phi") },
-      suspects: await suspectsOf(sae, factsOf(opened, co), { latents: [latent] }),
+      suspects: await suspectsOf(sae, factsOf(features, co), { latents: [latent] }),
     }),
   };
 }
@@ -188,65 +188,8 @@ async function effectOn(
   }
 }
 
-/** The tokens of an effect with their characters. */
-function withTexts<T extends LogitEffect>(model: Model, effect: T) {
-  const show = tokenText(model);
-  const named = (tokens: T["top"]) => tokens.map((one) => ({ text: show(one.token), ...one }));
-  return { ...effect, top: named(effect.top), bottom: named(effect.bottom) };
-}
-
-async function near(
-  matrix: Float32Array,
-  width: number,
-  { features, latent, top }: Opened,
-): Promise<{ nearest: { latent: number; cosine: number; label: string }[]; chance: CosineNull }> {
-  const { rows, cosines } = await nearestRows(matrix, width, { count: top, of: [latent] });
-  return {
-    nearest: Array.from(rows)
-      .map((row, i) => ({ latent: row, cosine: cosines[i], label: nameOf(features, row) }))
-      .filter((one) => one.latent >= 0),
-    chance: await cosineNull(matrix, width),
-  };
-}
-
-/** A latent in a word or two: its label, or else the tokens it is most active on. */
-function nameOf({ index, labels }: Features, latent: number): string {
-  const tokens = index.columns.topTokens[latent].map((text) => JSON.stringify(text)).join(" ");
-  const label = latent < 0 ? undefined : labels?.best[latent];
-  if (label) return `${label.name} (AUC ${label.auc.toFixed(2)})`;
-  return tokens === "" ? "never fires" : `most active on ${tokens}`;
-}
-
 /** A text's pieces with the latent's activation on each. */
-async function firingsIn({ sae, model, activations, places, latent }: Opened, text: string) {
-  const { contextLength, bos } = activations;
-  const device = await openDevice("reference");
-  const found = { pieces: [] as string[], values: [] as number[] };
-  try {
-    const documents = [{ id: "text", text }];
-    for await (const { chunk, codes } of encodeText(
-      sae,
-      device,
-      model,
-      places.hookPoint,
-      documents,
-      {
-        ...{ tokens: Infinity, contextLength, bos, batchRows: 1 },
-      },
-    )) {
-      const { text: pieces, pieceOf } = piecesOf(chunk, 0, chunk.length);
-      const values = pieces.map(() => 0);
-      for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
-        const piece = pieceOf[codes.positions[i]];
-        values[piece] = Math.max(values[piece], codes.values[i]);
-      }
-      found.pieces.push(...pieces);
-      found.values.push(...values);
-    }
-  } finally {
-    await device.close();
-  }
-  if (found.pieces.length === 0)
-    throw new UserError("--text has no tokens: give the text that the latent is to be tried on");
-  return found;
+async function firingsOn(opened: Opened, text: string) {
+  const codes = await textCodes(opened, text);
+  return { pieces: codes.pieces, values: valuesOf(codes, opened.latent) };
 }

@@ -19,11 +19,11 @@ import {
 import { renderPng } from "../analysis/plots.ts";
 import { openDevice, type Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
+import { meaningOf } from "../workbench/model-run.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts";
 import { readHalves } from "./placed-text.ts";
-import { meaningOf } from "./model-run.ts";
 import { Progress } from "./progress.ts";
 import { short, shortPath, table, Terminal } from "./terminal.ts";
 

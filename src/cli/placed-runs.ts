@@ -15,10 +15,9 @@ import { readCheckpoint } from "../sae/checkpoint.ts";
 import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { Trainer } from "../sae/train.ts";
+import { hookPointsOf } from "../workbench/hook-points.ts";
+import { featuresForNames, saeFolder } from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
-import { saeFolder } from "./export.ts";
-import { featuresForNames } from "./model-run.ts";
-import { hookPointsOf } from "./sources.ts";
 import type { Terminal } from "./terminal.ts";
 
 /** An autoencoder with the place it reads at. */

@@ -4,7 +4,6 @@ import { join } from "node:path";
 
 import { memorySource, splitSource, type RowSource } from "../activation-source.ts";
 import {
-  DEFAULT_HOOK_POINT,
   hasTarget,
   type FolderConfig,
   type ModelActivationsConfig,
@@ -21,6 +20,7 @@ import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { syntheticActivations, type SyntheticActivations } from "../sae/synthetic.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";
+import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-points.ts";
 import { Progress } from "./progress.ts";
 import { short, type Terminal } from "./terminal.ts";
 
@@ -43,14 +43,6 @@ export interface Activations {
   manifest?: StoreManifest;
   /** Synthetic activations, with what they were made from. */
   synthetic?: SyntheticActivations;
-}
-
-/** Hook points by what training makes of them. */
-export interface HookPointRoles {
-  /** Read: one, or several for a crosscoder. */
-  inputs: string[];
-  /** Predicted by a transcoder. */
-  target?: string;
 }
 
 /**
@@ -85,39 +77,6 @@ export async function openSources(
     default:
       return activations satisfies never;
   }
-}
-
-/**
- * The hook points of `model` that the settings name, those read in the model's order.
- * @throws UserError for one that does not exist, and where one is wanted and a pattern fits several.
- */
-export function hookPointsOf(
-  model: Pick<Model, "expandHookPoints">,
-  { hookPoint = DEFAULT_HOOK_POINT, hookPoints, targetHookPoint }: ModelActivationsConfig,
-): HookPointRoles {
-  if (hookPoints.length > 0) return { inputs: model.expandHookPoints(hookPoints) };
-  const one = (setting: string, pattern: string) => {
-    const names = model.expandHookPoints([pattern]);
-    if (names.length > 1)
-      throw new UserError(
-        `activations.${setting} must be one hook point; ${pattern} fits ${names.length} (${names.join(", ")}). ` +
-          "For a crosscoder over all of them set activations.hookPoints.",
-      );
-    return names[0];
-  };
-  const input = one("hookPoint", hookPoint);
-  if (targetHookPoint === undefined) return { inputs: [input] };
-  const target = one("targetHookPoint", targetHookPoint);
-  if (target === input)
-    throw new UserError(
-      `activations.targetHookPoint must be another hook point than hookPoint (${input}); leave it out for an autoencoder`,
-    );
-  return { inputs: [input], target };
-}
-
-/** All of them, each once. */
-export function namesOf({ inputs, target }: HookPointRoles): string[] {
-  return target === undefined ? inputs : [...inputs, target];
 }
 
 /** "a", "a → b" or "a + b", for people. */

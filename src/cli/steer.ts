@@ -8,10 +8,10 @@ import { UserError } from "../error.ts";
 import { generate, type GeneratedToken, type Intervention } from "../model/generate.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
+import { openModelRun } from "../workbench/model-run.ts";
 import { dose } from "./dose.ts";
 import { findTarget, type Target } from "./find.ts";
 import { numberOf, sampling, samplingOptions, type SamplingOptions } from "./generate.ts";
-import { openModelRun } from "./model-run.ts";
 import { lens, Terminal } from "./terminal.ts";
 
 interface Options extends SamplingOptions {

@@ -1,4 +1,4 @@
-/** A trained run with its model, for the commands that try things out in it. */
+/** A trained run with its model, for what tries things out in it: commands, and the server. */
 import { existsSync } from "node:fs";
 import { join } from "node:path";
 
@@ -6,12 +6,11 @@ import { openFeatures, type Features } from "../analysis/features.ts";
 import { parseConfig, type ModelActivationsConfig, type RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
+import { documents } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
-import { saeFolder } from "./export.ts";
-import { hookPointsOf } from "./sources.ts";
-import type { Terminal } from "./terminal.ts";
+import { hookPointsOf } from "./hook-points.ts";
 
 export interface ModelRun {
   folder: string;
@@ -49,7 +48,7 @@ export async function openModelRun(runs: string, id: string, purpose: string): P
  */
 export async function featuresForNames(
   folder: string,
-  terminal: Terminal,
+  terminal: { note(text: string): void },
 ): Promise<Features | undefined> {
   const dir = join(folder, "features");
   if (!existsSync(join(dir, "index.json"))) return undefined;
@@ -68,4 +67,21 @@ export function meaningOf(features: Features | undefined, latent: number): strin
   if (label !== undefined) return label;
   const [token] = features?.index.columns.topTokens[latent] ?? [];
   return token === undefined ? "" : `fires on ${JSON.stringify(token)}`;
+}
+
+/** The folder of the autoencoder that `id` names: one with cfg.json, or that of a run. */
+export function saeFolder(runs: string, id: string): string {
+  if (existsSync(join(id, "cfg.json"))) return id;
+  const { folder, status } = findRun(runs, id);
+  const sae = join(folder, "sae");
+  if (!existsSync(join(sae, "cfg.json")))
+    throw new UserError(`${folder} has no trained autoencoder yet: the run is ${status}`);
+  return sae;
+}
+
+/** Text that neither training nor validation saw. */
+export function heldOutDocuments(config: RunConfig) {
+  if (config.activations.from !== "model") throw new Error("only a model reads text");
+  const { data, field } = config.activations;
+  return documents(data, { split: "test", field });
 }

@@ -1,0 +1,69 @@
+/** What latents fire on in a text that a person gives. */
+import { encodeText, piecesOf } from "../analysis/codes.ts";
+import { openDevice } from "../device/device.ts";
+import { UserError } from "../error.ts";
+import type { ModelRun } from "./model-run.ts";
+
+/** Pieces of a text, joined exactly its characters; the latents that fire on piece i are those from offsets[i] to offsets[i + 1], the strongest first. */
+export interface TextCodes {
+  pieces: string[];
+  offsets: Int32Array; // [pieces + 1]
+  latents: Int32Array;
+  values: Float32Array;
+}
+
+/**
+ * Encodes a text. A piece of several tokens (one character split into bytes) has the larger activation.
+ * Text longer than the model's context is read in rows, as text for training is.
+ * @throws UserError for a text without tokens.
+ */
+export async function textCodes(
+  { sae, model, activations, places }: Omit<ModelRun, "folder" | "config">,
+  text: string,
+): Promise<TextCodes> {
+  const { contextLength, bos } = activations;
+  const device = await openDevice("reference");
+  const pieces: string[] = [];
+  const firing: Map<number, number>[] = [];
+  try {
+    const documents = [{ id: "text", text }];
+    const options = { tokens: Infinity, contextLength, bos, batchRows: 1 };
+    for await (const { chunk, codes } of encodeText(
+      ...([sae, device, model, places.hookPoint, documents, options] as const),
+    )) {
+      const { text: cut, pieceOf } = piecesOf(chunk, 0, chunk.length);
+      const first = pieces.length;
+      pieces.push(...cut);
+      for (const _ of cut) firing.push(new Map());
+      for (let latent = 0; latent < sae.spec.dSae; latent++)
+        for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
+          const own = firing[first + pieceOf[codes.positions[i]]];
+          own.set(latent, Math.max(own.get(latent) ?? 0, codes.values[i]));
+        }
+    }
+  } finally {
+    await device.close();
+  }
+  if (pieces.length === 0) throw new UserError("the text has no tokens: give at least a character");
+  const sorted = firing.map((own) => [...own].sort((a, b) => b[1] - a[1] || a[0] - b[0]));
+  const offsets = new Int32Array(pieces.length + 1);
+  sorted.forEach((own, i) => (offsets[i + 1] = offsets[i] + own.length));
+  const flat = sorted.flat();
+  return {
+    pieces,
+    offsets,
+    latents: Int32Array.from(flat, ([latent]) => latent),
+    values: Float32Array.from(flat, ([, value]) => value),
+  };
+}
+
+/** The activation of one latent on each piece; 0 where it is silent. */
+export function valuesOf(
+  { pieces, offsets, latents, values }: TextCodes,
+  latent: number,
+): number[] {
+  return pieces.map((_, i) => {
+    const at = latents.subarray(offsets[i], offsets[i + 1]).indexOf(latent);
+    return at < 0 ? 0 : values[offsets[i] + at];
+  });
+}
