@@ -4,7 +4,8 @@
 import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 
-import { UserError } from "../error.ts";
+import { messageOf, UserError } from "../error.ts";
+import { currentJob, STOPPED_CODE } from "../workbench/job-folder.ts";
 import { Interrupted } from "./interrupt.ts";
 
 interface Entry {
@@ -155,9 +156,12 @@ export async function runCommandLine(args: string[]): Promise<void> {
     return;
   }
   try {
+    const job = currentJob();
     await program.parseAsync(args, { from: "user" });
+    job?.exit(0);
   } catch (error) {
     process.exitCode = exitCodeFor(error);
+    currentJob()?.exit(process.exitCode, messageOf(error));
   }
 }
 
@@ -165,7 +169,7 @@ function exitCodeFor(error: unknown): number {
   if (error instanceof CommanderError) return error.exitCode;
   if (error instanceof Interrupted) {
     process.stderr.write(`${error.message}\n`);
-    return 130;
+    return STOPPED_CODE;
   }
   if (error instanceof UserError) {
     process.stderr.write(`error: ${error.message}\n`);

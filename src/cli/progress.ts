@@ -1,7 +1,9 @@
 /**
  * Progress of something long: on a terminal one line that is rewritten, elsewhere (a log, a pipe)
- * a plain line every few seconds. Both tell how far, how fast and how long it will still take.
+ * a plain line every few seconds. Both tell how far, how fast and how long it will still take, and a
+ * job's state.json does too.
  */
+import { currentJob } from "../workbench/job-folder.ts";
 import { duration, short } from "./terminal.ts";
 
 export interface ProgressOptions {
@@ -55,6 +57,7 @@ export class Progress {
     this.#samples.push({ at: now, done });
     while (this.#samples.length > 2 && this.#samples[1].at < now - RATE_WINDOW_MS)
       this.#samples.shift();
+    this.#tellJob();
     if (quiet || now - this.#lastShown < (stream.isTTY ? REDRAW_MS : LINE_EVERY_MS)) return;
     this.#lastShown = now;
     this.#show(this.#line());
@@ -63,6 +66,8 @@ export class Progress {
   /** Replaces the moving line by a last one: what was done, in which time. */
   end(detail = this.#detail): void {
     const { label, unit, start, clock, quiet } = this.#options;
+    this.#detail = detail;
+    this.#tellJob();
     if (quiet) return;
     const seconds = (clock() - this.#began) / 1000;
     const count = this.#done - start;
@@ -76,6 +81,12 @@ export class Progress {
   stop(): void {
     if (!this.#options.quiet && this.#options.stream.isTTY && this.#lastShown !== -Infinity)
       this.#options.stream.write("\n");
+  }
+
+  #tellJob(): void {
+    const { label, unit, total } = this.#options;
+    const progress = { label, unit, total, done: this.#done, detail: this.#detail };
+    currentJob()?.tell({ progress: { ...progress, rate: this.#rate() } });
   }
 
   #line(): string {

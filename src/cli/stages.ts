@@ -16,7 +16,9 @@ import { evaluateReconstruction, latentSummary } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
 import { Trainer, type Metrics, type TrainerState } from "../sae/train.ts";
 import { kindOf } from "../sae/weights.ts";
+import { currentJob } from "../workbench/job-folder.ts";
 import { Interrupted } from "./interrupt.ts";
+import { previewOf } from "./preview.ts";
 import { Progress } from "./progress.ts";
 import type { Activations, Context } from "./sources.ts";
 import { lens, short, shortPath, type Terminal } from "./terminal.ts";
@@ -25,6 +27,7 @@ import { lens, short, shortPath, type Terminal } from "./terminal.ts";
 export function createRun(config: RunConfig): RunFolder {
   const { runs, name } = config;
   const run = RunFolder.create(runs, name, { $schema: "../lens.schema.json", ...config });
+  currentJob()?.tell({ run: run.id });
   writeWhole(join(runs, "lens.schema.json"), JSON.stringify(configJsonSchema(), null, 2) + "\n");
   return run;
 }
@@ -84,6 +87,8 @@ export async function trainStage(
   });
   done = trainer.step;
   training = true;
+  // Somebody may be looking on, who would like to see more than numbers.
+  const preview = currentJob() && previewOf(context, run, device, activations);
 
   try {
     const saveCheckpoint = async (state: TrainerState) => {
@@ -93,6 +98,7 @@ export async function trainStage(
     for await (const metrics of trainer.fit({ validation, saveCheckpoint })) {
       run.appendMetrics({ ...metrics });
       progress.update(metrics.step, summaryOf(metrics));
+      await preview?.show(trainer);
     }
     progress.end();
     return await saveTrained(context, run, device, activations, trainer);

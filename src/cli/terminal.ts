@@ -4,6 +4,8 @@
  */
 import { basename, relative } from "node:path";
 
+import { currentJob } from "../workbench/job-folder.ts";
+
 export interface TerminalOptions {
   /** One JSON value on stdout instead of text, and nothing on stderr but errors. */
   json?: boolean;
@@ -22,6 +24,7 @@ export class Terminal {
 
   /** Something worth knowing on the way. */
   note(text: string): void {
+    currentJob()?.tell({ note: text.trim() });
     if (!this.quiet) process.stderr.write(text + "\n");
   }
 
