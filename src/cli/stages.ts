@@ -171,6 +171,7 @@ export function watch(
     ...source,
     async *batches(options) {
       for await (const batch of source.batches(options)) {
+        await currentJob()?.whilePaused();
         signal.throwIfAborted();
         yield batch;
         onBatch();

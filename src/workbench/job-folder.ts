@@ -8,6 +8,7 @@
  *     lock          held by the command while it runs, see lock.ts
  *     state.json    how far it is; written by the command
  *     stop          its presence asks the command to save and end
+ *     pause         its presence asks a training command to wait between two steps
  *     stdout  stderr
  *     exit.json     how it ended; written by the command
  */
@@ -17,9 +18,11 @@ import {
   readdirSync,
   readFileSync,
   renameSync,
+  rmSync,
   writeFileSync,
 } from "node:fs";
 import { basename, join } from "node:path";
+import { setTimeout } from "node:timers/promises";
 
 import { isLocked, lockFolder, unlockFolder } from "../lock.ts";
 
@@ -41,6 +44,7 @@ export interface JobState {
   /** The run it works in, once there is one. */
   run?: string;
   progress?: JobProgress;
+  isPaused?: boolean;
   /** The last thing it said. */
   note?: string;
   /** ISO time. */
@@ -84,12 +88,12 @@ export const STOPPED_CODE = 130;
 
 export const jobsFolder = (runs: string): string => join(runs, ".jobs");
 
-/** Writes the order; nothing is started. */
-export function createJob(runs: string, order: JobOrder): string {
+/** Writes the order, after the files that it speaks of: from then on it is a job. Nothing is started. */
+export function createJob(runs: string, order: JobOrder, files: Record<string, unknown>): void {
   const folder = join(jobsFolder(runs), order.id);
   mkdirSync(folder, { recursive: true });
+  for (const [name, value] of Object.entries(files)) write(folder, name, value);
   write(folder, "job.json", order);
-  return folder;
 }
 
 /** Every job, the oldest first. A folder whose order cannot be read is no job. */
@@ -136,12 +140,18 @@ export function requestStop(folder: string): void {
   writeFileSync(join(folder, "stop"), "");
 }
 
+/** Asks a job that trains to wait, or to go on. */
+export function requestPause(folder: string, isPaused: boolean): void {
+  if (isPaused) writeFileSync(join(folder, "pause"), "");
+  else rmSync(join(folder, "pause"), { force: true });
+}
+
 /** The side of the command: what it tells whoever watches. */
 export class JobReport {
   readonly folder: string;
   #state: JobState = { updated: new Date().toISOString() };
   #written = 0;
-  #pending: ReturnType<typeof setTimeout> | undefined;
+  #pending: ReturnType<typeof globalThis.setTimeout> | undefined;
 
   /** @throws UserError when another process works on the same job. */
   constructor(folder: string) {
@@ -153,11 +163,20 @@ export class JobReport {
   tell(state: Partial<JobState>): void {
     Object.assign(this.#state, state, { updated: new Date().toISOString() });
     if (Date.now() - this.#written >= TELL_MS) this.#write();
-    else this.#pending ??= setTimeout(() => this.#write(), TELL_MS).unref();
+    else this.#pending ??= globalThis.setTimeout(() => this.#write(), TELL_MS).unref();
   }
 
   isStopRequested(): boolean {
     return existsSync(join(this.folder, "stop"));
+  }
+
+  /** Resolves when nobody asks for a pause (any more). */
+  async whilePaused(): Promise<void> {
+    const path = join(this.folder, "pause");
+    if (!existsSync(path)) return;
+    this.tell({ isPaused: true });
+    while (existsSync(path) && !this.isStopRequested()) await setTimeout(TELL_MS);
+    this.tell({ isPaused: false });
   }
 
   exit(code: number, error?: string): void {

@@ -1,0 +1,172 @@
+/**
+ * Long work: commands of Lens as processes of their own, one after another. What is known of a job
+ * stands in its folder (workbench/job-folder.ts), so a server that was killed finds them again, and they
+ * go on without it.
+ */
+import { spawn } from "node:child_process";
+import { randomBytes } from "node:crypto";
+import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { join } from "node:path";
+import { fileURLToPath } from "node:url";
+
+import {
+  createJob,
+  JOB_VARIABLE,
+  jobsFolder,
+  listJobs,
+  readJob,
+  requestPause,
+  requestStop,
+  write,
+  type Job,
+  type JobOrder,
+} from "../workbench/job-folder.ts";
+import { Busy, NotFound } from "./run-store.ts";
+
+const ID = /^[\w-]+$/;
+const LOOK_MS = 400;
+
+export class Jobs {
+  readonly #runs: string;
+  readonly #lens: string;
+  readonly #atOnce: number;
+  #timer: ReturnType<typeof setInterval> | undefined;
+
+  /** @param lens the script that is the command line. @param atOnce jobs that run at the same time. */
+  constructor(runs: string, { lens = LENS, atOnce = 1 }: { lens?: string; atOnce?: number } = {}) {
+    this.#runs = runs;
+    this.#lens = lens;
+    this.#atOnce = atOnce;
+  }
+
+  /** Begins to start what is queued, now and from an earlier life of the server. */
+  watch(): void {
+    this.#timer = setInterval(() => this.#startNext(), LOOK_MS);
+    this.#timer.unref();
+    this.#startNext();
+  }
+
+  /** Jobs that run go on. */
+  close(): void {
+    clearInterval(this.#timer);
+  }
+
+  list(): Job[] {
+    return listJobs(this.#runs);
+  }
+
+  /** @throws NotFound */
+  get(id: string): Job {
+    const job = ID.test(id) ? readJob(this.folderOf(id)) : undefined;
+    if (!job) throw new NotFound(`there is no job ${JSON.stringify(id)}`);
+    return job;
+  }
+
+  folderOf(id: string): string {
+    return join(jobsFolder(this.#runs), id);
+  }
+
+  /**
+   * Queues a command. @param files written into the job's folder first; `{folder}` in `args` stands for it.
+   */
+  add(
+    order: Pick<JobOrder, "kind" | "title" | "args" | "run">,
+    files: Record<string, unknown> = {},
+  ): Job {
+    const created = new Date().toISOString();
+    const id = `${created.replace(/\D/g, "").slice(0, 14)}-${order.kind}-${randomBytes(3).toString("hex")}`;
+    const folder = this.folderOf(id);
+    const args = order.args.map((arg) => arg.replace("{folder}", folder));
+    // The order comes last: it is what makes the folder a job.
+    createJob(this.#runs, { ...order, args, id, created }, files);
+    this.#startNext();
+    return this.get(id);
+  }
+
+  /** Asks a job to save what it has and end; one that waits is not started. */
+  stop(id: string): Job {
+    this.get(id);
+    requestPause(this.folderOf(id), false);
+    requestStop(this.folderOf(id));
+    return this.get(id);
+  }
+
+  /** Lets a training job wait between two steps, or go on. */
+  pause(id: string, isPaused: boolean): Job {
+    const { status } = this.get(id);
+    if (status !== "running")
+      throw new Busy(`job ${id} is ${status}: only one that runs can pause`);
+    requestPause(this.folderOf(id), isPaused);
+    return this.get(id);
+  }
+
+  /** What the job printed as its result; undefined when that is nothing, or no JSON. */
+  result(id: string): unknown {
+    this.get(id);
+    try {
+      return JSON.parse(readFileSync(join(this.folderOf(id), "stdout"), "utf8")) as unknown;
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** The end of what it said on the way. */
+  log(id: string): string {
+    this.get(id);
+    try {
+      return readFileSync(join(this.folderOf(id), "stderr"), "utf8").slice(-8000);
+    } catch {
+      return "";
+    }
+  }
+
+  /** Forgets a job that has ended. @throws Busy for one that has not. */
+  remove(id: string): void {
+    const { status } = this.get(id);
+    if (status === "running") throw new Busy(`job ${id} is running: stop it first`);
+    rmSync(this.folderOf(id), { recursive: true, force: true });
+  }
+
+  /** Forgets the jobs of a run. @throws Busy while one runs. */
+  removeOf(run: string): void {
+    const own = this.list().filter((job) => job.run === run);
+    const running = own.find((job) => job.status === "running");
+    if (running) throw new Busy(`job ${running.id} works in run ${run}: stop it first`);
+    for (const { id } of own) this.remove(id);
+  }
+
+  #startNext(): void {
+    const jobs = this.list();
+    let free = this.#atOnce - jobs.filter((job) => job.status === "running").length;
+    for (const job of jobs) if (job.status === "queued" && free-- > 0) this.#start(job);
+  }
+
+  #start({ id, args }: Job): void {
+    const folder = this.folderOf(id);
+    try {
+      // Whoever makes this file starts the job, should two servers share the folder.
+      const started = JSON.stringify({ started: new Date().toISOString() });
+      writeFileSync(join(folder, "started.json"), started, { flag: "wx" });
+    } catch {
+      return;
+    }
+    const out = openSync(join(folder, "stdout"), "w");
+    const err = openSync(join(folder, "stderr"), "w");
+    try {
+      const child = spawn(process.execPath, [this.#lens, ...args], {
+        // A session of its own: neither Ctrl-C at the server's terminal nor its end reaches it.
+        ...{ detached: true, stdio: ["ignore", out, err], windowsHide: true },
+        env: { ...process.env, [JOB_VARIABLE]: folder },
+      });
+      child.on("error", (error) => {
+        write(folder, "exit.json", { code: 1, error: error.message, finished: new Date().toISOString() }); // prettier-ignore
+      });
+      child.unref();
+    } finally {
+      closeSync(out);
+      closeSync(err);
+    }
+  }
+}
+
+const LENS = fileURLToPath(new URL("../../bin/lens.js", import.meta.url));

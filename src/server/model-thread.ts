@@ -1,0 +1,217 @@
+/**
+ * The thread that holds models: it opens a run with its model on the first question and answers what
+ * pages ask of it. The server's own thread stays free, since running a model blocks the one it runs in.
+ */
+import { tokenText } from "../analysis/codes.ts";
+import { attribute, singleToken } from "../analysis/attribute.ts";
+import { openFeatures, type Features } from "../analysis/features.ts";
+import { logitEffects, nearestToLogits, type DirectForm } from "../analysis/logits.ts";
+import { coNeighbors } from "../analysis/neighbors.ts";
+import { steering, type Edit } from "../analysis/steer.ts";
+import { suspectsOf } from "../analysis/suspects.ts";
+import { writePointOf } from "../analysis/write-point.ts";
+import { messageOf, UserError } from "../error.ts";
+import { generate, type GenerateOptions } from "../model/generate.ts";
+import { workerPort } from "../platform.node.ts";
+import {
+  countedCoActivation,
+  factsOf,
+  nameOf,
+  near,
+  withTexts,
+} from "../workbench/feature-facts.ts";
+import { openModelRun, type ModelRun } from "../workbench/model-run.ts";
+import { textCodes, type TextCodes } from "../workbench/text-codes.ts";
+
+/** A run with a model, and its features where there are any. */
+interface Opened extends ModelRun {
+  features: Features | undefined;
+}
+
+/** Runs that are kept open. */
+const KEPT = 2;
+
+export interface SteerRequest {
+  prompt: string;
+  edits: Edit[];
+  settings: Pick<GenerateOptions, "maxNewTokens" | "temperature" | "topK" | "topP" | "seed">;
+}
+
+/** A token of one of the two texts, or its end. */
+export interface SteerEvent {
+  side: "default" | "steered";
+  /** The token as text. */
+  text: string;
+  /** log p(token | tokens so far) of the model. */
+  logprob: number;
+  /** The whole text so far: tokens may be parts of characters. */
+  whole: string;
+}
+
+export interface AttributeRequest {
+  text: string;
+  position: number;
+  token?: string;
+  against?: string;
+}
+
+/** What can be asked, with its answer. */
+export const operations = {
+  analyse: ({ run }: Call, text: string): Promise<TextCodes> => textCodes(run, text),
+
+  async logits({ run }: Call, latent: number, form: DirectForm, top: number) {
+    const { sae, model, places } = run;
+    const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
+    const options = { ...places, form, top, latents: [latent] };
+    for await (const effect of logitEffects(sae, model, options))
+      return { writesTo: hookPoint, ...withTexts(model, effect) };
+    throw new Error("a latent was asked for and none came");
+  },
+
+  async neighbors({ run }: Call, latent: number, top: number) {
+    const { sae, features } = run;
+    if (!features) throw new UserError("neighbours are named by the feature index; make one first");
+    const co = await countedCoActivation(features);
+    const together = co
+      ? coNeighbors(co, latent, { by: "phi", count: top }).map((one) => ({
+          ...one,
+          label: nameOf(features, one.latent),
+        }))
+      : null;
+    const suspects = co
+      ? (await suspectsOf(sae, factsOf(features, co), { latents: [latent] })).suspects
+      : null;
+    return {
+      decoder: await near(sae.W_dec, sae.spec.dOut, features, { latent, top }),
+      encoder: await near(sae.W_enc, sae.spec.dIn, features, { latent, top }),
+      together,
+      suspects,
+    };
+  },
+
+  async attribute({ run, signal }: Call, request: AttributeRequest) {
+    const { sae, model, places } = run;
+    const { text, position, token, against } = request;
+    return attribute(sae, model, text, {
+      ...{ ...places, position, signal },
+      ...(token !== undefined && { token: singleToken(model, token) }),
+      ...(against !== undefined && { against: singleToken(model, against) }),
+    });
+  },
+
+  async steer({ run, signal, tell }: Call, { prompt, edits, settings }: SteerRequest) {
+    const { sae, model, places } = run;
+    const { bosId, eosId } = model.tokenizer;
+    const ids = Int32Array.from([
+      ...(bosId === null ? [] : [bosId]),
+      ...model.tokenizer.encode(prompt).ids,
+    ]);
+    const stopTokens = eosId === null ? [] : [eosId];
+    const { hookPoint } = places;
+    const intervention = steering(sae, model, edits, { hookPoint, promptLength: ids.length });
+    const show = tokenText(model);
+    const sides = [
+      { side: "default" as const, stream: generate(model, ids, { ...settings, stopTokens }) },
+      {
+        side: "steered" as const,
+        stream: generate(model, ids, { ...settings, stopTokens, intervention }),
+      },
+    ].map((one) => ({ ...one, tokens: [] as number[] }));
+    const open = new Set(sides);
+    while (open.size > 0)
+      for (const one of open) {
+        signal.throwIfAborted();
+        const { value, done } = await one.stream.next();
+        if (done || value.token === eosId) {
+          open.delete(one);
+          continue;
+        }
+        one.tokens.push(value.token);
+        tell({
+          ...{ side: one.side, text: show(value.token), logprob: value.logprob },
+          whole: model.tokenizer.decode(one.tokens),
+        } satisfies SteerEvent);
+      }
+    return { hookPoint: intervention.hookPoint };
+  },
+};
+
+interface Call {
+  run: Opened;
+  signal: AbortSignal;
+  /** Something on the way to the answer. */
+  tell(event: unknown): void;
+}
+
+export type Operations = typeof operations;
+export type OperationName = keyof Operations;
+
+/** What the server's thread sends. */
+export type Question =
+  | { id: number; name: OperationName; folder: string; args: unknown[] }
+  | { id: number; cancel: true };
+
+/** What comes back: events, then one answer. */
+export type Answer =
+  | { id: number; event: unknown }
+  | { id: number; result: unknown }
+  | { id: number; error: string; isUsers: boolean };
+
+const opened = new Map<string, Promise<Opened>>();
+
+async function open(folder: string): Promise<Opened> {
+  const known = opened.get(folder);
+  opened.delete(folder);
+  const run = known ?? openAll(folder);
+  opened.set(folder, run);
+  const [oldest] = opened;
+  if (opened.size > KEPT) {
+    opened.delete(oldest[0]);
+    void oldest[1].then(({ model }) => model.close()).catch(() => undefined);
+  }
+  try {
+    return await run;
+  } catch (error) {
+    opened.delete(folder);
+    throw error;
+  }
+}
+
+async function openAll(folder: string): Promise<Opened> {
+  const run = await openModelRun("", folder, "this");
+  const features = await openFeatures(`${folder}/features`).catch((error: unknown) => {
+    if (error instanceof UserError) return undefined;
+    throw error;
+  });
+  return { ...run, features };
+}
+
+/** Answers questions one after the other; a cancellation is heard in between. */
+export function serveQuestions(): void {
+  const port = workerPort();
+  const controllers = new Map<number, AbortController>();
+  let previous = Promise.resolve();
+  const answer = async ({ id, name, folder, args }: Exclude<Question, { cancel: true }>) => {
+    const { signal } = controllers.get(id)!;
+    const post = (message: Answer) => port.post(message);
+    try {
+      signal.throwIfAborted();
+      const call: Call = { run: await open(folder), signal, tell: (event) => post({ id, event }) };
+      const operation = operations[name] as (call: Call, ...args: unknown[]) => Promise<unknown>;
+      post({ id, result: await operation(call, ...args) });
+    } catch (error) {
+      post({ id, error: messageOf(error), isUsers: error instanceof UserError || signal.aborted });
+    } finally {
+      controllers.delete(id);
+    }
+  };
+  port.onMessage(async (message) => {
+    const question = message as Question;
+    if ("cancel" in question) {
+      controllers.get(question.id)?.abort(new UserError("nobody waits for the answer any more"));
+      return;
+    }
+    controllers.set(question.id, new AbortController());
+    previous = previous.then(() => answer(question));
+  });
+}
