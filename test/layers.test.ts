@@ -20,6 +20,7 @@ const ALLOWED: Record<string, string[]> = {
   sae: ["leaf", "device"],
   runs: ["leaf"],
   analysis: ["leaf", "corpus", "device", "model", "sae"],
+  server: ["leaf"],
   cli: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs"],
   index: ["leaf", "corpus", "device", "model", "sae", "analysis", "runs"],
 };
