@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { startAnnotating } from "../../test/annotating.ts";
 import { describeDatabases, usePostgres } from "../../test/databases.ts";
 import { UserError } from "../error.ts";
-import { openDatabase, withoutPassword, type Database, type Queries } from "./database.ts";
+import { openDatabase, withoutPassword, type Queries } from "./database.ts";
 
 describeDatabases("a database", (databases) => {
   test("made by several at once has its tables once, and a process that comes later uses them", async () => {
