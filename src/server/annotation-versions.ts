@@ -72,8 +72,7 @@ export interface NewVersion {
 /** The row of a new version; undefined when it would say what the last one does. */
 export function rowOf(version: NewVersion): AnnotationRow | undefined {
   const { run, latent, last, content, author, action, at } = version;
-  // A step through the history counts even between equal contents, or undo would be stuck there.
-  if (at === undefined && sameContent(content, contentOf(last))) return undefined;
+  if (sameContent(content, contentOf(last))) return undefined;
   const number = (last?.version ?? 0) + 1;
   return {
     run,

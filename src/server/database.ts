@@ -210,8 +210,9 @@ async function openPostgres(url: string): Promise<Store> {
         "with characters such as @ : / # ? % in the password written as %40 %3A %2F %23 %3F %25",
     );
   }
-  // A connection lost while idle: the next query opens another one, or says why it cannot.
+  // A connection lost between two queries would end the process. The next query notices by itself.
   pool.on("error", () => undefined);
+  pool.on("connect", (client) => client.on("error", () => undefined));
   return {
     kysely: new Kysely<Tables>({ dialect: new PostgresDialect({ pool }) }),
     explain: explainPostgres,
