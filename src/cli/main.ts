@@ -87,6 +87,11 @@ export const commands: Entry[] = [
     load: () => import("./export.ts"),
   },
   {
+    name: "serve",
+    summary: "look at runs and features in a browser, and start, label, steer there",
+    load: () => import("./serve.ts"),
+  },
+  {
     name: "runs",
     summary: "list, show and compare runs",
     load: () => import("./runs.ts"),

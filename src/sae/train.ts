@@ -488,12 +488,13 @@ export class Trainer {
   }
 }
 
-function stepOptions({ batchSize, deadAfterTokens, clipGradNorm, emaDecay }: TrainConfig) {
+/** What a training step needs to know of the settings. */
+export function stepOptions({ batchSize, deadAfterTokens, clipGradNorm, emaDecay }: TrainConfig) {
   return { batchSize, deadAfterTokens, clipGradNorm, emaDecay };
 }
 
 /** Optimiser steps that a budget comes to; an epoch of `rows` ends with a short batch when they do not divide. */
-function totalSteps(train: TrainConfig, rows: number): number {
+export function totalSteps(train: TrainConfig, rows: number): number {
   if (rows < 1) throw new UserError("there are no activations to train on");
   if (train.steps !== undefined) return train.steps;
   const tokens = train.tokens ?? Math.round((train.epochs ?? 1) * rows);

@@ -10,8 +10,10 @@ import { coNeighbors } from "../analysis/neighbors.ts";
 import { steering, type Edit } from "../analysis/steer.ts";
 import { suspectsOf } from "../analysis/suspects.ts";
 import { writePointOf } from "../analysis/write-point.ts";
+import type { RunConfig } from "../config.ts";
 import { messageOf, UserError } from "../error.ts";
 import { generate, type GenerateOptions } from "../model/generate.ts";
+import { loadModel } from "../model/model.ts";
 import { workerPort } from "../platform.node.ts";
 import {
   countedCoActivation,
@@ -20,6 +22,7 @@ import {
   near,
   withTexts,
 } from "../workbench/feature-facts.ts";
+import { estimateRun, type RunEstimate } from "../workbench/estimate.ts";
 import { openModelRun, type ModelRun } from "../workbench/model-run.ts";
 import { textCodes, type TextCodes } from "../workbench/text-codes.ts";
 
@@ -57,10 +60,12 @@ export interface AttributeRequest {
 
 /** What can be asked, with its answer. */
 export const operations = {
-  analyse: ({ run }: Call, text: string): Promise<TextCodes> => textCodes(run, text),
+  async analyse({ open }: Call, text: string): Promise<TextCodes> {
+    return textCodes(await open(), text);
+  },
 
-  async logits({ run }: Call, latent: number, form: DirectForm, top: number) {
-    const { sae, model, places } = run;
+  async logits({ open }: Call, latent: number, form: DirectForm, top: number) {
+    const { sae, model, places } = await open();
     const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
     const options = { ...places, form, top, latents: [latent] };
     for await (const effect of logitEffects(sae, model, options))
@@ -68,8 +73,8 @@ export const operations = {
     throw new Error("a latent was asked for and none came");
   },
 
-  async neighbors({ run }: Call, latent: number, top: number) {
-    const { sae, features } = run;
+  async neighbors({ open }: Call, latent: number, top: number) {
+    const { sae, features } = await open();
     if (!features) throw new UserError("neighbours are named by the feature index; make one first");
     const co = await countedCoActivation(features);
     const together = co
@@ -89,8 +94,8 @@ export const operations = {
     };
   },
 
-  async attribute({ run, signal }: Call, request: AttributeRequest) {
-    const { sae, model, places } = run;
+  async attribute({ open, signal }: Call, request: AttributeRequest) {
+    const { sae, model, places } = await open();
     const { text, position, token, against } = request;
     return attribute(sae, model, text, {
       ...{ ...places, position, signal },
@@ -99,8 +104,8 @@ export const operations = {
     });
   },
 
-  async steer({ run, signal, tell }: Call, { prompt, edits, settings }: SteerRequest) {
-    const { sae, model, places } = run;
+  async steer({ open, signal, tell }: Call, { prompt, edits, settings }: SteerRequest) {
+    const { sae, model, places } = await open();
     const { bosId, eosId } = model.tokenizer;
     const ids = Int32Array.from([
       ...(bosId === null ? [] : [bosId]),
@@ -117,13 +122,13 @@ export const operations = {
         stream: generate(model, ids, { ...settings, stopTokens, intervention }),
       },
     ].map((one) => ({ ...one, tokens: [] as number[] }));
-    const open = new Set(sides);
-    while (open.size > 0)
-      for (const one of open) {
+    const unfinished = new Set(sides);
+    while (unfinished.size > 0)
+      for (const one of unfinished) {
         signal.throwIfAborted();
         const { value, done } = await one.stream.next();
         if (done || value.token === eosId) {
-          open.delete(one);
+          unfinished.delete(one);
           continue;
         }
         one.tokens.push(value.token);
@@ -134,13 +139,28 @@ export const operations = {
       }
     return { hookPoint: intervention.hookPoint };
   },
+
+  /** A model's layers and hook points, with their widths. */
+  async describe(_: Call, source: string) {
+    const model = await loadModel(source);
+    try {
+      const { folder: _folder, ...info } = model.info;
+      const hookPoints = model.hookPoints();
+      return { ...info, hookPoints: hookPoints.map((name) => ({ name, width: model.hookWidth(name) })) }; // prettier-ignore
+    } finally {
+      await model.close();
+    }
+  },
+
+  estimate: (_: Call, config: RunConfig): Promise<RunEstimate | undefined> => estimateRun(config),
 };
 
 interface Call {
-  run: Opened;
+  /** The run that is asked about. */
+  open: () => Promise<Opened>;
   signal: AbortSignal;
   /** Something on the way to the answer. */
-  tell(event: unknown): void;
+  tell: (event: unknown) => void;
 }
 
 export type Operations = typeof operations;
@@ -196,9 +216,12 @@ export function serveQuestions(): void {
     const post = (message: Answer) => port.post(message);
     try {
       signal.throwIfAborted();
-      const call: Call = { run: await open(folder), signal, tell: (event) => post({ id, event }) };
-      const operation = operations[name] as (call: Call, ...args: unknown[]) => Promise<unknown>;
-      post({ id, result: await operation(call, ...args) });
+      const call: Call = { open: () => open(folder), signal, tell: (event) => post({ id, event }) };
+      const all = operations as Record<
+        string,
+        (call: Call, ...args: unknown[]) => Promise<unknown>
+      >;
+      post({ id, result: await all[name](call, ...args) });
     } catch (error) {
       post({ id, error: messageOf(error), isUsers: error instanceof UserError || signal.aborted });
     } finally {

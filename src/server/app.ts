@@ -1,0 +1,76 @@
+/** The server's routes as one app, with its OpenAPI description; what the dashboard's client is typed by. */
+import { createRoute, OpenAPIHono, z } from "@hono/zod-openapi";
+import { bodyLimit } from "hono/body-limit";
+import { except } from "hono/combine";
+
+import { answerError, json, router, type Services } from "./api.ts";
+import { guard, type GuardOptions } from "./guard.ts";
+import { annotationRoutes } from "./routes-annotations.ts";
+import { featureRoutes } from "./routes-features.ts";
+import { jobRoutes } from "./routes-jobs.ts";
+import { modelRoutes } from "./routes-model.ts";
+import { runRoutes } from "./routes-runs.ts";
+import { setupRoutes } from "./routes-setup.ts";
+
+/** Bodies are texts and settings; an export of labels that is taken over may be larger. */
+const MOST_BYTES = 1024 * 1024;
+const MOST_IMPORTED_BYTES = 32 * 1024 * 1024;
+
+export interface AppOptions {
+  services: Services;
+  guard: GuardOptions;
+  version: string;
+  /** Aborted when the server closes: streams end then. */
+  closing: AbortSignal;
+}
+
+const health = createRoute({
+  ...{ method: "get", path: "/health", summary: "Whether the server is there" },
+  responses: {
+    200: json(
+      z.object({ status: z.literal("ok"), version: z.string(), runs: z.string() }),
+      "It is",
+    ),
+  },
+});
+
+function apiRoutes({ services, version, closing }: AppOptions) {
+  return router()
+    .openapi(health, (c) =>
+      c.json({ status: "ok" as const, version, runs: services.runs.folder }, 200),
+    ) // prettier-ignore
+    .route("/", runRoutes(services, closing))
+    .route("/", featureRoutes(services))
+    .route("/", annotationRoutes(services))
+    .route("/", modelRoutes(services))
+    .route("/", jobRoutes(services, closing))
+    .route("/", setupRoutes(services));
+}
+
+/** What `hc` of Hono makes a client of. */
+export type Api = ReturnType<typeof apiRoutes>;
+
+export function createApp(options: AppOptions): OpenAPIHono {
+  const app = new OpenAPIHono();
+  app.onError(answerError);
+  app.use(guard(options.guard));
+  const tooLarge = (most: number) =>
+    bodyLimit({
+      maxSize: most,
+      onError: (c) => c.json({ error: `a request may have ${most} bytes at most` }, 413),
+    });
+  // The larger limit first: the smaller one leaves those requests to it.
+  app.use("/api/runs/:run/labels/import", tooLarge(MOST_IMPORTED_BYTES));
+  app.use("/api/*", except("/api/runs/:run/labels/import", tooLarge(MOST_BYTES)));
+  app.route("/api", apiRoutes(options));
+  app.doc31("/api/openapi.json", {
+    openapi: "3.1.0",
+    info: {
+      title: "Lens",
+      version: options.version,
+      description: "Runs, features and labels of the sparse-autoencoder workbench.",
+    },
+  });
+  app.all("/api/*", (c) => c.json({ error: `there is no ${c.req.method} ${c.req.path}` }, 404));
+  return app;
+}

@@ -1,0 +1,223 @@
+/** /api/runs/{run}/features: what each latent responds to. */
+import { readFile } from "node:fs/promises";
+import { join } from "node:path";
+import { createRoute, z } from "@hono/zod-openapi";
+
+import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
+import { parseQuery, runQuery, type Query, type Remark } from "../analysis/feature-query.ts";
+import { HISTOGRAM } from "../analysis/features.ts";
+import { packTable, type NumberColumn, type PackedTable } from "../packed-table.ts";
+import { nameOf } from "../workbench/feature-facts.ts";
+import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
+import { NotFound } from "./run-store.ts";
+import {
+  FeatureDetail,
+  FeatureId,
+  FeaturePage,
+  RunId,
+  sortField,
+  type FeatureRow,
+} from "./schemas.ts";
+
+const list = createRoute({
+  method: "get",
+  path: "/runs/{run}/features",
+  summary: "Latents that meet a query, page by page",
+  request: {
+    params: RunId,
+    query: z.object({
+      query: z.string().max(2000).default("").openapi({ description: 'For example density<0.01 label:animal -is:dead fires:"the dog"' }), // prettier-ignore
+      sort: sortField.optional().openapi({ description: "A field, after a minus for falling" }),
+      offset: z.coerce.number().int().min(0).default(0).openapi({ type: "integer" }),
+      limit: z.coerce.number().int().min(1).max(1000).default(50).openapi({ type: "integer" }),
+    }),
+  },
+  responses: { 200: json(FeaturePage, "The latents"), ...ABSENT },
+});
+
+const top = createRoute({
+  ...{ method: "get", path: "/runs/{run}/top-features", summary: "Those that stand out most" },
+  request: {
+    params: RunId,
+    query: z.object({
+      by: sortField.default("-f1"),
+      limit: z.coerce.number().int().min(1).max(1000).default(20).openapi({ type: "integer" }),
+    }),
+  },
+  responses: { 200: json(FeaturePage, "The latents; dead ones are left out"), ...ABSENT },
+});
+
+const columns = createRoute({
+  ...{ method: "get", path: "/runs/{run}/columns", summary: "All latents at once" },
+  request: { params: RunId },
+  responses: { 200: table("One row per latent, the columns of FeatureRow"), ...ABSENT },
+});
+
+const get = createRoute({
+  ...{ method: "get", path: "/runs/{run}/features/{latent}", summary: "One latent, all of it" },
+  request: { params: FeatureId },
+  responses: { 200: json(FeatureDetail, "The latent"), ...ABSENT },
+});
+
+const maps = createRoute({
+  ...{ method: "get", path: "/runs/{run}/map", summary: "Where the latents lie" },
+  request: { params: RunId },
+  responses: { 200: table("x and y of each map, NaN for a latent that is not on it; the header's meta says what they are"), ...ABSENT }, // prettier-ignore
+});
+
+const concepts = createRoute({
+  ...{ method: "get", path: "/runs/{run}/concepts", summary: "Latents and labelled concepts" },
+  request: { params: RunId },
+  responses: {
+    200: json(z.record(z.string(), z.unknown()), "What lens concepts found"),
+    ...ABSENT,
+  },
+});
+
+export function featureRoutes({ runs, models, annotations }: Services) {
+  const page = async (run: string, query: Query, offset: number, limit: number) => {
+    const { table: all, features } = await runs.features(run);
+    const context = { remarks: await remarksOf(run), fires: await firesOf(run, query) };
+    const found = runQuery(query, all, context);
+    const rows = [...found.subarray(offset, offset + limit)].map((latent) => rowOf(all, latent));
+    return { total: found.length, positions: features.index.positions, rows };
+  };
+  const remarksOf = async (run: string): Promise<Map<number, Remark>> => {
+    const [said, groups] = await Promise.all([annotations.all(run), annotations.groups(run)]);
+    const remarks = new Map<number, Remark & { groups: string[] }>(
+      said.map(({ latent, label, notes, tags, rating }) => [
+        latent,
+        { label, notes, tags, rating, groups: [] },
+      ]),
+    );
+    for (const { name, latents } of groups)
+      for (const latent of latents) {
+        const own = remarks.get(latent) ?? { label: "", notes: "", tags: [], rating: null, groups: [] }; // prettier-ignore
+        own.groups.push(name);
+        remarks.set(latent, own);
+      }
+    return remarks;
+  };
+  const firesOf = async (run: string, { clauses }: Query) => {
+    const fires = new Map<string, Map<number, number>>();
+    for (const clause of clauses) {
+      if (clause.kind !== "fires") continue;
+      const codes = await models.ask("analyse", runs.folderOf(run), [clause.text]);
+      const largest = new Map<number, number>();
+      codes.latents.forEach((latent, i) =>
+        largest.set(latent, Math.max(largest.get(latent) ?? 0, codes.values[i])),
+      );
+      fires.set(clause.text, largest);
+    }
+    return fires;
+  };
+  return router()
+    .openapi(list, async (c) => {
+      const { run } = c.req.valid("param");
+      const { query: text, sort, offset, limit } = c.req.valid("query");
+      const query = parseQuery(sort ? `${text} sort:${sort}` : text);
+      return c.json(await page(run, query, offset, limit), 200);
+    })
+    .openapi(top, async (c) => {
+      const { by, limit } = c.req.valid("query");
+      const query = parseQuery(`-is:dead sort:${by}`);
+      return c.json(await page(c.req.valid("param").run, query, 0, limit), 200);
+    })
+    .openapi(columns, async (c) => {
+      const { run } = c.req.valid("param");
+      const { bytes: content, features } = await runs.features(run);
+      const { firings } = features.index.columns;
+      return bytes(c, content, `${run}-${content.length}-${firings.length}`);
+    })
+    .openapi(get, async (c) => {
+      const { run, latent } = c.req.valid("param");
+      const { features, explanations } = await runs.features(run);
+      const { index, labels } = features;
+      if (latent >= index.dSae)
+        throw new NotFound(`run ${run} has latents 0 to ${index.dSae - 1}; got ${latent}`);
+      const [feature, partners] = await Promise.all([
+        features.feature(latent),
+        features.partners(latent).catch(() => null), // an index without them is whole all the same
+      ]);
+      const { provenance } = index;
+      const text = (value: unknown) =>
+        typeof value === "string" ? value : JSON.stringify(value ?? "unknown");
+      const detail: z.input<typeof FeatureDetail> = {
+        run,
+        model: text((provenance.model as { name?: unknown } | undefined)?.name ?? provenance.model),
+        hookPoint: [provenance.hookPoint ?? "unknown"].flat().map(text).join(" + "),
+        ...{ dSae: index.dSae, positions: index.positions, textDocuments: index.documents },
+        histogramScale: HISTOGRAM,
+        feature,
+        label: labels?.best[latent] ?? null,
+        explanation: (explanations?.latents[latent] ?? null) as Record<string, unknown> | null,
+        partners: partners && {
+          latents: [...partners.latents],
+          counts: [...partners.counts],
+          firings: [...partners.latents].map((one) => index.columns.firings[one]),
+          labels: [...partners.latents].map((one) => nameOf(features, one)),
+          error: partners.error,
+        },
+      };
+      return c.json(detail, 200);
+    })
+    .openapi(maps, async (c) => {
+      const { run } = c.req.valid("param");
+      const found = await readOr404(join(runs.folderOf(run), "features", "map", "map.json"), `run ${run} has no map yet: lens feature map ${run}`); // prettier-ignore
+      const { maps: layouts, clusters, suspects } = found as unknown as MapFile;
+      const numbers: Record<string, NumberColumn> = {};
+      for (const { kind, x, y } of layouts) {
+        numbers[`${kind}.x`] = Float32Array.from(x, (v) => v ?? NaN);
+        numbers[`${kind}.y`] = Float32Array.from(y, (v) => v ?? NaN);
+      }
+      const about = layouts.map(({ x: _x, y: _y, ...rest }) => rest);
+      const content = packTable({ meta: { maps: about, clusters, suspects }, numbers, texts: {} });
+      return bytes(c, content, `${content.length}-${run}`);
+    })
+    .openapi(concepts, async (c) => {
+      const { run } = c.req.valid("param");
+      const path = join(runs.folderOf(run), "concepts", "concepts.json");
+      return c.json(
+        await readOr404(path, `run ${run}: no concepts yet: lens concepts ${run}`),
+        200,
+      );
+    });
+}
+
+interface MapFile {
+  maps: { kind: string; x: (number | null)[]; y: (number | null)[] }[];
+  clusters: unknown;
+  suspects: unknown;
+}
+
+/** A row of a list; the same as the page makes of the columns. */
+export function rowOf({ numbers, texts }: PackedTable, latent: number): FeatureRow {
+  const real = (value: number) => (Number.isFinite(value) ? value : null);
+  const tokens = texts.tokens.at(latent);
+  return {
+    latent,
+    firings: numbers.firings[latent],
+    documents: numbers.documents[latent],
+    density: numbers.density[latent],
+    mean: numbers.mean[latent],
+    max: numbers.max[latent],
+    selectivity: real(numbers.selectivity[latent]),
+    kinds: real(numbers.kinds[latent]),
+    auc: real(numbers.auc[latent]),
+    f1: real(numbers.f1[latent]),
+    rule: real(numbers.rule[latent]),
+    label: texts.label.at(latent),
+    tokens: tokens === "" ? [] : tokens.split(TOKEN_SEPARATOR),
+    ruleText: texts.rule.at(latent),
+  };
+}
+
+async function readOr404(path: string, absent: string): Promise<Record<string, unknown>> {
+  let text: string;
+  try {
+    text = await readFile(path, "utf8");
+  } catch {
+    throw new NotFound(absent);
+  }
+  return JSON.parse(text) as Record<string, unknown>;
+}

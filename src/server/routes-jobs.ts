@@ -1,0 +1,173 @@
+/** /api/jobs: long work. */
+import { createRoute, z } from "@hono/zod-openapi";
+
+import { UserError } from "../error.ts";
+import { ABSENT, body, BUSY, events, json, router, type Services } from "./api.ts";
+import { live, whenChanged } from "./live.ts";
+import { Job, JobId } from "./schemas.ts";
+
+const count = z.int().nonnegative();
+const onRun = <K extends string>(kind: K, description: string) =>
+  z.strictObject({ kind: z.literal(kind), run: z.string() }).openapi({ description });
+
+const NewJob = z
+  .discriminatedUnion("kind", [
+    onRun("resume", "Go on with a run where it stopped"),
+    onRun("features", "Make the feature index anew"),
+    onRun("explain", "Find a rule for every latent"),
+    onRun("map", "Count pairs and lay the latents out"),
+    onRun("concepts", "Try the latents on the labelled concepts"),
+    onRun("evaluate", "Measure the autoencoder with every metric"),
+    z.strictObject({
+      kind: z.literal("ablate"),
+      run: z.string(),
+      latents: z.array(count).min(1).max(32),
+      tokens: z.int().positive().max(10_000_000).default(20_000),
+    }),
+    z.strictObject({
+      kind: z.literal("layers"),
+      runs: z.array(z.string()).min(2).max(24),
+      tokens: z.int().positive().max(10_000_000).default(80_000),
+    }),
+    z.strictObject({
+      kind: z.literal("compose"),
+      run: z.string(),
+      with: z.string().optional(),
+      tokens: z.int().positive().max(10_000_000).default(100_000),
+    }),
+    z.strictObject({
+      kind: z.literal("dose"),
+      run: z.string(),
+      /** Strength 1 of each. */
+      add: z
+        .array(z.strictObject({ latent: count, value: z.number() }))
+        .min(1)
+        .max(32),
+      strengths: z.array(z.number()).min(1).max(12),
+      concept: z.string().max(200).optional(),
+      regex: z.string().max(200).optional(),
+      texts: z.int().min(2).max(256).default(16),
+      prompt: z.string().max(2000).default(""),
+    }),
+  ])
+  .openapi("NewJob");
+type NewJob = z.infer<typeof NewJob>;
+
+const list = createRoute({
+  ...{ method: "get", path: "/jobs", summary: "All jobs, the oldest first" },
+  responses: { 200: json(z.array(Job), "The jobs") },
+});
+const create = createRoute({
+  ...{ method: "post", path: "/jobs", summary: "Queue long work on a run" },
+  request: body(NewJob),
+  responses: { 201: json(Job, "The job"), ...ABSENT },
+});
+const watch = createRoute({
+  ...{ method: "get", path: "/jobs/live", summary: "The jobs whenever one changes: event `jobs`" },
+  responses: { 200: events("Until the page goes") },
+});
+const get = createRoute({
+  ...{ method: "get", path: "/jobs/{job}", summary: "One job with what it printed" },
+  request: { params: JobId },
+  responses: {
+    200: json(
+      Job.extend({
+        log: z.string().openapi({ description: "The end of what it said on the way" }),
+        result: z.unknown().openapi({ description: "Its result, once it is finished" }),
+      }).openapi("JobDetail"),
+      "The job",
+    ),
+    ...ABSENT,
+  },
+});
+const act = createRoute({
+  ...{ method: "post", path: "/jobs/{job}/{action}", summary: "Stop, pause or go on with a job" },
+  request: { params: JobId.extend({ action: z.enum(["stop", "pause", "continue"]) }) },
+  responses: { 200: json(Job, "The job"), ...BUSY },
+});
+const remove = createRoute({
+  ...{ method: "delete", path: "/jobs/{job}", summary: "Forget a job that has ended" },
+  request: { params: JobId },
+  responses: { 200: json(z.object({ deleted: z.string() }), "It is gone"), ...BUSY },
+});
+
+export function jobRoutes({ runs, jobs }: Services, closing: AbortSignal) {
+  return router()
+    .openapi(list, (c) => c.json(jobs.list(), 200))
+    .openapi(create, (c) => {
+      const order = c.req.valid("json");
+      return c.json(jobs.add(commandOf(order, runs)), 201);
+    })
+    .openapi(watch, (c) => {
+      const tell = whenChanged("jobs");
+      return live(c, closing, (stream) => tell(stream, jobs.list()));
+    })
+    .openapi(get, (c) => {
+      const { job } = c.req.valid("param");
+      return c.json({ ...jobs.get(job), log: jobs.log(job), result: jobs.result(job) }, 200);
+    })
+    .openapi(act, (c) => {
+      const { job, action } = c.req.valid("param");
+      return c.json(action === "stop" ? jobs.stop(job) : jobs.pause(job, action === "pause"), 200);
+    })
+    .openapi(remove, (c) => {
+      const { job } = c.req.valid("param");
+      jobs.remove(job);
+      return c.json({ deleted: job }, 200);
+    });
+}
+
+/** The command line that does it. Runs are given by the paths of their folders, which are checked here. */
+function commandOf(order: NewJob, runs: Services["runs"]) {
+  const { kind } = order;
+  const path = (run: string) => runs.folderOf(run);
+  const job = (title: string, args: string[], run?: string) => ({
+    ...{ kind, title, args: [...args, "--json"] },
+    ...(run !== undefined && { run }),
+  });
+  switch (kind) {
+    case "resume":
+      return job("go on with the run", ["run", "--resume", path(order.run)], order.run);
+    case "features":
+      return job("index features", ["features", path(order.run)], order.run);
+    case "explain":
+      return job("explain by rules", ["explain", path(order.run)], order.run);
+    case "map":
+      return job("lay out a map", ["feature", "map", path(order.run)], order.run);
+    case "concepts":
+      return job("try concepts", ["concepts", path(order.run)], order.run);
+    case "evaluate":
+      return job("evaluate", ["eval", path(order.run)], order.run);
+    case "ablate": {
+      const { latents, tokens, run } = order;
+      const args = ["ablate", latents.join(","), path(run), "--tokens", String(tokens)];
+      return job(`ablate ${latents.join(", ")}`, args, run);
+    }
+    case "layers": {
+      const [first] = order.runs;
+      const args = ["layers", ...order.runs.map(path), "--tokens", String(order.tokens)];
+      return job(`match ${order.runs.length} runs`, [...args, "--out", "{folder}/out"], first);
+    }
+    case "compose": {
+      const { run, with: other, tokens } = order;
+      const args = ["compose", path(run), ...(other ? ["--with", path(other)] : [])];
+      return job("find what goes together", [...args, "--tokens", String(tokens), "--out", "{folder}/out"], run); // prettier-ignore
+    }
+    case "dose": {
+      const { run, add, strengths, concept, regex, texts, prompt } = order;
+      if ((concept === undefined) === (regex === undefined))
+        throw new UserError("dose counts one thing: give a concept or a regex");
+      const args = [
+        ...["steer", "--run", path(run), "--dose", strengths.join(","), "--texts", String(texts)],
+        ...add.map(({ latent, value }) => `--add=${latent}=${value}`),
+        ...(concept !== undefined ? [`--concept=${concept}`] : [`--regex=${regex}`]),
+        ...["--out", "{folder}/out"],
+        // After --, so that a prompt that begins with a dash is no flag.
+      ];
+      const more = prompt === "" ? [] : ["--", prompt];
+      return { kind, title: `dose of ${add.map((one) => one.latent).join(" + ")}`, args: [...args, "--json", ...more], run }; // prettier-ignore
+    }
+    default:
+      return order satisfies never;
+  }
+}

@@ -1,0 +1,443 @@
+/**
+ * What the API takes and gives, as schemas: the OpenAPI description, the checks and the types of the
+ * page's client are all made from them.
+ */
+import { z } from "@hono/zod-openapi";
+
+import { NUMBER_FIELDS } from "../analysis/feature-query.ts";
+import { LIMITS } from "./annotations.ts";
+
+/** JSON has no NaN: a number that does not exist is null. */
+const maybe = z.number().nullable();
+const count = z.int().nonnegative();
+const latents = z.array(count);
+const time = z.string().openapi({ description: "ISO 8601", example: "2026-11-27T12:00:00.000Z" });
+const anything = z.record(z.string(), z.unknown());
+
+export const ErrorBody = z
+  .object({
+    error: z.string(),
+    /** Of a conflict: what stands, and the fields that both changed. */
+    current: z.unknown().optional(),
+    fields: z.array(z.string()).optional(),
+  })
+  .openapi("Error");
+
+const pathId = (name: string, description: string) =>
+  z
+    .string()
+    .min(1)
+    .max(255)
+    .openapi({ param: { name, in: "path" }, description });
+
+export const RunId = z.object({ run: pathId("run", "The name of the run's folder") });
+export const FeatureId = RunId.extend({
+  latent: z.coerce
+    .number()
+    .int()
+    .min(0)
+    .max(2 ** 31 - 1)
+    .openapi({ param: { name: "latent", in: "path" }, type: "integer" }),
+});
+export const JobId = z.object({ job: pathId("job", "The job's id") });
+export const GroupId = RunId.extend({ group: pathId("group", "The group's id") });
+
+export const RunStatus = z.enum(["running", "finished", "failed", "interrupted"]);
+
+export const RunRow = z
+  .object({
+    id: z.string(),
+    name: z.string(),
+    status: RunStatus,
+    started: time,
+    /** Seconds; absent while it is not finished. */
+    duration: z.number().optional(),
+    error: z.string().optional(),
+    model: z.string().optional(),
+    hookPoint: z.string().optional(),
+    data: z.string().optional(),
+    architecture: z.string().optional(),
+    dSae: count.optional(),
+    /** Held-out scores by name; those of the last log step while there are none. */
+    scores: z.record(z.string(), maybe),
+    isHeldOut: z.boolean(),
+    step: count,
+    /** FVU over the log steps, at most 60 of them, evenly spread. */
+    spark: z.array(maybe),
+    hasSae: z.boolean(),
+    hasFeatures: z.boolean(),
+  })
+  .openapi("Run");
+export type RunRow = z.infer<typeof RunRow>;
+
+export const RunList = z
+  .object({
+    runs: z.array(RunRow),
+    /** Folders that look like runs and could not be read. */
+    broken: z.array(z.object({ id: z.string(), problem: z.string() })),
+    folder: z.string(),
+  })
+  .openapi("RunList");
+
+export const RunDetail = RunRow.extend({
+  config: anything,
+  summary: anything.optional(),
+  /** What cannot be shown, why, and what makes it: a command, and the kind of job that runs it. */
+  missing: z.array(
+    z.object({
+      what: z.string(),
+      why: z.string(),
+      command: z.string(),
+      job: z.string().optional(),
+    }),
+  ),
+}).openapi("RunDetail");
+export type RunDetail = z.infer<typeof RunDetail>;
+
+export const Comparison = z
+  .object({
+    experiments: z.array(z.object({ id: z.string(), name: z.string(), status: RunStatus })),
+    metrics: z.record(z.string(), z.array(maybe)),
+    config: z.record(z.string(), z.array(z.unknown())),
+  })
+  .openapi("Comparison");
+
+const progress = z.object({
+  label: z.string(),
+  unit: z.string(),
+  done: z.number(),
+  total: z.number(),
+  rate: z.number(),
+  detail: z.string(),
+});
+
+export const Job = z
+  .object({
+    id: z.string(),
+    kind: z.string(),
+    title: z.string(),
+    args: z.array(z.string()),
+    run: z.string().optional(),
+    created: time,
+    status: z.enum(["queued", "running", "finished", "failed", "stopped", "lost"]),
+    state: z
+      .object({
+        run: z.string().optional(),
+        progress: progress.optional(),
+        isPaused: z.boolean().optional(),
+        note: z.string().optional(),
+        updated: time,
+      })
+      .optional(),
+    exit: z.object({ code: z.int(), error: z.string().optional(), finished: time }).optional(),
+  })
+  .openapi("Job");
+export type Job = z.infer<typeof Job>;
+
+const example = z.object({
+  value: z.number(),
+  document: z.string(),
+  pieces: z.array(z.string()),
+  values: z.array(z.number()),
+  peak: count,
+  cutBefore: z.boolean(),
+  cutAfter: z.boolean(),
+});
+
+const bestLabel = z.object({
+  kind: z.string(),
+  name: z.string(),
+  positives: count,
+  auc: z.number(),
+  precision: maybe,
+  recall: maybe,
+  threshold: z.number(),
+  atThreshold: z.object({ precision: maybe, recall: maybe, f1: maybe }),
+  selection: z.object({ auc: z.number(), f1: maybe }),
+});
+
+export const FeatureRow = z
+  .object({
+    latent: count,
+    firings: count,
+    documents: count,
+    density: z.number(),
+    mean: z.number(),
+    max: z.number(),
+    selectivity: maybe,
+    kinds: maybe,
+    auc: maybe,
+    f1: maybe,
+    rule: maybe,
+    label: z.string(),
+    tokens: z.array(z.string()),
+    ruleText: z.string(),
+  })
+  .openapi("FeatureRow");
+export type FeatureRow = z.infer<typeof FeatureRow>;
+
+export const FeaturePage = z
+  .object({
+    /** How many meet the query. */
+    total: count,
+    positions: count,
+    rows: z.array(FeatureRow),
+  })
+  .openapi("FeaturePage");
+
+export const FeatureDetail = z
+  .object({
+    run: z.string(),
+    model: z.string(),
+    hookPoint: z.string(),
+    dSae: count,
+    /** Positions and documents of the text that the statistics are from. */
+    positions: count,
+    textDocuments: count,
+    /** 2 to the power of (bin / perOctave + first) is the lower edge of a histogram's bin. */
+    histogramScale: z.object({ first: z.number(), perOctave: z.number(), bins: count }),
+    feature: z.object({
+      latent: count,
+      firings: count,
+      density: z.number(),
+      documents: count,
+      mean: z.number(),
+      max: z.number(),
+      tokenSelectivity: maybe,
+      tokenTypes: maybe,
+      topTokens: z.array(
+        z.object({
+          token: count,
+          text: z.string(),
+          firings: count,
+          occurrences: count,
+          rate: z.number(),
+          share: z.number(),
+        }),
+      ),
+      histogram: z.object({ firstBin: z.int(), counts: z.array(count) }),
+      byPlace: z.array(
+        z.object({ from: count, to: count.optional(), positions: count, firings: count }),
+      ),
+      top: z.array(example),
+      random: z.array(example),
+      quantiles: z.array(
+        z.object({
+          from: z.number(),
+          to: z.number(),
+          low: z.number(),
+          high: z.number(),
+          examples: z.array(example),
+        }),
+      ),
+      rankSample: count,
+      nearMiss: z.array(example),
+      silent: z.array(example),
+    }),
+    label: bestLabel.nullable(),
+    /** What explanations.json says of it. */
+    explanation: anything.nullable(),
+    /** Latents that stand out by firing together with it, or by not doing so; firings are theirs alone. */
+    partners: z
+      .object({
+        latents,
+        counts: z.array(count),
+        firings: z.array(count),
+        labels: z.array(z.string()),
+        error: count,
+      })
+      .nullable(),
+  })
+  .openapi("Feature");
+export type FeatureDetail = z.infer<typeof FeatureDetail>;
+
+export const Annotation = z
+  .object({
+    run: z.string(),
+    latent: count,
+    label: z.string(),
+    notes: z.string(),
+    tags: z.array(z.string()),
+    rating: z.int().min(1).max(5).nullable(),
+    confidence: z.number().min(0).max(1).nullable(),
+    version: count,
+    author: z.string().nullable(),
+    updated: time.nullable(),
+  })
+  .openapi("Annotation");
+
+export const Revision = Annotation.extend({
+  author: z.string(),
+  updated: time,
+  action: z.enum(["edit", "undo", "redo", "restore", "import"]),
+  position: count,
+}).openapi("Revision");
+
+const author = z.string().max(LIMITS.author).optional();
+
+export const AnnotationChange = z
+  .strictObject({
+    label: z.string().optional(),
+    notes: z.string().optional(),
+    tags: z.array(z.string()).optional(),
+    rating: z.int().min(1).max(5).nullable().optional(),
+    confidence: z.number().min(0).max(1).nullable().optional(),
+    author,
+    /** The version that the person saw; absent: the newest. */
+    basedOn: count.optional(),
+  })
+  .openapi("AnnotationChange");
+
+export const Step = z.strictObject({ author, basedOn: count.optional() }).openapi("Step");
+export const Restore = z
+  .strictObject({ author, basedOn: count.optional(), version: z.int().positive() })
+  .openapi("Restore");
+
+export const Group = z
+  .object({
+    id: z.string(),
+    run: z.string(),
+    name: z.string(),
+    description: z.string(),
+    author: z.string(),
+    created: time,
+    updated: time,
+    latents,
+  })
+  .openapi("Group");
+export const NewGroup = z
+  .strictObject({
+    name: z.string(),
+    description: z.string().optional(),
+    latents: latents.optional(),
+    author,
+  })
+  .openapi("NewGroup");
+export const GroupChange = z
+  .strictObject({
+    name: z.string().optional(),
+    description: z.string().optional(),
+    add: latents.optional(),
+    remove: latents.optional(),
+  })
+  .openapi("GroupChange");
+
+export const TagCounts = z
+  .array(z.object({ tag: z.string(), count, used: time }))
+  .openapi("TagCounts");
+
+export const TextCodes = z
+  .object({
+    pieces: z.array(z.string()),
+    /** The latents on piece i are those from offsets[i] to offsets[i + 1], the strongest first. */
+    offsets: z.array(count),
+    latents,
+    values: z.array(z.number()),
+    /** What they stand for, by latent. */
+    labels: z.record(z.string(), z.string()),
+    /** Over the whole text, by falling largest activation; density and largest are of the indexed text. */
+    top: z.array(
+      z.object({
+        latent: count,
+        max: z.number(),
+        sum: z.number(),
+        pieces: count,
+        density: maybe,
+        largest: maybe,
+        label: z.string(),
+      }),
+    ),
+  })
+  .openapi("TextCodes");
+export type TextCodes = z.infer<typeof TextCodes>;
+
+const tokenLogit = z.looseObject({ text: z.string(), token: count });
+export const LogitEffect = z
+  .looseObject({
+    latent: count,
+    form: z.enum(["raw", "folded", "centred", "true"]),
+    writesTo: z.string(),
+    top: z.array(tokenLogit),
+    bottom: z.array(tokenLogit),
+    histogram: z.object({ low: z.number(), high: z.number(), counts: z.array(count) }),
+    mean: z.number(),
+    std: z.number(),
+    skewness: maybe,
+    excessKurtosis: maybe,
+  })
+  .openapi("LogitEffect");
+
+const nearRows = z.object({
+  nearest: z.array(z.object({ latent: count, cosine: z.number(), label: z.string() })),
+  chance: z.object({ median: maybe, oneInThousand: maybe, nearestToRandom: maybe }),
+});
+export const Neighbors = z
+  .object({
+    decoder: nearRows,
+    encoder: nearRows,
+    /** By φ of firing; null where pairs have not been counted. */
+    together: z.array(z.looseObject({ latent: count, label: z.string() })).nullable(),
+    suspects: z.array(z.looseObject({ kind: z.string(), latents })).nullable(),
+  })
+  .openapi("Neighbors");
+
+export const Attribution = z
+  .looseObject({
+    hookPoint: z.string(),
+    tokens: z.array(z.string()),
+    position: count,
+    token: z.object({ id: count, text: z.string(), probability: z.number() }),
+    value: z.number(),
+    contributions: z.array(
+      z.looseObject({
+        position: count,
+        latent: count,
+        activation: z.number(),
+        ablation: z.number(),
+        gradient: z.number(),
+      }),
+    ),
+    latents: z.array(z.object({ latent: count, positions: count, ablation: z.number() })),
+    labels: z.record(z.string(), z.string()),
+  })
+  .openapi("Attribution");
+
+const scope = {
+  positions: z.enum(["prompt", "generated"]).optional(),
+  from: count.optional(),
+  to: count.optional(),
+  when: z.strictObject({ latent: count, above: z.number().optional() }).optional(),
+};
+const valued = <K extends string>(kind: K) =>
+  z.strictObject({ latent: count, kind: z.literal(kind), value: z.number(), ...scope });
+export const Edit = z
+  .discriminatedUnion("kind", [
+    valued("add"),
+    valued("set"),
+    valued("scale"),
+    valued("clamp"),
+    valued("cap"),
+    valued("orthogonal"),
+    z.strictObject({ latent: count, kind: z.literal("ablate"), ...scope }),
+  ])
+  .openapi("Edit");
+
+export const SteerRequest = z
+  .strictObject({
+    prompt: z.string().max(20_000),
+    edits: z.array(Edit).max(64),
+    maxNewTokens: z.int().min(1).max(1024).default(60),
+    temperature: z.number().min(0).max(5).default(0.8),
+    topK: z.int().positive().optional(),
+    topP: z.number().gt(0).max(1).optional(),
+    seed: z
+      .int()
+      .min(0)
+      .max(2 ** 32 - 1)
+      .default(0),
+  })
+  .openapi("SteerRequest");
+
+export const sortField = z
+  .string()
+  .regex(new RegExp(`^-?(${Object.keys(NUMBER_FIELDS).join("|")})$`));

@@ -1,0 +1,112 @@
+/** The server: one process, one port. */
+import { randomBytes } from "node:crypto";
+import { mkdirSync, readFileSync } from "node:fs";
+import type { AddressInfo } from "node:net";
+import { join, resolve } from "node:path";
+import { createAdaptorServer } from "@hono/node-server";
+
+import { messageOf, UserError } from "../error.ts";
+import { Annotations } from "./annotations.ts";
+import { createApp } from "./app.ts";
+import { Jobs } from "./jobs.ts";
+import { Models } from "./models.ts";
+import { pageFiles } from "./page.ts";
+import { RunStore } from "./run-store.ts";
+
+export interface ServeOptions {
+  /** The folder that holds the run folders. */
+  runs: string;
+  /** Default 127.0.0.1. */
+  host?: string;
+  /** 0: any that is free. Default 7171. */
+  port?: number;
+  /** Further host names that the server answers to. */
+  allowHosts?: readonly string[];
+  /** Beyond loopback one is needed; absent: a random one. */
+  token?: string;
+  /** A SQLite file or the URL of a PostgreSQL database; absent: annotations.db in the runs folder. */
+  database?: string;
+  /** Jobs that run at the same time. */
+  jobsAtOnce?: number;
+}
+
+export interface Server {
+  /** To be opened in a browser; with the token where one is needed. */
+  url: string;
+  port: number;
+  /** Whether the dashboard was built. */
+  hasPage: boolean;
+  close(): Promise<void>;
+}
+
+export const DEFAULT_PORT = 7171;
+const LOOPBACK = ["127.0.0.1", "localhost", "[::1]"];
+
+/** @throws UserError when the port is taken, the folder or the database cannot be used. */
+export async function serve(options: ServeOptions): Promise<Server> {
+  const { host = "127.0.0.1", port = DEFAULT_PORT, allowHosts = [] } = options;
+  const folder = resolve(options.runs);
+  try {
+    mkdirSync(folder, { recursive: true });
+  } catch (error) {
+    throw new UserError(`cannot use the runs folder ${folder}: ${messageOf(error)}`);
+  }
+  const isLoopback = [...LOOPBACK, "::1"].includes(host) || host.startsWith("127.");
+  const token = isLoopback
+    ? options.token
+    : (options.token ?? randomBytes(24).toString("base64url"));
+  const closing = new AbortController();
+  const jobs = new Jobs(folder, { ...(options.jobsAtOnce && { atOnce: options.jobsAtOnce }) });
+  const models = new Models();
+  const annotations = await Annotations.open(options.database ?? join(folder, ".annotations", "annotations.db")); // prettier-ignore
+  const app = createApp({
+    services: { runs: new RunStore(folder), jobs, models, annotations, isConfined: !isLoopback },
+    guard: {
+      hosts: [...LOOPBACK, host.includes(":") ? `[${host}]` : host, ...allowHosts].map((name) => name.toLowerCase()), // prettier-ignore
+      ...(token !== undefined && { token }),
+    },
+    version: version(),
+    closing: closing.signal,
+  });
+  const page = pageFiles();
+  if (page) app.use(page);
+  app.notFound((c) => c.json({ error: `there is no ${c.req.path}` }, 404));
+
+  const server = createAdaptorServer({ fetch: app.fetch });
+  const address = await new Promise<AddressInfo>((done, fail) => {
+    server.once("error", (error: NodeJS.ErrnoException) => fail(inWords(error, host, port)));
+    server.listen(port, host, () => done(server.address() as AddressInfo));
+  }).catch(async (error: unknown) => {
+    await annotations.close();
+    throw error;
+  });
+  jobs.watch();
+  const shown = host === "0.0.0.0" || host === "::" ? "localhost" : host;
+  const name = shown.includes(":") ? `[${shown}]` : shown;
+  return {
+    url: `http://${name}:${address.port}/${token === undefined ? "" : `?token=${token}`}`,
+    port: address.port,
+    hasPage: page !== undefined,
+    async close() {
+      closing.abort();
+      jobs.close();
+      await new Promise<void>((done) => {
+        server.close(() => done());
+        if ("closeAllConnections" in server) server.closeAllConnections();
+      });
+      await models.close();
+      await annotations.close();
+    },
+  };
+}
+
+function inWords(error: NodeJS.ErrnoException, host: string, port: number): UserError {
+  if (error.code === "EADDRINUSE")
+    return new UserError(`port ${port} is taken: another lens serve, perhaps; choose one with --port, or --port 0 for any`); // prettier-ignore
+  return new UserError(`cannot listen on ${host}:${port}: ${error.message}`);
+}
+
+function version(): string {
+  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
+  return (JSON.parse(text) as { version: string }).version;
+}
