@@ -1,6 +1,7 @@
 import { expect, test } from "vitest";
 
-import { paretoFigures, paretoFront } from "./pareto.ts";
+import { paretoFront } from "./pareto-front.ts";
+import { paretoFigures } from "./pareto.ts";
 
 const points = [
   { name: "sparse", l0: 8, fvu: 0.4, ceLossRecovered: 0.9 },

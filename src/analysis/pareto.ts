@@ -1,25 +1,6 @@
-/** Which of several autoencoders are worth having: sparsity against fidelity. */
+/** Figures of several autoencoders in the plane of sparsity and fidelity. */
+import { paretoFront, type ParetoPoint } from "./pareto-front.ts";
 import { figure, loadPlot, SERIES, siNumber, percentage, type Figure } from "./plots.ts";
-
-export interface ParetoPoint {
-  /** What sets it apart from the others. */
-  name: string;
-  l0: number;
-  fvu: number;
-  ceLossRecovered?: number;
-}
-
-/**
- * The points that no other beats: none has at most their L0 and at most their FVU, one of them less.
- * In order of rising L0.
- */
-export function paretoFront<P extends Pick<ParetoPoint, "l0" | "fvu">>(points: readonly P[]): P[] {
-  return points
-    .filter(
-      (p) => !points.some((q) => q.l0 <= p.l0 && q.fvu <= p.fvu && (q.l0 < p.l0 || q.fvu < p.fvu)),
-    )
-    .toSorted((a, b) => a.l0 - b.l0);
-}
 
 /** L0 against FVU and, where they were measured, against CE recovered; names beside the points. */
 export async function paretoFigures(points: readonly ParetoPoint[]): Promise<Figure[]> {

@@ -43,7 +43,8 @@ export async function dose(
   },
 ): Promise<void> {
   const { target: aim } = settings;
-  if (aim === undefined) throw new UserError("--dose measures one feature: say which with --find");
+  if (aim === undefined)
+    throw new UserError("--dose measures one feature: say which with --find, or with --add");
   const strengths = options.dose.split(",").map((text) => {
     const strength = Number(text);
     if (text.trim() === "" || !Number.isFinite(strength))

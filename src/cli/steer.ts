@@ -91,7 +91,7 @@ export function define(command: Command): void {
     .option("--probabilities", "list the tokens with the probability each was given")
     .option(
       "--dose <strengths>",
-      "instead of two texts: what --find does to many, at each of these strengths (0.5,1,2), beside controls",
+      "instead of two texts: what --find or --add does to many, at each of these strengths (0.5,1,2), beside controls",
     )
     .option("--concept <name>", "with --dose: count the words that show this concept of the corpus")
     .option("--regex <pattern>", "with --dose: count the matches of this")
@@ -121,8 +121,8 @@ async function run(words: string[], options: Options): Promise<void> {
           together: numberOf("together", options.together),
           features: await openFeatures(`${folder}/features`),
         })
-      : undefined;
-    const edits = editsOf(options, target);
+      : targetOf(options);
+    const edits = editsOf(options, options.find ? target : undefined);
     const { bosId, eosId } = model.tokenizer;
     const prompt = words.join(" ");
     const ids = Int32Array.of(
@@ -158,6 +158,20 @@ async function run(words: string[], options: Options): Promise<void> {
   }
 }
 
+/** With --dose, the latents that --add names, strength 1 being the value that it gives them. */
+function targetOf({ dose, add = [] }: Options): Target | undefined {
+  if (dose === undefined || add.length === 0) return undefined;
+  const edits = add.map((text) => latentAndValue("add", text));
+  const [{ latent, value }, ...more] = edits;
+  const other = more.find((one) => one.value !== value);
+  if (other)
+    throw new UserError(
+      `--dose turns latents up together: give them one value, strength 1; got ${value} and ${other.value}`,
+    );
+  const also = more.length > 0 ? { with: more.map((one) => one.latent) } : {};
+  return { found: { latent, ...also, because: "given by --add" }, unit: value, others: [] };
+}
+
 /** What the flags ask for, in the order of KINDS; a feature that was looked for comes first. */
 function editsOf(options: Options, target: Target | undefined): Edit[] {
   const scope = scopeOf(options);
@@ -169,15 +183,20 @@ function editsOf(options: Options, target: Target | undefined): Edit[] {
   }
   for (const kind of Object.keys(KINDS) as (keyof typeof KINDS)[])
     for (const text of options[kind] ?? []) {
-      const [, latent, value] = /^(\d+)=(.+)$/.exec(text) ?? [];
-      if (latent === undefined)
-        throw new UserError(`--${kind} takes latent=value, such as 123=4.5; got ${text}`);
-      const change: Change = { kind, value: numberOf(kind, value) };
-      edits.push({ latent: Number(latent), ...change, ...scope });
+      const { latent, value } = latentAndValue(kind, text);
+      const change: Change = { kind, value };
+      edits.push({ latent, ...change, ...scope });
     }
   for (const text of options.ablate ?? [])
     edits.push({ latent: numberOf("ablate", text), kind: "ablate", ...scope });
   return edits;
+}
+
+function latentAndValue(kind: string, text: string): { latent: number; value: number } {
+  const [, latent, value] = /^(\d+)=(.+)$/.exec(text) ?? [];
+  if (latent === undefined)
+    throw new UserError(`--${kind} takes latent=value, such as 123=4.5; got ${text}`);
+  return { latent: Number(latent), value: numberOf(kind, value) };
 }
 
 function scopeOf({ positions, from, to, when }: Options): Scope {

@@ -2,7 +2,8 @@
 import { existsSync, mkdirSync, readFileSync } from "node:fs";
 import { join, relative, resolve } from "node:path";
 
-import { paretoFigures, paretoFront, type ParetoPoint } from "../analysis/pareto.ts";
+import { paretoFront, type ParetoPoint } from "../analysis/pareto-front.ts";
+import { paretoFigures } from "../analysis/pareto.ts";
 import { renderPng } from "../analysis/plots.ts";
 import { parseConfig, type RunConfig } from "../config.ts";
 import { openDevice, type Device } from "../device/device.ts";

@@ -65,13 +65,12 @@ const maps = createRoute({
   responses: { 200: table("x and y of each map, NaN for a latent that is not on it; the header's meta says what they are"), ...ABSENT }, // prettier-ignore
 });
 
-const concepts = createRoute({
-  ...{ method: "get", path: "/runs/{run}/concepts", summary: "Latents and labelled concepts" },
-  request: { params: RunId },
-  responses: {
-    200: json(z.record(z.string(), z.unknown()), "What lens concepts found"),
-    ...ABSENT,
-  },
+const results = createRoute({
+  method: "get",
+  path: "/runs/{run}/results/{name}",
+  summary: "What lens concepts, lens layers or lens compose found for a run",
+  request: { params: RunId.extend({ name: z.enum(["concepts", "layers", "compose"]) }) },
+  responses: { 200: json(z.record(z.string(), z.unknown()), "As --json prints it"), ...ABSENT },
 });
 
 export function featureRoutes({ runs, models, annotations }: Services) {
@@ -174,13 +173,10 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       const content = packTable({ meta: { maps: about, clusters, suspects }, numbers, texts: {} });
       return bytes(c, content, `${content.length}-${run}`);
     })
-    .openapi(concepts, async (c) => {
-      const { run } = c.req.valid("param");
-      const path = join(runs.folderOf(run), "concepts", "concepts.json");
-      return c.json(
-        await readOr404(path, `run ${run}: no concepts yet: lens concepts ${run}`),
-        200,
-      );
+    .openapi(results, async (c) => {
+      const { run, name } = c.req.valid("param");
+      const path = join(runs.folderOf(run), name, `${name}.json`);
+      return c.json(await readOr404(path, `run ${run} has no ${name}.json yet: lens ${name}`), 200);
     });
 }
 

@@ -38,11 +38,9 @@ const NewJob = z
     z.strictObject({
       kind: z.literal("dose"),
       run: z.string(),
-      /** Strength 1 of each. */
-      add: z
-        .array(z.strictObject({ latent: count, value: z.number() }))
-        .min(1)
-        .max(32),
+      latents: z.array(count).min(1).max(32),
+      /** What strength 1 adds to each of them. */
+      unit: z.number(),
       strengths: z.array(z.number()).min(1).max(12),
       concept: z.string().max(200).optional(),
       regex: z.string().max(200).optional(),
@@ -144,28 +142,28 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
       return job(`ablate ${latents.join(", ")}`, args, run);
     }
     case "layers": {
-      const [first] = order.runs;
+      // What it finds is kept with the last one.
       const args = ["layers", ...order.runs.map(path), "--tokens", String(order.tokens)];
-      return job(`match ${order.runs.length} runs`, [...args, "--out", "{folder}/out"], first);
+      return job(`match ${order.runs.length} runs`, args, order.runs.at(-1));
     }
     case "compose": {
       const { run, with: other, tokens } = order;
       const args = ["compose", path(run), ...(other ? ["--with", path(other)] : [])];
-      return job("find what goes together", [...args, "--tokens", String(tokens), "--out", "{folder}/out"], run); // prettier-ignore
+      return job("find what goes together", [...args, "--tokens", String(tokens)], run);
     }
     case "dose": {
-      const { run, add, strengths, concept, regex, texts, prompt } = order;
+      const { run, latents, unit, strengths, concept, regex, texts, prompt } = order;
       if ((concept === undefined) === (regex === undefined))
         throw new UserError("dose counts one thing: give a concept or a regex");
       const args = [
         ...["steer", "--run", path(run), "--dose", strengths.join(","), "--texts", String(texts)],
-        ...add.map(({ latent, value }) => `--add=${latent}=${value}`),
+        ...latents.map((latent) => `--add=${latent}=${unit}`),
         ...(concept !== undefined ? [`--concept=${concept}`] : [`--regex=${regex}`]),
         ...["--out", "{folder}/out"],
         // After --, so that a prompt that begins with a dash is no flag.
       ];
       const more = prompt === "" ? [] : ["--", prompt];
-      return { kind, title: `dose of ${add.map((one) => one.latent).join(" + ")}`, args: [...args, "--json", ...more], run }; // prettier-ignore
+      return { kind, title: `dose of ${latents.join(" + ")}`, args: [...args, "--json", ...more], run }; // prettier-ignore
     }
     default:
       return order satisfies never;

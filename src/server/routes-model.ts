@@ -81,7 +81,7 @@ export function modelRoutes({ runs, models }: Services) {
     .openapi(analyse, async (c) => {
       const { run } = c.req.valid("param");
       const folder = requireRunWithSae(runs, run);
-      const { pieces, offsets, latents, values } = await models.ask(
+      const { pieces, offsets, latents, values, lastToken } = await models.ask(
         "analyse",
         folder,
         [c.req.valid("json").text],
@@ -100,7 +100,13 @@ export function modelRoutes({ runs, models }: Services) {
       const found = [...totals].sort(([a, x], [b, y]) => y.max - x.max || a - b);
       return c.json(
         {
-          ...{ pieces, offsets: [...offsets], latents: [...latents], values: [...values] },
+          ...{
+            pieces,
+            offsets: [...offsets],
+            latents: [...latents],
+            values: [...values],
+            lastToken: [...lastToken],
+          },
           labels: Object.fromEntries(found.map(([latent]) => [latent, name(latent)])),
           top: found.map(([latent, total]) => ({
             ...{ latent, ...total, label: name(latent) },

@@ -333,6 +333,8 @@ export const TextCodes = z
     offsets: z.array(count),
     latents,
     values: z.array(z.number()),
+    /** The last token of each piece, from 0. */
+    lastToken: z.array(count),
     /** What they stand for, by latent. */
     labels: z.record(z.string(), z.string()),
     /** Over the whole text, by falling largest activation; density and largest are of the indexed text. */

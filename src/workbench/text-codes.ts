@@ -10,6 +10,8 @@ export interface TextCodes {
   offsets: Int32Array; // [pieces + 1]
   latents: Int32Array;
   values: Float32Array;
+  /** The last token of each piece, from 0; more than the piece's number where a character takes several. */
+  lastToken: Int32Array; // [pieces]
 }
 
 /**
@@ -24,6 +26,8 @@ export async function textCodes(
   const { contextLength, bos } = activations;
   const device = await openDevice("reference");
   const pieces: string[] = [];
+  const lastToken: number[] = [];
+  let read = 0;
   const firing: Map<number, number>[] = [];
   try {
     const documents = [{ id: "text", text }];
@@ -34,6 +38,8 @@ export async function textCodes(
       const { text: cut, pieceOf } = piecesOf(chunk, 0, chunk.length);
       const first = pieces.length;
       pieces.push(...cut);
+      pieceOf.forEach((piece, token) => (lastToken[first + piece] = read + token));
+      read += chunk.length;
       for (const _ of cut) firing.push(new Map());
       for (let latent = 0; latent < sae.spec.dSae; latent++)
         for (let i = codes.offsets[latent]; i < codes.offsets[latent + 1]; i++) {
@@ -54,6 +60,7 @@ export async function textCodes(
     offsets,
     latents: Int32Array.from(flat, ([latent]) => latent),
     values: Float32Array.from(flat, ([, value]) => value),
+    lastToken: Int32Array.from(lastToken),
   };
 }
 

@@ -1,0 +1,26 @@
+/** Latents that were looked at lately, and those beside them. */
+import type { FeatureDetail } from "../src/server/schemas.ts";
+import { api, ask } from "./api.ts";
+
+const KEPT = 200;
+const kept = new Map<string, Promise<FeatureDetail>>();
+
+/** One latent with everything about it. @throws ApiError */
+export function featureOf(run: string, latent: number): Promise<FeatureDetail> {
+  const key = `${run} ${latent}`;
+  let found = kept.get(key);
+  if (!found) {
+    found = ask(
+      api.runs[":run"].features[":latent"].$get({ param: { run, latent: String(latent) } }),
+    );
+    found.catch(() => kept.delete(key));
+    kept.set(key, found);
+    if (kept.size > KEPT) kept.delete(kept.keys().next().value!);
+  }
+  return found;
+}
+
+/** After an index was made anew. */
+export function forgetFeatures(): void {
+  kept.clear();
+}
