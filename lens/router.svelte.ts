@@ -1,4 +1,6 @@
 /** Where we are: the hash of the address, so that every page has a link and a static host needs no rules. */
+import { untrack } from "svelte";
+
 export interface Route {
   /** Parts of the path, decoded. */
   path: string[];
@@ -30,12 +32,14 @@ class Router {
 
   /** Changes what the query says without a new entry in the history. */
   setQuery(values: Record<string, string | undefined>): void {
-    const query = new URLSearchParams(this.route.query);
+    const { path, query: before } = untrack(() => this.route);
+    const query = new URLSearchParams(before);
     for (const [name, value] of Object.entries(values))
       if (value === undefined || value === "") query.delete(name);
       else query.set(name, value);
-    history.replaceState(null, "", link(this.route.path, query));
-    this.route = { ...this.route, query };
+    if (query.toString() === before.toString()) return;
+    history.replaceState(null, "", link(path, query));
+    this.route = { path, query };
   }
 }
 

@@ -49,6 +49,8 @@ export async function node(...args) {
 export function tool(name) {
   const scripts = {
     tsc: "typescript/bin/tsc",
+    vite: "vite/bin/vite.js",
+    "svelte-check": "svelte-check/bin/svelte-check",
     vitest: "vitest/vitest.mjs",
     eslint: "eslint/bin/eslint.js",
     prettier: "prettier/bin/prettier.cjs",
@@ -98,6 +100,14 @@ export async function build({ force = false } = {}) {
     removeOrphans();
     return status;
   });
+  const page = [...files("lens"), "src/packed-table.ts", "src/error.ts", "package-lock.json"];
+  const shared = files("src/analysis").filter((path) =>
+    /feature-(columns|query)|pareto-front/.test(path),
+  );
+  await whenChanged("dashboard", [...page, ...shared], force, () => {
+    process.stderr.write("Building the dashboard …\n");
+    return run(process.execPath, [tool("vite"), "build", "--logLevel", "warn", "lens"]);
+  });
   // Imported late: it is the compiler's, which is not installed before `install`.
   const { buildKernels } = await import("./build-kernels.mjs");
   try {
@@ -134,7 +144,7 @@ async function whenChanged(name, paths, force, work) {
 /** Output of sources that no longer exist would still be imported, tested and published. */
 function removeOrphans() {
   for (const path of files("dist")) {
-    if (path.startsWith("dist/kernels/") || path.startsWith("dist/.built/")) continue;
+    if (/^dist\/(kernels|dashboard|\.built)\//.test(path)) continue;
     const source = /^dist\/(.*?)\.(?:js|js\.map|d\.ts)$/.exec(path)?.[1];
     if (source !== undefined && !existsSync(join(root, "src", `${source}.ts`)))
       rmSync(join(root, path));

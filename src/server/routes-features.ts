@@ -70,7 +70,13 @@ const results = createRoute({
   path: "/runs/{run}/results/{name}",
   summary: "What lens concepts, lens layers or lens compose found for a run",
   request: { params: RunId.extend({ name: z.enum(["concepts", "layers", "compose"]) }) },
-  responses: { 200: json(z.record(z.string(), z.unknown()), "As --json prints it"), ...ABSENT },
+  responses: {
+    200: json(
+      z.record(z.string(), z.unknown()).nullable(),
+      "As --json prints it; null: nothing yet",
+    ),
+    ...ABSENT,
+  },
 });
 
 export function featureRoutes({ runs, models, annotations }: Services) {
@@ -176,7 +182,7 @@ export function featureRoutes({ runs, models, annotations }: Services) {
     .openapi(results, async (c) => {
       const { run, name } = c.req.valid("param");
       const path = join(runs.folderOf(run), name, `${name}.json`);
-      return c.json(await readOr404(path, `run ${run} has no ${name}.json yet: lens ${name}`), 200);
+      return c.json(await readOr404(path, "").catch(nullWhenAbsent), 200);
     });
 }
 
@@ -206,6 +212,11 @@ export function rowOf({ numbers, texts }: PackedTable, latent: number): FeatureR
     tokens: tokens === "" ? [] : tokens.split(TOKEN_SEPARATOR),
     ruleText: texts.rule.at(latent),
   };
+}
+
+function nullWhenAbsent(error: unknown): null {
+  if (error instanceof NotFound) return null;
+  throw error;
 }
 
 async function readOr404(path: string, absent: string): Promise<Record<string, unknown>> {
