@@ -1,10 +1,12 @@
 /**
- * `npm start`: sets up what is missing, then does the whole path once on the built-in model and
- * corpus. Arguments go on to `lens run`.
+ * `npm start`: sets up what is missing, then serves the dashboard; the first time, a run of the built-in
+ * model and corpus begins with it. Arguments go on to `lens serve`.
  */
 import { join } from "node:path";
 import { root, run, setUp } from "./setup.mjs";
 
 await setUp();
 const lens = join(root, "bin", "lens.js");
-process.exitCode = await run(process.execPath, [lens, "run", ...process.argv.slice(2)]);
+const open = process.stdout.isTTY && !process.env.CI ? ["--open"] : [];
+const args = ["serve", "--start", "quick-start", ...open, ...process.argv.slice(2)];
+process.exitCode = await run(process.execPath, [lens, ...args]);

@@ -1,5 +1,5 @@
 /** `lens run`: the whole path, from settings to a report. */
-import { fileURLToPath, pathToFileURL } from "node:url";
+import { pathToFileURL } from "node:url";
 import type { Command } from "commander";
 
 import { parseConfig } from "../config.ts";
@@ -8,7 +8,7 @@ import { findRun, RunFolder, type RunSummary } from "../runs.ts";
 import { evaluateStage, featuresStage } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
-import { addSettings, readSettings, SECTIONS } from "./settings.ts";
+import { addSettings, QUICK_START, readSettings, SECTIONS } from "./settings.ts";
 import { openSources, type Context } from "./sources.ts";
 import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
 import { duration, shortPath, Terminal } from "./terminal.ts";
@@ -18,9 +18,6 @@ interface Options extends Record<string, unknown> {
   quiet?: boolean;
   json?: boolean;
 }
-
-/** What runs when nothing is asked for: short enough to wait for. */
-const QUICK_START = fileURLToPath(new URL("../../examples/quick-start.yaml", import.meta.url));
 
 export function define(command: Command): void {
   command

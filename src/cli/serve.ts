@@ -1,10 +1,15 @@
 /** `lens serve`: the dashboard in a browser. */
 import { spawn } from "node:child_process";
+import { resolve } from "node:path";
+import { setTimeout } from "node:timers/promises";
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
+import type { Server } from "../server/serve.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
+import { Progress } from "./progress.ts";
+import { QUICK_START, readSettings } from "./settings.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options {
@@ -13,6 +18,7 @@ interface Options {
   allowHost?: string[];
   database?: string;
   jobs: string;
+  start?: string;
   open?: boolean;
   quiet?: boolean;
   json?: boolean;
@@ -37,6 +43,10 @@ export function define(command: Command): void {
       "where labels are kept: a SQLite file or postgres://…; absent: LENS_DATABASE, or a file in the runs folder",
     )
     .option("--jobs <integer>", "jobs that run at the same time", "1")
+    .option(
+      "--start <config>",
+      "start this run when the folder has none yet, and show how far it is; quick-start: the one that lens run does without a config",
+    )
     .option("--open", "open the page in the default browser")
     .option("--quiet", "print the address only")
     .option("--json", "print the address as JSON")
@@ -56,16 +66,75 @@ async function run(runs: string, options: Options): Promise<void> {
     ...(process.env.LENS_TOKEN && { token: process.env.LENS_TOKEN }),
     ...(database && { database }),
   });
-  terminal.result({ url: server.url, port: server.port }, server.url);
   if (!server.hasPage)
     terminal.note("the page is not built, so only the API is here: npm run build makes it");
-  terminal.note("Open it in a browser; Ctrl-C ends it (jobs go on).");
-  if (options.open) openInBrowser(server.url);
-  await interruptible(
-    (signal) => new Promise<void>((done) => signal.addEventListener("abort", () => done())),
-  );
+  await interruptible(async (signal) => {
+    const job = options.start === undefined ? undefined : firstRun(server, runs, options.start);
+    const run = job && (await runOf(server, job, signal));
+    const page = run === undefined ? "" : `#/run/${encodeURIComponent(run)}/training`;
+    const url = server.url + page;
+    terminal.result({ url, port: server.port, ...(run !== undefined && { run }) }, url);
+    terminal.note("Open it in a browser; Ctrl-C ends it (jobs go on).");
+    if (options.open) openInBrowser(url);
+    if (job) await follow(server, job, terminal, signal);
+    if (!signal.aborted)
+      await new Promise<void>((done) => signal.addEventListener("abort", () => done()));
+  });
   await server.close();
 }
+
+/** The job of a first run; undefined where there are runs, or jobs that make some. */
+function firstRun({ jobs, runs: store }: Server, runs: string, config: string): string | undefined {
+  const { runs: known } = store.list();
+  const busy = jobs
+    .list()
+    .find(({ kind, status }) => kind === "train" && /running|queued/.test(status));
+  if (busy) return busy.id;
+  if (known.length > 0) return undefined;
+  const file = config === "quick-start" ? QUICK_START : config;
+  return jobs.addRun(readSettings(file, { runs: resolve(runs) })).id;
+}
+
+/** The run that a job works in, once it has one. */
+async function runOf(
+  { jobs }: Server,
+  id: string,
+  signal: AbortSignal,
+): Promise<string | undefined> {
+  for (;;) {
+    const { run, status } = jobs.get(id);
+    if (run !== undefined || !/running|queued/.test(status) || signal.aborted) return run;
+    await setTimeout(LOOK_MS);
+  }
+}
+
+/** Shows how far a job is until it ends. */
+async function follow({ jobs }: Server, id: string, terminal: Terminal, signal: AbortSignal) {
+  let shown: { label: string; progress: Progress } | undefined;
+  for (; !signal.aborted; await setTimeout(LOOK_MS)) {
+    const { state, status, exit } = jobs.get(id);
+    const now = state?.progress;
+    if (now && now.label !== shown?.label) {
+      shown?.progress.end();
+      const { label, unit, total, done } = now;
+      shown = {
+        label,
+        progress: new Progress({ label, unit, total, start: done, quiet: terminal.quiet }),
+      };
+    }
+    if (now) shown!.progress.update(now.done, now.detail);
+    if (/running|queued/.test(status)) continue;
+    shown?.progress.end();
+    terminal.note(
+      status === "finished"
+        ? "The run is finished: its features are on the page."
+        : `The run ${status === "stopped" ? "was stopped" : "did not finish"}${exit?.error ? `: ${exit.error}` : ""}; it can be gone on with on the page.`,
+    );
+    return;
+  }
+}
+
+const LOOK_MS = 250;
 
 function openInBrowser(url: string): void {
   const [program, ...args] =

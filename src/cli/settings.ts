@@ -2,12 +2,18 @@
  * Settings from the command line: config files, and one dotted flag for every field of the schema
  * (--sae.k 64). Flags, their help and their types all come from the schema.
  */
+import { fileURLToPath } from "node:url";
 import { readFileSync } from "node:fs";
 import { Option, type Command } from "commander";
 import { parse, YAMLParseError } from "yaml";
 
 import { configJsonSchema, parseConfig, type JsonSchema, type RunConfig } from "../config.ts";
 import { messageOf, UserError } from "../error.ts";
+
+/** What runs when nothing is asked for: short enough to wait for. */
+export const QUICK_START = fileURLToPath(
+  new URL("../../examples/quick-start.yaml", import.meta.url),
+);
 
 /** One setting: a leaf of the schema. */
 export interface Field {

@@ -9,6 +9,7 @@ import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from "node:f
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
+import type { RunConfig } from "../config.ts";
 import {
   createJob,
   JOB_VARIABLE,
@@ -81,6 +82,17 @@ export class Jobs {
     createJob(this.#runs, { ...order, args, id, created }, files);
     this.#startNext();
     return this.get(id);
+  }
+
+  /** Queues a run with these settings: it trains, measures, looks its features up. */
+  addRun(config: RunConfig): Job {
+    return this.add(
+      {
+        ...{ kind: "train", title: `train ${config.name}` },
+        args: ["run", "{folder}/config.json", "--json"],
+      },
+      { "config.json": config },
+    );
   }
 
   /** Asks a job to save what it has and end; one that waits is not started. */

@@ -95,14 +95,7 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       // Checked before anything is queued; the folder is the server's to choose.
       const parsed = parseConfig({ ...config, runs: runs.folder });
       if (isConfined) requireConfined(parsed);
-      const job = jobs.add(
-        {
-          ...{ kind: "train", title: `train ${parsed.name}` },
-          args: ["run", "{folder}/config.json", "--json"],
-        },
-        { "config.json": parsed },
-      );
-      return c.json(job, 201);
+      return c.json(jobs.addRun(parsed), 201);
     })
     .openapi(compare, (c) => {
       const ids = c.req.valid("query").runs.split(",");

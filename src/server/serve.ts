@@ -36,6 +36,9 @@ export interface Server {
   port: number;
   /** Whether the dashboard was built. */
   hasPage: boolean;
+  /** Jobs and runs, for whoever started the server. */
+  jobs: Jobs;
+  runs: RunStore;
   close(): Promise<void>;
 }
 
@@ -59,8 +62,9 @@ export async function serve(options: ServeOptions): Promise<Server> {
   const jobs = new Jobs(folder, { ...(options.jobsAtOnce && { atOnce: options.jobsAtOnce }) });
   const models = new Models();
   const annotations = await Annotations.open(options.database ?? join(folder, ".annotations", "annotations.db")); // prettier-ignore
+  const runs = new RunStore(folder);
   const app = createApp({
-    services: { runs: new RunStore(folder), jobs, models, annotations, isConfined: !isLoopback },
+    services: { runs, jobs, models, annotations, isConfined: !isLoopback },
     guard: {
       hosts: [...LOOPBACK, host.includes(":") ? `[${host}]` : host, ...allowHosts].map((name) => name.toLowerCase()), // prettier-ignore
       ...(token !== undefined && { token }),
@@ -86,7 +90,7 @@ export async function serve(options: ServeOptions): Promise<Server> {
   return {
     url: `http://${name}:${address.port}/${token === undefined ? "" : `?token=${token}`}`,
     port: address.port,
-    hasPage: page !== undefined,
+    ...{ hasPage: page !== undefined, jobs, runs },
     async close() {
       closing.abort();
       jobs.close();
