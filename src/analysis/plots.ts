@@ -314,7 +314,7 @@ export function figure(
 ): Figure {
   const { legend, ...rest } = options;
   const element = plot.api.plot({
-    document: plot.document,
+    document: plot.document as NonNullable<PlotModule.PlotOptions["document"]>,
     width: WIDTH,
     height: HEIGHT,
     marginLeft: 52,
