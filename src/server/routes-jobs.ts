@@ -1,4 +1,5 @@
 /** /api/jobs: long work. */
+import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
 import { UserError } from "../error.ts";
@@ -122,8 +123,13 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
   const { kind } = order;
   const path = (run: string) => runs.folderOf(run);
   const job = (title: string, args: string[], run?: string) => ({
-    ...{ kind, title, args: [...args, "--json"] },
+    ...{ kind, title, args: () => [...args, "--json"] },
     ...(run !== undefined && { run }),
+  });
+  /** One that makes files beside its result. */
+  const jobWithFiles = (title: string, args: string[], run: string, last: string[] = []) => ({
+    ...{ kind, title, run },
+    args: (folder: string) => [...args, "--out", join(folder, "out"), "--json", ...last],
   });
   switch (kind) {
     case "resume":
@@ -146,12 +152,12 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
     case "layers": {
       const [first] = order.runs;
       const args = ["layers", ...order.runs.map(path), "--tokens", String(order.tokens)];
-      return job(`match ${order.runs.length} runs`, [...args, "--out", "{folder}/out"], first);
+      return jobWithFiles(`match ${order.runs.length} runs`, args, first);
     }
     case "compose": {
       const { run, with: other, tokens } = order;
       const args = ["compose", path(run), ...(other ? ["--with", path(other)] : [])];
-      return job("find what goes together", [...args, "--tokens", String(tokens), "--out", "{folder}/out"], run); // prettier-ignore
+      return jobWithFiles("find what goes together", [...args, "--tokens", String(tokens)], run);
     }
     case "dose": {
       const { run, add, strengths, concept, regex, texts, prompt } = order;
@@ -161,11 +167,10 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
         ...["steer", "--run", path(run), "--dose", strengths.join(","), "--texts", String(texts)],
         ...add.map(({ latent, value }) => `--add=${latent}=${value}`),
         ...(concept !== undefined ? [`--concept=${concept}`] : [`--regex=${regex}`]),
-        ...["--out", "{folder}/out"],
-        // After --, so that a prompt that begins with a dash is no flag.
       ];
-      const more = prompt === "" ? [] : ["--", prompt];
-      return { kind, title: `dose of ${add.map((one) => one.latent).join(" + ")}`, args: [...args, "--json", ...more], run }; // prettier-ignore
+      // After --, so that a prompt that begins with a dash is no flag.
+      const last = prompt === "" ? [] : ["--", prompt];
+      return jobWithFiles(`dose of ${add.map((one) => one.latent).join(" + ")}`, args, run, last);
     }
     default:
       return order satisfies never;
