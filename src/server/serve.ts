@@ -28,6 +28,8 @@ export interface ServeOptions {
   database?: string;
   /** Jobs that run at the same time. */
   jobsAtOnce?: number;
+  /** The folder of the dashboard's files; absent: what the build made. */
+  page?: string;
 }
 
 export interface Server {
@@ -51,10 +53,9 @@ export async function serve(options: ServeOptions): Promise<Server> {
   } catch (error) {
     throw new UserError(`cannot use the runs folder ${folder}: ${messageOf(error)}`);
   }
-  const isLoopback = [...LOOPBACK, "::1"].includes(host) || host.startsWith("127.");
-  const token = isLoopback
-    ? options.token
-    : (options.token ?? randomBytes(24).toString("base64url"));
+  const isLoopback = [...LOOPBACK, "::1"].includes(host) || /^127(\.\d+){3}$/.test(host);
+  // An empty one is none: everybody would have it.
+  const token = options.token || (isLoopback ? undefined : randomBytes(24).toString("base64url"));
   const closing = new AbortController();
   const jobs = new Jobs(folder, { ...(options.jobsAtOnce && { atOnce: options.jobsAtOnce }) });
   const models = new Models();
@@ -68,7 +69,7 @@ export async function serve(options: ServeOptions): Promise<Server> {
     version: version(),
     closing: closing.signal,
   });
-  const page = pageFiles();
+  const page = pageFiles(options.page);
   if (page) app.use(page);
   app.notFound((c) => c.json({ error: `there is no ${c.req.path}` }, 404));
 
