@@ -51,7 +51,7 @@ export const FeatureId = RunId.extend({
     .min(0)
     .max(2 ** 31 - 1)
     .openapi({
-      param: { name: "latent", in: "path" },
+      param: { name: "latent", in: "path", required: true },
       ...{ type: "integer", minimum: 0, maximum: 2 ** 31 - 1 },
     }),
 });
