@@ -235,6 +235,8 @@ test("neighbours are named, nearest first", async () => {
     expect(nearest.every(({ label }) => label !== "")).toBe(true);
   }
   expect(found.together.length).toBeGreaterThan(0);
+  const all = await client.get<typeof found>(`${api}/features/5/neighbors?top=100`);
+  expect(all.decoder.nearest).toHaveLength(63);
 });
 
 test("what drove a prediction is said with the latents' names", async () => {
