@@ -142,12 +142,12 @@ const COUNTS: Record<string, number> = {
   "POST /api/runs/{run}/analyse": 100,
   "POST /api/runs/{run}/attribute": 60,
   "POST /api/runs/{run}/steer": 60,
-  "POST /api/setup/estimate": 40,
+  "POST /api/setup/estimate": 30,
   "GET /api/setup/model": 60,
   "GET /api/runs/{run}/live": 40,
   "GET /api/jobs/live": 10,
 };
-const COUNT = 150;
+const COUNT = 120;
 const SIMPLE = 5;
 
 /** Changes that keep a right request quick, or make it ask about something that is there. */
@@ -157,9 +157,11 @@ const TAMED: Record<string, (body: Record<string, unknown>, values: Values) => u
   "POST /api/runs/{run}/steer": (body) => ({ ...body, maxNewTokens: 2 }),
   "POST /api/runs/{run}/labels/import": (body, values) =>
     values.chance(0.5) ? { ...body, annotations: [{ latent: 3, label: "x" }], groups: [] } : body,
+  "POST /api/runs/{run}/features/{latent}/restore": (body, values) =>
+    values.chance(0.7) ? { version: 1 } : body,
   // The settings of none are those of a run that takes minutes.
   "POST /api/setup/estimate": (body, values) => ({
-    config: values.chance(0.02) ? SMALL : { ...(body.config as object), nothing: 1 },
+    config: values.chance(0.15) ? SMALL : { ...(body.config as object), nothing: 1 },
   }),
 };
 
