@@ -7,6 +7,7 @@ import { spawn } from "node:child_process";
 import { createHash } from "node:crypto";
 import {
   existsSync,
+  lstatSync,
   mkdirSync,
   readdirSync,
   readFileSync,
@@ -63,6 +64,11 @@ export async function install() {
   const major = Number(process.versions.node.split(".")[0]);
   if (major < 20) fail(`Lens needs Node 20 or newer; this is ${process.version}.`);
   if (isInstalled()) return;
+  // `npm ci` empties what a link points to, which others may be using.
+  if (lstatSync(join(root, "node_modules"), { throwIfNoEntry: false })?.isSymbolicLink())
+    fail(
+      "node_modules is a link, and not what package-lock.json names: install where it points to.",
+    );
   process.stderr.write("Installing dependencies from the lockfile (once; about a minute) …\n");
   const started = Date.now();
   const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error"];

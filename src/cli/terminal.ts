@@ -24,8 +24,10 @@ export class Terminal {
 
   /** Something worth knowing on the way. */
   note(text: string): void {
-    currentJob()?.tell({ note: text.trim() });
-    if (!this.quiet) process.stderr.write(text + "\n");
+    const job = currentJob();
+    job?.tell({ note: text.trim() });
+    // A job's stderr is its log.
+    if (!this.quiet || job) process.stderr.write(text + "\n");
   }
 
   /** What was asked for: `text` for people, `value` with --json. */

@@ -1,4 +1,5 @@
 /** What the routes have in common: how an answer is described, and how an error becomes one. */
+import { createHash } from "node:crypto";
 import { OpenAPIHono, z } from "@hono/zod-openapi";
 import type { Context } from "hono";
 import { HTTPException } from "hono/http-exception";
@@ -47,10 +48,13 @@ export const body = <S extends z.ZodType>(schema: S) => ({
 
 /** A table of columns, see packed-table.ts. */
 export const table = (description: string) => ({
-  content: {
-    "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) },
+  200: {
+    content: {
+      "application/octet-stream": { schema: z.string().openapi({ format: "binary" }) },
+    },
+    description: `${description}; a table of columns: u32 length of a JSON header, the header, zeros up to a multiple of 8, the columns`,
   },
-  description: `${description}; a table of columns: u32 length of a JSON header, the header, zeros up to a multiple of 8, the columns`,
+  304: { description: "As it was when If-None-Match was got" },
 });
 
 export const events = (description: string) => ({
@@ -75,8 +79,8 @@ export function answerError(thrown: Error, c: Context): Response {
 }
 
 /** Bytes as an answer, with a tag by which a browser that has them already is told so. */
-export function bytes(c: Context, content: Uint8Array<ArrayBuffer>, tag: string): Response {
-  const etag = `"${tag}"`;
+export function bytes(c: Context, content: Uint8Array<ArrayBuffer>): Response {
+  const etag = `"${createHash("sha256").update(content).digest("base64url").slice(0, 22)}"`;
   const headers = {
     "Content-Type": "application/octet-stream",
     ETag: etag,

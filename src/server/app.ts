@@ -63,14 +63,39 @@ export function createApp(options: AppOptions): OpenAPIHono {
   app.use("/api/runs/:run/labels/import", tooLarge(MOST_IMPORTED_BYTES));
   app.use("/api/*", except("/api/runs/:run/labels/import", tooLarge(MOST_BYTES)));
   app.route("/api", apiRoutes(options));
-  app.doc31("/api/openapi.json", {
+  app.get("/api/openapi.json", (c) => c.json(describe(app, options.version)));
+  app.all("/api/*", (c) => c.json({ error: `there is no ${c.req.method} ${c.req.path}` }, 404));
+  return app;
+}
+
+/** The OpenAPI document, with the refusals that any operation may answer with. */
+function describe(app: OpenAPIHono, version: string) {
+  const document = app.getOpenAPI31Document({
     openapi: "3.1.0",
     info: {
       title: "Lens",
-      version: options.version,
+      version,
       description: "Runs, features and labels of the sparse-autoencoder workbench.",
     },
   });
-  app.all("/api/*", (c) => c.json({ error: `there is no ${c.req.method} ${c.req.path}` }, 404));
-  return app;
+  const refusal = (description: string) => ({
+    content: { "application/json": { schema: { $ref: "#/components/schemas/Error" } } },
+    description,
+  });
+  const any = {
+    401: refusal("A token is needed"),
+    403: refusal("Asked under a name that is not this server's, or by another site"),
+    500: refusal("A mistake in Lens"),
+  };
+  const withBody = {
+    413: refusal("The body is too large"),
+    415: refusal("The body is not JSON"),
+  };
+  for (const path of Object.values(document.paths ?? {}))
+    for (const method of ["get", "post", "patch", "delete"] as const) {
+      const operation = path[method];
+      if (operation)
+        operation.responses = { ...any, ...(operation.requestBody && withBody), ...operation.responses }; // prettier-ignore
+    }
+  return document;
 }

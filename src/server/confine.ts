@@ -1,27 +1,48 @@
 /** What a server that is open to others lets them name: models and texts below the folder it was started in. */
-import { relative, resolve } from "node:path";
+import { realpathSync } from "node:fs";
+import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 
 import type { RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 
-/** @throws UserError for a path that leads out of the working folder. */
-export function requireConfined({ activations }: RunConfig): void {
-  const { from } = activations;
-  if (from === "synthetic") return;
-  const paths =
-    from === "model"
-      ? [activations.model, activations.data]
-      : [
-          ...[activations.path, activations.targetPath, ...activations.joinPaths],
-          ...[activations.validationPath, activations.validationTargetPath],
-          ...activations.validationJoinPaths,
-        ];
-  for (const path of paths) {
+/** @throws UserError for a path that leads out of the working folder, by a link too. */
+export function requireConfined(config: RunConfig): void {
+  for (const path of pathsOf(config)) {
     if (path === undefined || path.startsWith("builtin:")) continue;
-    const way = relative(process.cwd(), resolve(path));
-    if (way.startsWith("..") || resolve(path) === way)
+    const way = relative(realOf(process.cwd()), realOf(resolve(path)));
+    if (way === ".." || way.startsWith(`..${sep}`) || isAbsolute(way))
       throw new UserError(
         `a server that others can reach reads files below its own folder only; got ${path}`,
       );
+  }
+}
+
+/** Everything in the settings that names a file or folder to be read. */
+function pathsOf({ activations, train, features }: RunConfig): (string | undefined)[] {
+  const own = [train.from, features.store];
+  switch (activations.from) {
+    case "synthetic":
+      return own;
+    case "model":
+      return [...own, activations.model, activations.data];
+    case "folder":
+      return [
+        ...own,
+        ...[activations.path, activations.targetPath, ...activations.joinPaths],
+        ...[activations.validationPath, activations.validationTargetPath],
+        ...activations.validationJoinPaths,
+      ];
+    default:
+      return activations satisfies never;
+  }
+}
+
+/** Where a path leads once links are followed; of one that does not exist, as far as it does. */
+function realOf(path: string): string {
+  try {
+    return realpathSync(path);
+  } catch {
+    const parent = dirname(path);
+    return parent === path ? path : join(realOf(parent), basename(path));
   }
 }

@@ -38,7 +38,8 @@ export const CONTENT_SECURITY_POLICY = [
   "frame-ancestors 'none'",
 ].join("; ");
 
-const HEADERS = {
+/** On every answer. */
+export const HEADERS = {
   "Content-Security-Policy": CONTENT_SECURITY_POLICY,
   "X-Content-Type-Options": "nosniff",
   "Referrer-Policy": "no-referrer",
@@ -59,7 +60,8 @@ export function guard({ hosts, token }: GuardOptions): MiddlewareHandler {
         setCookie(c, COOKIE, token, { httpOnly: true, sameSite: "Strict", path: "/" });
         const url = new URL(c.req.url);
         url.searchParams.delete("token");
-        return c.redirect(url.pathname + url.search);
+        // One slash: two would name another host.
+        return c.redirect(url.pathname.replace(/^\/+/, "/") + url.search);
       }
       const bearer = /^Bearer (.+)$/.exec(c.req.header("Authorization") ?? "")?.[1];
       if (!isSame(bearer ?? getCookie(c, COOKIE) ?? "", token))
@@ -83,8 +85,11 @@ function refusalOf(c: Context, hosts: readonly string[]): string | undefined {
   if (origin !== undefined && origin !== `http://${host}` && origin !== `https://${host}`)
     return `requests from ${JSON.stringify(origin)} are not answered`;
   const site = c.req.header("Sec-Fetch-Site");
-  // A link on another page may lead here; nothing else on it may ask.
-  const isLink = c.req.header("Sec-Fetch-Mode") === "navigate" && c.req.method === "GET";
+  // A link on another page may lead here; nothing else on it may ask, a frame neither.
+  const isLink =
+    c.req.header("Sec-Fetch-Mode") === "navigate" &&
+    ["document", undefined].includes(c.req.header("Sec-Fetch-Dest")) &&
+    c.req.method === "GET";
   if ((site === "cross-site" || site === "same-site") && !isLink)
     return "requests from other sites are not answered";
   return undefined;

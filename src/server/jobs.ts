@@ -5,11 +5,12 @@
  */
 import { spawn } from "node:child_process";
 import { randomBytes } from "node:crypto";
-import { closeSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { closeSync, existsSync, openSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 
 import type { RunConfig } from "../config.ts";
+import { messageOf, UserError } from "../error.ts";
 import {
   createJob,
   JOB_VARIABLE,
@@ -68,16 +69,19 @@ export class Jobs {
   }
 
   /**
-   * Queues a command. @param files written into the job's folder first; `{folder}` in `args` stands for it.
+   * Queues a command. @param files written into the job's folder first, which `args` is given.
+   * @throws UserError for an argument that no process can be given.
    */
   add(
-    order: Pick<JobOrder, "kind" | "title" | "args" | "run">,
+    order: Pick<JobOrder, "kind" | "title" | "run"> & { args: (folder: string) => string[] },
     files: Record<string, unknown> = {},
   ): Job {
     const created = new Date().toISOString();
     const id = `${created.replace(/\D/g, "").slice(0, 14)}-${order.kind}-${randomBytes(3).toString("hex")}`;
     const folder = this.folderOf(id);
-    const args = order.args.map((arg) => arg.replace("{folder}", folder));
+    const args = order.args(folder);
+    if (args.some((arg) => arg.includes("\0")))
+      throw new UserError("a text of this job holds a NUL character; remove it");
     // The order comes last: it is what makes the folder a job.
     createJob(this.#runs, { ...order, args, id, created }, files);
     this.#startNext();
@@ -89,7 +93,7 @@ export class Jobs {
     return this.add(
       {
         ...{ kind: "train", title: `train ${config.name}` },
-        args: ["run", "{folder}/config.json", "--json"],
+        args: (folder) => ["run", join(folder, "config.json"), "--json"],
       },
       { "config.json": config },
     );
@@ -147,10 +151,15 @@ export class Jobs {
     for (const { id } of own) this.remove(id);
   }
 
+  /** What goes wrong here goes wrong for one job, or is gone at the next look. */
   #startNext(): void {
-    const jobs = this.list();
-    let free = this.#atOnce - jobs.filter((job) => job.status === "running").length;
-    for (const job of jobs) if (job.status === "queued" && free-- > 0) this.#start(job);
+    try {
+      const jobs = this.list();
+      let free = this.#atOnce - jobs.filter((job) => job.status === "running").length;
+      for (const job of jobs) if (job.status === "queued" && free-- > 0) this.#start(job);
+    } catch (error) {
+      process.stderr.write(`cannot look after the jobs: ${messageOf(error)}\n`);
+    }
   }
 
   #start({ id, args }: Job): void {
@@ -162,22 +171,38 @@ export class Jobs {
     } catch {
       return;
     }
-    const out = openSync(join(folder, "stdout"), "w");
-    const err = openSync(join(folder, "stderr"), "w");
+    const files: number[] = [];
     try {
+      const out = openSync(join(folder, "stdout"), "w");
+      files.push(out);
+      const err = openSync(join(folder, "stderr"), "w");
+      files.push(err);
       const child = spawn(process.execPath, [this.#lens, ...args], {
         // A session of its own: neither Ctrl-C at the server's terminal nor its end reaches it.
         ...{ detached: true, stdio: ["ignore", out, err], windowsHide: true },
         env: { ...process.env, [JOB_VARIABLE]: folder },
       });
-      child.on("error", (error) => {
-        write(folder, "exit.json", { code: 1, error: error.message, finished: new Date().toISOString() }); // prettier-ignore
+      child.on("error", (error) => failed(folder, 1, error.message));
+      child.on("exit", (code, signal) => {
+        // One that had begun says itself how it ended, or leaves its lock.
+        if (existsSync(join(folder, "exit.json")) || existsSync(join(folder, "lock"))) return;
+        failed(folder, code || 1, `it ended before it began (${signal ?? `exit code ${code}`})`);
       });
       child.unref();
+    } catch (error) {
+      failed(folder, 1, messageOf(error));
     } finally {
-      closeSync(out);
-      closeSync(err);
+      files.forEach((file) => closeSync(file));
     }
+  }
+}
+
+/** Writes how a job ended that could not do so itself. */
+function failed(folder: string, code: number, error: string): void {
+  try {
+    write(folder, "exit.json", { code, error, finished: new Date().toISOString() });
+  } catch (problem) {
+    process.stderr.write(`cannot write to ${folder}: ${messageOf(problem)}\n`);
   }
 }
 

@@ -2,6 +2,9 @@
  * The thread that holds models: it opens a run with its model on the first question and answers what
  * pages ask of it. The server's own thread stays free, since running a model blocks the one it runs in.
  */
+import { statSync } from "node:fs";
+import { join } from "node:path";
+
 import { tokenText } from "../analysis/codes.ts";
 import { attribute, singleToken } from "../analysis/attribute.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
@@ -177,17 +180,20 @@ export type Answer =
   | { id: number; result: unknown }
   | { id: number; error: string; isUsers: boolean };
 
-const opened = new Map<string, Promise<Opened>>();
+const opened = new Map<string, { stamp: string; run: Promise<Opened> }>();
 
 async function open(folder: string): Promise<Opened> {
   const known = opened.get(folder);
   opened.delete(folder);
-  const run = known ?? openAll(folder);
-  opened.set(folder, run);
+  const stamp = stampOf(folder);
+  const isSame = known?.stamp === stamp;
+  if (known && !isSame) close(known.run);
+  const run = isSame ? known.run : openAll(folder);
+  opened.set(folder, { stamp, run });
   const [oldest] = opened;
   if (opened.size > KEPT) {
     opened.delete(oldest[0]);
-    void oldest[1].then(({ model }) => model.close()).catch(() => undefined);
+    close(oldest[1].run);
   }
   try {
     return await run;
@@ -195,6 +201,17 @@ async function open(folder: string): Promise<Opened> {
     opened.delete(folder);
     throw error;
   }
+}
+
+function close(run: Promise<Opened>): void {
+  void run.then(({ model }) => model.close()).catch(() => undefined);
+}
+
+/** Changes when the run is trained anew, or its features are looked up (anew). */
+function stampOf(folder: string): string {
+  return ["sae/cfg.json", "features/index.json", "features/labels.json"]
+    .map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? "")
+    .join();
 }
 
 async function openAll(folder: string): Promise<Opened> {

@@ -139,6 +139,10 @@ export function annotationRoutes({ runs, annotations }: Services) {
     if (latent >= dSae)
       throw new NotFound(`run ${run} has latents 0 to ${dSae - 1}; got ${latent}`);
   };
+  const features = async (run: string, latents: number[] = []) => {
+    const largest = latents.reduce((a, b) => Math.max(a, b), -1);
+    if (largest >= 0) await feature({ run, latent: largest });
+  };
   const own = async (run: string, group: string) => {
     runs.folderOf(run);
     if (!(await annotations.groups(run)).some(({ id }) => id === group))
@@ -196,7 +200,7 @@ export function annotationRoutes({ runs, annotations }: Services) {
       const { run } = c.req.valid("param");
       runs.folderOf(run);
       const { name, description, latents, author } = c.req.valid("json");
-      for (const latent of latents ?? []) await feature({ run, latent });
+      await features(run, latents);
       const made = await annotations.createGroup(run, name, description, author);
       return c.json(latents ? await annotations.addToGroup(run, made.id, latents) : made, 201);
     })
@@ -204,7 +208,7 @@ export function annotationRoutes({ runs, annotations }: Services) {
       const { run, group } = c.req.valid("param");
       await own(run, group);
       const { add, remove, ...change } = c.req.valid("json");
-      for (const latent of add ?? []) await feature({ run, latent });
+      await features(run, add);
       let changed = await annotations.updateGroup(run, group, change);
       if (add) changed = await annotations.addToGroup(run, group, add);
       if (remove) changed = await annotations.removeFromGroup(run, group, remove);

@@ -6,6 +6,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
 import { parseQuery, runQuery, type Query, type Remark } from "../analysis/feature-query.ts";
 import { HISTOGRAM } from "../analysis/features.ts";
+import { messageOf, UserError } from "../error.ts";
 import { packTable, type NumberColumn, type PackedTable } from "../packed-table.ts";
 import { nameOf } from "../workbench/feature-facts.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
@@ -16,6 +17,7 @@ import {
   FeaturePage,
   RunId,
   sortField,
+  whole,
   type FeatureRow,
 } from "./schemas.ts";
 
@@ -28,8 +30,8 @@ const list = createRoute({
     query: z.object({
       query: z.string().max(2000).default("").openapi({ description: 'For example density<0.01 label:animal -is:dead fires:"the dog"' }), // prettier-ignore
       sort: sortField.optional().openapi({ description: "A field, after a minus for falling" }),
-      offset: z.coerce.number().int().min(0).default(0).openapi({ type: "integer" }),
-      limit: z.coerce.number().int().min(1).max(1000).default(50).openapi({ type: "integer" }),
+      offset: whole({ minimum: 0, maximum: 2 ** 31 - 1, default: 0 }),
+      limit: whole({ minimum: 1, maximum: 1000, default: 50 }),
     }),
   },
   responses: { 200: json(FeaturePage, "The latents"), ...ABSENT },
@@ -41,7 +43,7 @@ const top = createRoute({
     params: RunId,
     query: z.object({
       by: sortField.default("-f1"),
-      limit: z.coerce.number().int().min(1).max(1000).default(20).openapi({ type: "integer" }),
+      limit: whole({ minimum: 1, maximum: 1000, default: 20 }),
     }),
   },
   responses: { 200: json(FeaturePage, "The latents; dead ones are left out"), ...ABSENT },
@@ -50,7 +52,7 @@ const top = createRoute({
 const columns = createRoute({
   ...{ method: "get", path: "/runs/{run}/columns", summary: "All latents at once" },
   request: { params: RunId },
-  responses: { 200: table("One row per latent, the columns of FeatureRow"), ...ABSENT },
+  responses: { ...table("One row per latent, the columns of FeatureRow"), ...ABSENT },
 });
 
 const get = createRoute({
@@ -62,7 +64,7 @@ const get = createRoute({
 const maps = createRoute({
   ...{ method: "get", path: "/runs/{run}/map", summary: "Where the latents lie" },
   request: { params: RunId },
-  responses: { 200: table("x and y of each map, NaN for a latent that is not on it; the header's meta says what they are"), ...ABSENT }, // prettier-ignore
+  responses: { ...table("x and y of each map, NaN for a latent that is not on it; the header's meta says what they are"), ...ABSENT }, // prettier-ignore
 });
 
 const results = createRoute({
@@ -130,9 +132,7 @@ export function featureRoutes({ runs, models, annotations }: Services) {
     })
     .openapi(columns, async (c) => {
       const { run } = c.req.valid("param");
-      const { bytes: content, features } = await runs.features(run);
-      const { firings } = features.index.columns;
-      return bytes(c, content, `${run}-${content.length}-${firings.length}`);
+      return bytes(c, (await runs.features(run)).bytes);
     })
     .openapi(get, async (c) => {
       const { run, latent } = c.req.valid("param");
@@ -170,6 +170,13 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       const { run } = c.req.valid("param");
       const found = await readOr404(join(runs.folderOf(run), "features", "map", "map.json"), `run ${run} has no map yet: lens feature map ${run}`); // prettier-ignore
       const { maps: layouts, clusters, suspects } = found as unknown as MapFile;
+      if (
+        !Array.isArray(layouts) ||
+        !layouts.every(({ x, y }) => Array.isArray(x) && Array.isArray(y))
+      )
+        throw new UserError(
+          `the map of run ${run} is damaged; make it again: lens feature map ${run}`,
+        );
       const numbers: Record<string, NumberColumn> = {};
       for (const { kind, x, y } of layouts) {
         numbers[`${kind}.x`] = Float32Array.from(x, (v) => v ?? NaN);
@@ -177,7 +184,7 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       }
       const about = layouts.map(({ x: _x, y: _y, ...rest }) => rest);
       const content = packTable({ meta: { maps: about, clusters, suspects }, numbers, texts: {} });
-      return bytes(c, content, `${content.length}-${run}`);
+      return bytes(c, content);
     })
     .openapi(results, async (c) => {
       const { run, name } = c.req.valid("param");
@@ -226,5 +233,9 @@ async function readOr404(path: string, absent: string): Promise<Record<string, u
   } catch {
     throw new NotFound(absent);
   }
-  return JSON.parse(text) as Record<string, unknown>;
+  try {
+    return JSON.parse(text) as Record<string, unknown>;
+  } catch (error) {
+    throw new UserError(`${path} is damaged (${messageOf(error)}); make it again`);
+  }
 }

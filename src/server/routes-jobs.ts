@@ -1,4 +1,5 @@
 /** /api/jobs: long work. */
+import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
 import { UserError } from "../error.ts";
@@ -120,8 +121,13 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
   const { kind } = order;
   const path = (run: string) => runs.folderOf(run);
   const job = (title: string, args: string[], run?: string) => ({
-    ...{ kind, title, args: [...args, "--json"] },
+    ...{ kind, title, args: () => [...args, "--json"] },
     ...(run !== undefined && { run }),
+  });
+  /** One that makes files beside its result. */
+  const jobWithFiles = (title: string, args: string[], run: string, last: string[] = []) => ({
+    ...{ kind, title, run },
+    args: (folder: string) => [...args, "--out", join(folder, "out"), "--json", ...last],
   });
   switch (kind) {
     case "resume":
@@ -159,11 +165,10 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
         ...["steer", "--run", path(run), "--dose", strengths.join(","), "--texts", String(texts)],
         ...latents.map((latent) => `--add=${latent}=${unit}`),
         ...(concept !== undefined ? [`--concept=${concept}`] : [`--regex=${regex}`]),
-        ...["--out", "{folder}/out"],
-        // After --, so that a prompt that begins with a dash is no flag.
       ];
-      const more = prompt === "" ? [] : ["--", prompt];
-      return { kind, title: `dose of ${latents.join(" + ")}`, args: [...args, "--json", ...more], run }; // prettier-ignore
+      // After --, so that a prompt that begins with a dash is no flag.
+      const last = prompt === "" ? [] : ["--", prompt];
+      return jobWithFiles(`dose of ${latents.join(" + ")}`, args, run, last);
     }
     default:
       return order satisfies never;

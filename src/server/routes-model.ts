@@ -14,12 +14,13 @@ import {
   RunId,
   SteerRequest,
   TextCodes,
+  whole,
 } from "./schemas.ts";
 
 /** Characters of a text that may be sent: about 50,000 tokens. */
 const MOST_TEXT = 200_000;
 const text = z.string().min(1).max(MOST_TEXT);
-const top = z.coerce.number().int().min(1).max(100).default(10).openapi({ type: "integer" });
+const top = whole({ minimum: 1, maximum: 100, default: 10 });
 
 const analyse = createRoute({
   ...{ method: "post", path: "/runs/{run}/analyse", summary: "Which latents fire on a text" },

@@ -1,5 +1,7 @@
 /** /api/runs: the experiments. Making one trains it, in a job. */
-import { open, stat } from "node:fs/promises";
+import { createHash } from "node:crypto";
+import { existsSync } from "node:fs";
+import { open, stat, type FileHandle } from "node:fs/promises";
 import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
@@ -56,7 +58,7 @@ const remove = createRoute({
 const metrics = createRoute({
   ...{ method: "get", path: "/runs/{run}/metrics", summary: "Every log step" },
   request: { params: RunId },
-  responses: { 200: table("One row per log step, one column per number"), ...ABSENT },
+  responses: { ...table("One row per log step, one column per number"), ...ABSENT },
 });
 
 const preview = createRoute({
@@ -71,7 +73,8 @@ const preview = createRoute({
 const watch = createRoute({
   method: "get",
   path: "/runs/{run}/live",
-  summary: "What happens in a run: events `metrics` (lines), `preview`, `status`",
+  summary:
+    "What happens in a run: events `metrics` (lines), `reset` (those told before are void), `preview`, `status`, `gone`",
   request: { params: RunId },
   responses: { 200: events("Until the page goes"), ...ABSENT },
 });
@@ -95,6 +98,8 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       // Checked before anything is queued; the folder is the server's to choose.
       const parsed = parseConfig({ ...config, runs: runs.folder });
       if (isConfined) requireConfined(parsed);
+      if (parsed.name.startsWith("."))
+        throw new UserError("name: a run whose name begins with a dot would not be shown");
       return c.json(jobs.addRun(parsed), 201);
     })
     .openapi(compare, (c) => {
@@ -113,7 +118,7 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
     })
     .openapi(remove, async (c) => {
       const { run } = c.req.valid("param");
-      runs.folderOf(run);
+      runs.requireIdle(run); // before anything of it goes
       jobs.removeOf(run);
       runs.remove(run);
       await annotations.deleteRun(run);
@@ -124,7 +129,7 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       const lines = runs.metrics(run);
       const numbers = metricColumns(lines);
       const content = packTable({ meta: { rows: lines.length }, numbers, texts: {} });
-      return bytes(c, content, `${lines.length}-${lines.at(-1)?.step ?? 0}`);
+      return bytes(c, content);
     })
     .openapi(preview, async (c) => {
       const found = await readPreview(runs.folderOf(c.req.valid("param").run));
@@ -134,11 +139,12 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       const { run } = c.req.valid("param");
       const folder = runs.folderOf(run);
       const [tellStatus, tellPreview] = [whenChanged("status"), whenChanged("preview")];
-      const tail = new Tail(join(folder, "metrics.jsonl"), Number(c.req.header("Last-Event-ID")));
+      const tail = new Tail(join(folder, "metrics.jsonl"), c.req.header("Last-Event-ID"));
       return live(c, closing, async (stream) => {
-        const lines = await tail.next();
+        const { isReset, lines } = await tail.next();
+        if (isReset) await stream.writeSSE({ event: "reset", data: "" });
         if (lines !== undefined)
-          await stream.writeSSE({ event: "metrics", data: lines, id: String(tail.at) });
+          await stream.writeSSE({ event: "metrics", data: lines, id: tail.id });
         await tellPreview(stream, (await readPreview(folder)) ?? null);
         let status: RunInfo["status"];
         try {
@@ -154,35 +160,62 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
     });
 }
 
+/** Bytes before the place reached that are compared, to see whether the file is still the same. */
+const MARK = 256;
+
 /** What is added to a file of JSON lines, as one JSON array. */
 class Tail {
   readonly #path: string;
   /** Bytes that were told. */
-  at: number;
+  #at = 0;
+  /** What the last of them were. */
+  #mark = "";
 
-  constructor(path: string, at: number) {
+  /** @param id of the last event that was heard; absent or no id: told from the start. */
+  constructor(path: string, id = "") {
     this.#path = path;
-    this.at = Number.isSafeInteger(at) && at > 0 ? at : 0;
+    const [, at, mark] = /^(\d{1,15})-([\w-]+)$/.exec(id) ?? [];
+    if (at !== undefined) [this.#at, this.#mark] = [Number(at), mark];
   }
 
-  async next(): Promise<string | undefined> {
-    const found = await stat(this.#path).catch(() => undefined);
-    // A run that was resumed may have been cut back: told from the start.
-    if (found && found.size < this.at) this.at = 0;
-    if (!found || found.size <= this.at) return undefined;
-    const room = Buffer.alloc(found.size - this.at);
-    const file = await open(this.#path);
-    try {
-      await file.read(room, 0, room.length, this.at);
-    } finally {
-      await file.close();
-    }
-    const end = room.lastIndexOf(10) + 1;
-    if (end === 0) return undefined;
-    this.at += end;
-    const lines = room.toString("utf8", 0, end).trim().split("\n");
-    return `[${lines.filter((line) => isJson(line)).join(",")}]`;
+  get id(): string {
+    return `${this.#at}-${this.#mark}`;
   }
+
+  /** `isReset`: a run that was resumed was cut back, and what was told is told again from the start. */
+  async next(): Promise<{ isReset: boolean; lines?: string }> {
+    const found = await stat(this.#path).catch(() => undefined);
+    if ((found?.size ?? 0) === this.#at) return { isReset: false };
+    let isReset = false;
+    const file = found && (await open(this.#path).catch(() => undefined));
+    try {
+      const size = found?.size ?? 0;
+      if (this.#at > 0 && (size < this.#at || (await markAt(file, this.#at)) !== this.#mark)) {
+        isReset = true;
+        this.#at = 0;
+      }
+      const added = await bytesOf(file, this.#at, size);
+      const end = added.lastIndexOf(10) + 1;
+      if (end === 0) return { isReset };
+      this.#at += end;
+      this.#mark = await markAt(file, this.#at);
+      const lines = added.toString("utf8", 0, end).trim().split("\n");
+      return { isReset, lines: `[${lines.filter((line) => isJson(line)).join(",")}]` };
+    } finally {
+      await file?.close();
+    }
+  }
+}
+
+async function bytesOf(file: FileHandle | undefined, from: number, to: number): Promise<Buffer> {
+  const room = Buffer.alloc(to - from);
+  const { bytesRead = 0 } = (await file?.read(room, 0, room.length, from)) ?? {};
+  return room.subarray(0, bytesRead);
+}
+
+async function markAt(file: FileHandle | undefined, at: number): Promise<string> {
+  const bytes = await bytesOf(file, Math.max(0, at - MARK), at);
+  return createHash("sha256").update(bytes).digest("base64url").slice(0, 12);
 }
 
 function isJson(line: string): boolean {
@@ -196,7 +229,7 @@ function isJson(line: string): boolean {
 
 export function requireRunWithSae(runs: Services["runs"], run: string): string {
   const folder = runs.folderOf(run);
-  if (!runRow(runs.run(run), []).hasSae)
+  if (!existsSync(join(folder, "sae", "cfg.json")))
     throw new UserError(`run ${run} has no trained autoencoder yet: lens run --resume ${run}`);
   return folder;
 }

@@ -125,7 +125,8 @@ function widthOf(folder: string): number | undefined {
 export function metricColumns(
   lines: readonly MetricsLine[],
 ): Record<string, Float64Array<ArrayBuffer>> {
-  const columns: Record<string, Float64Array<ArrayBuffer>> = {};
+  // Without a prototype: names are whatever the lines hold.
+  const columns = Object.create(null) as Record<string, Float64Array<ArrayBuffer>>;
   const put = (name: string, row: number, value: unknown) => {
     if (typeof value === "number")
       (columns[name] ??= new Float64Array(lines.length).fill(NaN))[row] = value;

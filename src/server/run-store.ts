@@ -1,12 +1,14 @@
 /** The run folders that a server shows: found by their names alone, and read with what is opened kept. */
 import { existsSync, readdirSync, renameSync, rmSync, statSync } from "node:fs";
 import { join, resolve } from "node:path";
+import { z } from "zod";
 
 import { readExplanations, type Explanations } from "../analysis/explanations.ts";
 import { featureColumns } from "../analysis/feature-columns.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
 import { messageOf, UserError } from "../error.ts";
 import { packTable, type PackedTable } from "../packed-table.ts";
+import { isLocked } from "../lock.ts";
 import { readMetrics, readRun, type MetricsLine, type RunInfo } from "../runs.ts";
 
 /** Something that was asked for by name and is not there. */
@@ -33,7 +35,10 @@ export interface BrokenRun {
   problem: string;
 }
 
-const ID = /^\w[\w.+-]*$/;
+/** No dot in front: names with one are the server's own. */
+const ID = /^[\w-][\w.+-]*$/;
+/** What tells a folder of a run that lost its config.json from others. */
+const PARTS = ["metrics.jsonl", "summary.json", "checkpoints", "sae"];
 /** Indexes that are kept open: one of 131,072 latents takes about 100 MB. */
 const KEPT = 3;
 
@@ -53,9 +58,10 @@ export class RunStore {
     if (!existsSync(this.folder)) return { runs, broken };
     for (const entry of readdirSync(this.folder, { withFileTypes: true })) {
       if (!entry.isDirectory() || !ID.test(entry.name)) continue;
-      if (!existsSync(join(this.folder, entry.name, "config.json"))) continue;
+      const folder = join(this.folder, entry.name);
+      if (!isRun(folder)) continue;
       try {
-        runs.push(readRun(join(this.folder, entry.name)));
+        runs.push(readWhole(folder));
       } catch (error) {
         broken.push({ id: entry.name, problem: messageOf(error) });
       }
@@ -74,7 +80,7 @@ export class RunStore {
 
   /** @throws NotFound, or UserError for a folder that is damaged. */
   run(id: string): RunInfo {
-    return readRun(this.folderOf(id));
+    return readWhole(this.folderOf(id));
   }
 
   /** Metrics logged so far; read anew when the file has changed. */
@@ -84,6 +90,9 @@ export class RunStore {
     const known = this.#metrics.get(id);
     if (known?.stamp === stamp) return known.lines;
     const lines = readMetrics(folder);
+    const wrong = lines.findIndex((line) => typeof (line as MetricsLine | null)?.step !== "number");
+    if (wrong >= 0)
+      throw new UserError(`${join(folder, "metrics.jsonl")}, line ${wrong + 1} is no log step`);
     this.#metrics.set(id, { stamp, lines });
     return lines;
   }
@@ -114,14 +123,20 @@ export class RunStore {
     }
   }
 
-  /** Deletes a run's folder. @throws Busy while somebody works in it. */
+  /** @throws NotFound when there is no such run, Busy while somebody works in it. It may be damaged. */
+  requireIdle(id: string): void {
+    const folder = join(this.folder, id);
+    if (!ID.test(id) || !isRun(folder)) throw new NotFound(`there is no run ${JSON.stringify(id)}`);
+    if (isLocked(folder)) throw new Busy(`run ${id} is being worked in: stop it first`);
+  }
+
+  /** Deletes a run's folder. @throws NotFound, Busy */
   remove(id: string): void {
-    const folder = this.folderOf(id);
-    if (readRunOrNothing(folder)?.status === "running")
-      throw new Busy(`run ${id} is being worked in: stop it first`);
+    this.requireIdle(id);
     // Out of the list at once, even where deleting takes long or is cut short.
     const aside = join(this.folder, `.deleted-${id}`);
-    renameSync(folder, aside);
+    rmSync(aside, { recursive: true, force: true });
+    renameSync(join(this.folder, id), aside);
     rmSync(aside, { recursive: true, force: true });
     this.#opened.delete(id);
     this.#metrics.delete(id);
@@ -130,16 +145,38 @@ export class RunStore {
 
 async function openAll(dir: string): Promise<OpenedFeatures> {
   const [features, explanations] = await Promise.all([openFeatures(dir), readExplanations(dir)]);
-  const table = featureColumns(features, explanations);
-  return { features, explanations, table, bytes: packTable(table) };
+  try {
+    const table = featureColumns(features, explanations);
+    return { features, explanations, table, bytes: packTable(table) };
+  } catch (error) {
+    throw new UserError(`the files in ${dir} do not hold what they should (${messageOf(error)}); index the features again`); // prettier-ignore
+  }
 }
 
-function readRunOrNothing(folder: string): RunInfo | undefined {
-  try {
-    return readRun(folder);
-  } catch {
-    return undefined; // damaged: it can be deleted all the same
+function isRun(folder: string): boolean {
+  return ["config.json", ...PARTS].some((name) => existsSync(join(folder, name)));
+}
+
+/** What lists and comparisons rely on. */
+const Summary = z.looseObject({
+  status: z.enum(["finished", "failed"]),
+  duration: z.number(),
+  error: z.string().optional(),
+  success_rate: z.number().nullable(),
+  eval_scores: z.record(z.string(), z.looseObject({ mean: z.number().nullable() })),
+});
+
+/** @throws UserError that names what is damaged. */
+function readWhole(folder: string): RunInfo {
+  const run = readRun(folder);
+  if (typeof run.started !== "string")
+    throw new UserError(`${join(folder, "config.json")} does not say when the run started`);
+  const { error } = Summary.optional().safeParse(run.summary);
+  if (error) {
+    const [{ path, message }] = error.issues;
+    throw new UserError(`${join(folder, "summary.json")} is damaged: ${[...path, message].join(": ")}`); // prettier-ignore
   }
+  return run;
 }
 
 function stampOf(path: string): string {

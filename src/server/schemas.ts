@@ -30,6 +30,19 @@ const pathId = (name: string, description: string) =>
     .max(255)
     .openapi({ param: { name, in: "path" }, description });
 
+/**
+ * A whole number in an address. It comes as text, so what the description says of it is said here anew:
+ * of a schema that converts, the document would know nothing.
+ */
+export const whole = (limits: { minimum: number; maximum: number; default: number }) =>
+  z.coerce
+    .number()
+    .int()
+    .min(limits.minimum)
+    .max(limits.maximum)
+    .default(limits.default)
+    .openapi({ type: "integer", ...limits });
+
 export const RunId = z.object({ run: pathId("run", "The name of the run's folder") });
 export const FeatureId = RunId.extend({
   latent: z.coerce
@@ -37,7 +50,10 @@ export const FeatureId = RunId.extend({
     .int()
     .min(0)
     .max(2 ** 31 - 1)
-    .openapi({ param: { name: "latent", in: "path" }, type: "integer" }),
+    .openapi({
+      param: { name: "latent", in: "path", required: true },
+      ...{ type: "integer", minimum: 0, maximum: 2 ** 31 - 1 },
+    }),
 });
 export const JobId = z.object({ job: pathId("job", "The job's id") });
 export const GroupId = RunId.extend({ group: pathId("group", "The group's id") });

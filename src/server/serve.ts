@@ -1,6 +1,7 @@
 /** The server: one process, one port. */
 import { randomBytes } from "node:crypto";
 import { mkdirSync, readFileSync } from "node:fs";
+import type { Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { createAdaptorServer } from "@hono/node-server";
@@ -8,6 +9,7 @@ import { createAdaptorServer } from "@hono/node-server";
 import { messageOf, UserError } from "../error.ts";
 import { Annotations } from "./annotations.ts";
 import { createApp } from "./app.ts";
+import { HEADERS } from "./guard.ts";
 import { Jobs } from "./jobs.ts";
 import { Models } from "./models.ts";
 import { pageFiles } from "./page.ts";
@@ -28,6 +30,8 @@ export interface ServeOptions {
   database?: string;
   /** Jobs that run at the same time. */
   jobsAtOnce?: number;
+  /** The folder of the dashboard's files; absent: what the build made. */
+  page?: string;
 }
 
 export interface Server {
@@ -54,10 +58,9 @@ export async function serve(options: ServeOptions): Promise<Server> {
   } catch (error) {
     throw new UserError(`cannot use the runs folder ${folder}: ${messageOf(error)}`);
   }
-  const isLoopback = [...LOOPBACK, "::1"].includes(host) || host.startsWith("127.");
-  const token = isLoopback
-    ? options.token
-    : (options.token ?? randomBytes(24).toString("base64url"));
+  const isLoopback = [...LOOPBACK, "::1"].includes(host) || /^127(\.\d+){3}$/.test(host);
+  // An empty one is none: everybody would have it.
+  const token = options.token || (isLoopback ? undefined : randomBytes(24).toString("base64url"));
   const closing = new AbortController();
   const jobs = new Jobs(folder, { ...(options.jobsAtOnce && { atOnce: options.jobsAtOnce }) });
   const models = new Models();
@@ -72,11 +75,15 @@ export async function serve(options: ServeOptions): Promise<Server> {
     version: version(),
     closing: closing.signal,
   });
-  const page = pageFiles();
+  const page = pageFiles(options.page);
   if (page) app.use(page);
   app.notFound((c) => c.json({ error: `there is no ${c.req.path}` }, 404));
 
-  const server = createAdaptorServer({ fetch: app.fetch });
+  const server = createAdaptorServer({ fetch: app.fetch }) as HttpServer;
+  // What is no request at all is refused before the app, and the guard in it, sees it.
+  server.prependListener("request", (_, response) => {
+    for (const [name, value] of Object.entries(HEADERS)) response.setHeader(name, value);
+  });
   const address = await new Promise<AddressInfo>((done, fail) => {
     server.once("error", (error: NodeJS.ErrnoException) => fail(inWords(error, host, port)));
     server.listen(port, host, () => done(server.address() as AddressInfo));
@@ -96,7 +103,7 @@ export async function serve(options: ServeOptions): Promise<Server> {
       jobs.close();
       await new Promise<void>((done) => {
         server.close(() => done());
-        if ("closeAllConnections" in server) server.closeAllConnections();
+        server.closeAllConnections();
       });
       await models.close();
       await annotations.close();

@@ -58,9 +58,10 @@ export async function near(
 ): Promise<NearRows> {
   const { rows, cosines } = await nearestRows(matrix, width, { count: top, of: [latent] });
   return {
-    nearest: Array.from(rows)
-      .map((row, i) => ({ latent: row, cosine: cosines[i], label: nameOf(features, row) }))
-      .filter((one) => one.latent >= 0),
+    // -1 where there are fewer others than were asked for.
+    nearest: Array.from(rows).flatMap((row, i) =>
+      row < 0 ? [] : [{ latent: row, cosine: cosines[i], label: nameOf(features, row) }],
+    ),
     chance: await cosineNull(matrix, width),
   };
 }

@@ -19,6 +19,7 @@ import {
   readFileSync,
   renameSync,
   rmSync,
+  statSync,
   writeFileSync,
 } from "node:fs";
 import { basename, join } from "node:path";
@@ -109,30 +110,36 @@ export function listJobs(runs: string): Job[] {
 
 /** A job as its folder tells it; undefined when there is none. */
 export function readJob(folder: string): Job | undefined {
-  const order = read<JobOrder>(folder, "job.json");
+  const order = read(folder, "job.json", isOrder);
   if (order === undefined || order.id !== basename(folder)) return undefined;
-  const state = read<JobState>(folder, "state.json");
-  const exit = read<JobExit>(folder, "exit.json");
-  const started = read<{ started: string }>(folder, "started.json");
+  const state = read(folder, "state.json", isState);
+  // After the state, so that a job that has ended never shows an earlier one.
+  const exit = read(folder, "exit.json", isExit);
   return {
     ...order,
     ...(state?.run !== undefined && { run: state.run }),
-    status: statusOf(folder, started, exit),
+    status: exit ? statusAfter(exit) : statusOf(folder),
     ...(state && { state }),
     ...(exit && { exit }),
   };
 }
 
-function statusOf(
-  folder: string,
-  started: { started: string } | undefined,
-  exit: JobExit | undefined,
-): JobStatus {
-  if (exit) return exit.code === 0 ? "finished" : exit.code === STOPPED_CODE ? "stopped" : "failed";
+function statusAfter({ code }: JobExit): JobStatus {
+  return code === 0 ? "finished" : code === STOPPED_CODE ? "stopped" : "failed";
+}
+
+/** Of a job that has not said how it ended. */
+function statusOf(folder: string): JobStatus {
+  // That the file is there is what counts: a machine that went down may have left it empty.
+  const started = statSync(join(folder, "started.json"), { throwIfNoEntry: false });
   if (started === undefined) return existsSync(join(folder, "stop")) ? "stopped" : "queued";
-  if (isLocked(folder) || Date.now() - Date.parse(started.started) < START_MS) return "running";
+  if (isLocked(folder)) return "running";
   // Between the two looks it may have ended in good order.
-  return existsSync(join(folder, "exit.json")) ? (readJob(folder)?.status ?? "lost") : "lost";
+  const exit = read(folder, "exit.json", isExit);
+  if (exit) return statusAfter(exit);
+  // A lock without its owner: it was at work and was killed.
+  const wasAtWork = existsSync(join(folder, "lock"));
+  return !wasAtWork && Date.now() - started.mtimeMs < START_MS ? "running" : "lost";
 }
 
 /** Asks a job to save what it has and end. */
@@ -205,14 +212,41 @@ export function currentJob(): JobReport | undefined {
   return (current ??= new JobReport(folder));
 }
 
-function read<T>(folder: string, name: string): T | undefined {
+/** Absent, or of a job that died while it was made, or something else altogether: undefined. */
+function read<T>(folder: string, name: string, is: (fields: Fields<T>) => boolean): T | undefined {
   try {
-    return JSON.parse(readFileSync(join(folder, name), "utf8")) as T;
+    const value = JSON.parse(readFileSync(join(folder, name), "utf8")) as Fields<T> | null;
+    return typeof value === "object" && value !== null && is(value) ? (value as T) : undefined;
   } catch {
-    // Absent, or of a job that died while it was made: as good as absent.
     return undefined;
   }
 }
+
+type Fields<T> = { [K in keyof T]?: unknown };
+
+const isText = (value: unknown) => typeof value === "string";
+const maybe = (value: unknown, type: string) => value === undefined || typeof value === type;
+
+const isOrder = ({ id, kind, title, args, run, created }: Fields<JobOrder>) =>
+  [id, kind, title, created].every(isText) &&
+  Array.isArray(args) &&
+  args.every(isText) &&
+  maybe(run, "string");
+
+const isState = ({ run, progress, isPaused, note, updated }: Fields<JobState>) =>
+  isText(updated) &&
+  maybe(run, "string") &&
+  maybe(note, "string") &&
+  maybe(isPaused, "boolean") &&
+  (progress === undefined || isProgress(progress));
+
+const isProgress = (value: unknown) => {
+  const { label, unit, done, total, rate, detail } = (value ?? {}) as Fields<JobProgress>;
+  return [label, unit, detail].every(isText) && [done, total, rate].every(Number.isFinite);
+};
+
+const isExit = ({ code, error, finished }: Fields<JobExit>) =>
+  Number.isInteger(code) && maybe(error, "string") && isText(finished);
 
 /** Whole or not at all, but not forced onto the disk: a job of a machine that went down is over anyway. */
 export function write(folder: string, name: string, value: unknown): void {
