@@ -4,6 +4,10 @@ import { hc, type ClientResponse } from "hono/client";
 import { unpackTable, type PackedTable } from "../src/packed-table.ts";
 import type { Api } from "../src/server/app.ts";
 import { connection } from "./connection.svelte.ts";
+import { siteData, siteFetch, siteListen } from "./site.ts";
+
+/** Whether this is a copy to look at, with no server behind it. */
+export const isSite = siteData !== undefined;
 
 const base = new URL("api", document.baseURI).href;
 export const api = hc<Api>(base, { fetch: watchedFetch });
@@ -23,6 +27,7 @@ export class ApiError extends Error {
 
 /** Where the server cannot be reached it is tried again until it is back; what was asked fails at once. */
 async function watchedFetch(input: RequestInfo | URL, init?: RequestInit): Promise<Response> {
+  if (siteData !== undefined) return siteFetch(input, init);
   try {
     const response = await fetch(input, init);
     connection.found();
@@ -70,6 +75,10 @@ export function listen(
   path: string,
   handlers: Record<string, (data: unknown) => void>,
 ): () => void {
+  if (siteData !== undefined) {
+    void siteListen(path, handlers);
+    return () => undefined;
+  }
   const source = new EventSource(`${base}/${path}`);
   source.onopen = () => connection.found();
   source.onerror = () => connection.lose();

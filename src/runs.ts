@@ -529,7 +529,8 @@ function gitState(): { commit: string; dirty: boolean } | null {
   }
 }
 
-function ownVersion(): string {
+/** The version of this package. */
+export function ownVersion(): string {
   const { version } = JSON.parse(
     readFileSync(new URL("../package.json", import.meta.url), "utf8"),
   ) as { version: string };

@@ -1,10 +1,10 @@
 /**
  * The command `lens`. Only the command that is called is loaded, so that help is instant.
  */
-import { readFileSync } from "node:fs";
 import { Command, CommanderError } from "commander";
 
 import { messageOf, UserError } from "../error.ts";
+import { ownVersion } from "../runs.ts";
 import { currentJob, STOPPED_CODE } from "../workbench/job-folder.ts";
 import { Interrupted } from "./interrupt.ts";
 
@@ -126,7 +126,7 @@ export async function commandLine(defined: string[]): Promise<Command> {
     .description(
       "Sparse autoencoders for language models: collect activations, train, look at the features.",
     )
-    .version(version(), "-V, --version", "print the version")
+    .version(ownVersion(), "-V, --version", "print the version")
     .helpOption("-h, --help", "print this help; `lens COMMAND --help` lists a command's settings")
     .helpCommand(false)
     .addHelpText(
@@ -189,13 +189,6 @@ function exitCodeFor(error: unknown): number {
 
 function descendants(command: Command): Command[] {
   return command.commands.flatMap((child) => [child, ...descendants(child)]);
-}
-
-function version(): string {
-  const { version } = JSON.parse(
-    readFileSync(new URL("../../package.json", import.meta.url), "utf8"),
-  ) as { version: string };
-  return version;
 }
 
 function capitalized(summary: string): string {

@@ -9,9 +9,9 @@ import { tokenText } from "../analysis/codes.ts";
 import { attribute, singleToken } from "../analysis/attribute.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
 import { logitEffects, nearestToLogits, type DirectForm } from "../analysis/logits.ts";
-import { coNeighbors } from "../analysis/neighbors.ts";
+import { coNeighbors, cosineNull, type CosineNull } from "../analysis/neighbors.ts";
 import { steering, type Edit } from "../analysis/steer.ts";
-import { suspectsOf } from "../analysis/suspects.ts";
+import { suspectsOf, type LatentFacts } from "../analysis/suspects.ts";
 import { writePointOf } from "../analysis/write-point.ts";
 import type { RunConfig } from "../config.ts";
 import { messageOf, UserError } from "../error.ts";
@@ -32,6 +32,25 @@ import { textCodes, type TextCodes } from "../workbench/text-codes.ts";
 /** A run with a model, and its features where there are any. */
 interface Opened extends ModelRun {
   features: Features | undefined;
+  /** What is the same for all latents, worked out once. */
+  facts: () => Promise<Facts>;
+}
+
+interface Facts {
+  chance: { decoder: CosineNull; encoder: CosineNull };
+  /** Where pairs were counted; null where not. */
+  pairs: LatentFacts | null;
+}
+
+async function factsOfRun({ sae }: ModelRun, features: Features | undefined): Promise<Facts> {
+  const co = features && (await countedCoActivation(features));
+  return {
+    chance: {
+      decoder: await cosineNull(sae.W_dec, sae.spec.dOut),
+      encoder: await cosineNull(sae.W_enc, sae.spec.dIn),
+    },
+    pairs: features && co ? factsOf(features, co) : null,
+  };
 }
 
 /** Runs that are kept open. */
@@ -77,23 +96,20 @@ export const operations = {
   },
 
   async neighbors({ open }: Call, latent: number, top: number) {
-    const { sae, features } = await open();
+    const { sae, features, facts } = await open();
     if (!features) throw new UserError("neighbours are named by the feature index; make one first");
-    const co = await countedCoActivation(features);
-    const together = co
-      ? coNeighbors(co, latent, { by: "phi", count: top }).map((one) => ({
+    const { chance, pairs } = await facts();
+    const { dIn, dOut } = sae.spec;
+    return {
+      decoder: await near(sae.W_dec, dOut, features, { latent, top, chance: chance.decoder }),
+      encoder: await near(sae.W_enc, dIn, features, { latent, top, chance: chance.encoder }),
+      together:
+        pairs &&
+        coNeighbors(pairs.co, latent, { by: "phi", count: top }).map((one) => ({
           ...one,
           label: nameOf(features, one.latent),
-        }))
-      : null;
-    const suspects = co
-      ? (await suspectsOf(sae, factsOf(features, co), { latents: [latent] })).suspects
-      : null;
-    return {
-      decoder: await near(sae.W_dec, sae.spec.dOut, features, { latent, top }),
-      encoder: await near(sae.W_enc, sae.spec.dIn, features, { latent, top }),
-      together,
-      suspects,
+        })),
+      suspects: pairs && (await suspectsOf(sae, pairs, { latents: [latent] })).suspects,
     };
   },
 
@@ -209,7 +225,10 @@ function close(run: Promise<Opened>): void {
 
 /** Changes when the run is trained anew, or its features are looked up (anew). */
 function stampOf(folder: string): string {
-  return ["sae/cfg.json", "features/index.json", "features/labels.json"]
+  return [
+    ...["sae/cfg.json", "features/index.json", "features/labels.json"],
+    "features/co-activation.bin",
+  ]
     .map((name) => statSync(join(folder, name), { throwIfNoEntry: false })?.mtimeMs ?? "")
     .join();
 }
@@ -220,7 +239,8 @@ async function openAll(folder: string): Promise<Opened> {
     if (error instanceof UserError) return undefined;
     throw error;
   });
-  return { ...run, features };
+  let facts: Promise<Facts> | undefined;
+  return { ...run, features, facts: () => (facts ??= factsOfRun(run, features)) };
 }
 
 /** Answers questions one after the other; a cancellation is heard in between. */

@@ -40,7 +40,8 @@ export class Models {
       (error) => this.#end(error),
     );
     const thread = this.#thread;
-    thread.hold(false);
+    // The process lives as long as somebody waits for an answer, and not for the thread alone.
+    thread.hold(true);
     const id = this.#next++;
     return new Promise<Result<N>>((resolve, reject) => {
       this.#waiting.set(id, { resolve: resolve as (result: unknown) => void, reject, onEvent });
@@ -62,6 +63,7 @@ export class Models {
       return;
     }
     this.#waiting.delete(answer.id);
+    if (this.#waiting.size === 0) this.#thread?.hold(false);
     if ("result" in answer) waiting.resolve(answer.result);
     else waiting.reject(answer.isUsers ? new UserError(answer.error) : new Error(answer.error));
   }

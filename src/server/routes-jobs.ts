@@ -34,7 +34,8 @@ const NewJob = z
       kind: z.literal("compose"),
       run: z.string(),
       with: z.string().optional(),
-      tokens: z.int().positive().max(10_000_000).default(100_000),
+      /** Absent: as many as were indexed, at most 100,000. */
+      tokens: z.int().positive().max(10_000_000).optional(),
     }),
     z.strictObject({
       kind: z.literal("dose"),
@@ -153,7 +154,9 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
       return job(`match ${order.runs.length} runs`, args, order.runs.at(-1));
     }
     case "compose": {
-      const { run, with: other, tokens } = order;
+      const { run, with: other } = order;
+      const indexed = (runs.run(run).config.features as { tokens?: number } | undefined)?.tokens;
+      const { tokens = Math.min(100_000, indexed ?? Infinity) } = order;
       const args = ["compose", path(run), ...(other ? ["--with", path(other)] : [])];
       return job("find what goes together", [...args, "--tokens", String(tokens)], run);
     }

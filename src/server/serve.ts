@@ -1,12 +1,13 @@
 /** The server: one process, one port. */
 import { randomBytes } from "node:crypto";
-import { mkdirSync, readFileSync } from "node:fs";
+import { mkdirSync } from "node:fs";
 import type { Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join, resolve } from "node:path";
 import { createAdaptorServer } from "@hono/node-server";
 
 import { messageOf, UserError } from "../error.ts";
+import { ownVersion } from "../runs.ts";
 import { Annotations } from "./annotations.ts";
 import { createApp } from "./app.ts";
 import { HEADERS } from "./guard.ts";
@@ -72,7 +73,7 @@ export async function serve(options: ServeOptions): Promise<Server> {
       hosts: [...LOOPBACK, host.includes(":") ? `[${host}]` : host, ...allowHosts].map((name) => name.toLowerCase()), // prettier-ignore
       ...(token !== undefined && { token }),
     },
-    version: version(),
+    version: ownVersion(),
     closing: closing.signal,
   });
   const page = pageFiles(options.page);
@@ -115,9 +116,4 @@ function inWords(error: NodeJS.ErrnoException, host: string, port: number): User
   if (error.code === "EADDRINUSE")
     return new UserError(`port ${port} is taken: another lens serve, perhaps; choose one with --port, or --port 0 for any`); // prettier-ignore
   return new UserError(`cannot listen on ${host}:${port}: ${error.message}`);
-}
-
-function version(): string {
-  const text = readFileSync(new URL("../../package.json", import.meta.url), "utf8");
-  return (JSON.parse(text) as { version: string }).version;
 }

@@ -54,7 +54,7 @@ export async function near(
   matrix: Float32Array,
   width: number,
   features: Features,
-  { latent, top }: { latent: number; top: number },
+  { latent, top, chance }: { latent: number; top: number; chance?: CosineNull },
 ): Promise<NearRows> {
   const { rows, cosines } = await nearestRows(matrix, width, { count: top, of: [latent] });
   return {
@@ -62,7 +62,8 @@ export async function near(
     nearest: Array.from(rows).flatMap((row, i) =>
       row < 0 ? [] : [{ latent: row, cosine: cosines[i], label: nameOf(features, row) }],
     ),
-    chance: await cosineNull(matrix, width),
+    // The same for all latents: whoever asks for several may bring it along.
+    chance: chance ?? (await cosineNull(matrix, width)),
   };
 }
 
