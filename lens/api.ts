@@ -51,7 +51,7 @@ export async function ask<T extends ClientResponse<unknown, number, string>>(
   question: Promise<T>,
 ): Promise<Good<T>> {
   const response = await question;
-  if (!response.ok) throw await errorOf(response as unknown as Response);
+  if (!response.ok) throw await errorOf(response);
   return (await response.json()) as Good<T>;
 }
 

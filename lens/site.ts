@@ -92,6 +92,7 @@ export async function siteListen(
   handlers: Record<string, (data: unknown) => void>,
 ): Promise<void> {
   const [, run] = path.split("/").map(decodeURIComponent);
+  await Promise.resolve(); // as events do, it comes after the call
   if (path === "jobs/live") return handlers.jobs?.([]);
   const { numbers } = unpackTable(await (await file(`${run}/metrics.bin`)).arrayBuffer());
   const lines = Array.from(numbers.step ?? [], (_, row) => {

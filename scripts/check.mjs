@@ -16,6 +16,10 @@ const steps = [
   ["format", () => node(tool("prettier"), "--check", "--log-level", "warn", ".")],
   ["types", () => node(tool("tsc"), "--noEmit", "-p", "tsconfig.json")],
   ["types of tests and examples", () => node(tool("tsc"), "-p", "tsconfig.test.json")],
+  [
+    "types of the dashboard",
+    () => node(tool("svelte-check"), "--tsconfig", "lens/tsconfig.json", "--fail-on-warnings"),
+  ],
   ["lint", () => node(tool("eslint"), ".", "--max-warnings", "0")],
   ["build", () => build({ force: true }).then(() => 0)],
   ["tests", () => node(join(root, "scripts", "test.mjs"))],

@@ -137,7 +137,7 @@ describe("help", () => {
         "explain",
         "steer",
       ],
-      ...["export", "runs", "generate", "corpus", "devices", "config"],
+      ...["export", "serve", "runs", "generate", "corpus", "devices", "config"],
     ]);
   });
 

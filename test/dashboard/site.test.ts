@@ -28,7 +28,7 @@ function host(folder: string, seen: string[], knowsRanges: () => boolean): Serve
     response.writeHead("start" in range ? 206 : 200, {
       "Content-Type": TYPES[file.split(".").at(-1)!] ?? "application/octet-stream",
       "Content-Length":
-        range.start === undefined ? statSync(file).size : range.end! - range.start + 1,
+        range.start === undefined ? statSync(file).size : range.end - range.start + 1,
     });
     createReadStream(file, range).pipe(response);
   });
