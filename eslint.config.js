@@ -9,6 +9,7 @@ const nodeGlobals = {
   URL: "readonly",
   Buffer: "readonly",
   performance: "readonly",
+  fetch: "readonly",
   setTimeout: "readonly",
 };
 
