@@ -14,6 +14,8 @@ export default defineConfig({
     pool: "forks",
     testTimeout: 60_000,
     hookTimeout: 60_000,
+    // A page under load takes its time.
+    expect: { poll: { timeout: 15_000 } },
     reporters: ["default", "./scripts/test-reporter.mjs"],
   },
 });

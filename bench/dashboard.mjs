@@ -1,4 +1,4 @@
-/* global document, location, requestAnimationFrame, Event, innerWidth -- what runs in the page */
+/* global document, location, requestAnimationFrame, Event -- what runs in the page */
 // How quick the dashboard is: node bench/dashboard.mjs [--run RUN_FOLDER] [--latents 131072] [--json FILE]
 // Takes a finished run (absent: the newest of runs/ with features), and an index of as many latents
 // generated from it. Needs a Chromium (CHROMIUM, or /usr/bin/chromium). No peer is measured: theirs need

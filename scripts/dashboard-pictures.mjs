@@ -30,7 +30,7 @@ const STORY = "Once upon a time there was a little dog named Max. One day it beg
 const pages = [
   ["runs", "#/", (page) => page.getByText("Scores are measured").waitFor()],
   ["new", "#/new", (page) => page.getByText(/^about /).waitFor()],
-  ["training", of("training"), (page) => page.getByRole("img", { name: /variance/ }).waitFor()],
+  ["training", of("training"), (page) => page.getByRole("img", { name: /^FVU over/ }).waitFor()],
   ["features", of("features"), (page) => page.getByRole("gridcell").first().waitFor()],
   [
     "gallery",

@@ -165,7 +165,7 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
       if ((concept === undefined) === (regex === undefined))
         throw new UserError("dose counts one thing: give a concept or a regex");
       const args = [
-        ...["steer", "--run", path(run), "--dose", strengths.join(","), "--texts", String(texts)],
+        ...["steer", "--run", path(run), `--dose=${strengths.join(",")}`, "--texts", String(texts)],
         ...latents.map((latent) => `--add=${latent}=${unit}`),
         ...(concept !== undefined ? [`--concept=${concept}`] : [`--regex=${regex}`]),
       ];

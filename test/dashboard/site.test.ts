@@ -87,7 +87,7 @@ describe("a static site", { timeout: 60_000 }, () => {
       await page.getByText("a copy to look at").waitFor();
       expect(await page.getByRole("link", { name: "New run" }).count()).toBe(0);
       await page.goto(`${url}#/run/${id}/training`);
-      await page.getByRole("img", { name: /variance unexplained/ }).waitFor();
+      await page.getByRole("img", { name: /^FVU over steps/ }).waitFor();
       expect(await page.getByRole("link", { name: "Steering" }).count()).toBe(0);
       expect(await page.getByRole("button", { name: /Delete|Resume|Stop/ }).count()).toBe(0);
     });

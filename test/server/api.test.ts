@@ -184,7 +184,7 @@ test("the map holds the places that its file holds", async () => {
   expect(maps.length).toBeGreaterThan(0);
   for (const { kind, x } of maps)
     expect([...table.numbers[`${kind}.x`]]).toEqual(x.map((v) => Math.fround(v ?? NaN)));
-  expect(await client.refused("GET", `${api}/concepts`, 404)).toContain("lens concepts");
+  expect(await client.json("GET", `${api}/results/concepts`)).toBe(null);
 });
 
 test("a text is analysed as the command does", async () => {

@@ -195,7 +195,7 @@ describe("what a request cannot reach", () => {
       "/features",
       "/labels/export",
       "/map",
-      "/concepts",
+      "/results/concepts",
     ]) {
       const { status, text } = await client.send("GET", `/api/runs/${way}${rest}`);
       expect([400, 404]).toContain(status);
@@ -267,7 +267,7 @@ describe("what a request cannot reach", () => {
 
   test("a job's texts cannot become flags, paths or characters no process takes", async () => {
     const dose = {
-      ...{ kind: "dose", run: RUN, add: [{ latent: 1, value: 2 }], strengths: [-1, 1] },
+      ...{ kind: "dose", run: RUN, latents: [1], unit: 2, strengths: [-1, 1] },
       ...{ regex: "{folder}" },
     };
     const refusal = await client.refused("POST", "/api/jobs", 400, { ...dose, prompt: "a\0b" });
