@@ -142,7 +142,7 @@ async function sorting() {
           const began = performance.now();
           const input = document.querySelector("[data-search]");
           input.value = query;
-          input.dispatchEvent(new Event("input"));
+          input.dispatchEvent(new Event("input", { bubbles: true }));
           for (;;) {
             await new Promise((done) => requestAnimationFrame(done));
             if (!document.querySelector("#query-result").textContent.startsWith("1 of")) break;
