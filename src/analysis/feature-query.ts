@@ -310,5 +310,8 @@ function sorted(rows: Int32Array, values: ArrayLike<number>, down: boolean): Int
     keys[i] = key * ROW_BITS + rows[i];
   }
   keys.sort();
-  return Int32Array.from(keys, (key) => key % ROW_BITS);
+  // By index: `from` with a function is many times slower.
+  const ordered = new Int32Array(rows.length);
+  for (let i = 0; i < keys.length; i++) ordered[i] = keys[i] % ROW_BITS;
+  return ordered;
 }
