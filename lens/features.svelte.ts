@@ -1,5 +1,11 @@
 /** A run's features as a page has them: the columns of all latents, what people said, and a query over both. */
-import { parseQuery, runQuery, type Query, type Remark } from "../src/analysis/feature-query.ts";
+import {
+  parseQuery,
+  remarksOf,
+  runQuery,
+  type Query,
+  type Remark,
+} from "../src/analysis/feature-query.ts";
 import { TOKEN_SEPARATOR } from "../src/analysis/feature-columns.ts";
 import type { PackedTable } from "../src/packed-table.ts";
 import { api, ask, table } from "./api.ts";
@@ -60,16 +66,7 @@ export class FeatureList {
 
   async loadRemarks(): Promise<void> {
     const said = await ask(api.runs[":run"].annotations.$get({ param: { run: this.run } }));
-    const remarks = new Map<number, Remark & { groups: string[] }>();
-    for (const { latent, label, notes, tags, rating } of said.annotations)
-      remarks.set(latent, { label, notes, tags, rating, groups: [] });
-    for (const { name, latents } of said.groups)
-      for (const latent of latents) {
-        const own = remarks.get(latent) ?? { label: "", notes: "", tags: [], rating: null, groups: [] }; // prettier-ignore
-        own.groups.push(name);
-        remarks.set(latent, own);
-      }
-    this.remarks = remarks;
+    this.remarks = remarksOf(said.annotations, said.groups);
     this.groups = said.groups;
   }
 

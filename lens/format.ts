@@ -1,13 +1,22 @@
-/** Numbers and times, short enough to read. */
+/** Numbers and times on pages: as in the terminal (readable.ts), and what does not exist is –. */
+import * as readable from "../src/readable.ts";
 
-/** Four significant digits, thousands separated; – for what does not exist. */
 export function short(value: number | null | undefined, digits = 4): string {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (!Number.isFinite(value)) return value > 0 ? "∞" : "-∞";
-  const size = Math.abs(value);
-  if (Number.isInteger(value) || size >= 1000) return Math.round(value).toLocaleString("en-US");
-  if (size !== 0 && size < 1e-3) return value.toExponential(Math.min(2, digits - 1));
-  return String(Number(value.toPrecision(digits)));
+  return readable.rounded(value, digits);
+}
+
+/** A value with the ends of its interval, where it has one. */
+export function ranged(
+  one: { value: number | null; low: number | null; high: number | null } | undefined,
+  digits = 2,
+): string {
+  if (!one || one.value === null) return "–";
+  const { value, low, high } = one;
+  return Number.isFinite(low)
+    ? `${short(value, digits)} (${short(low, 2)} to ${short(high, 2)})`
+    : short(value, digits);
 }
 
 export function percent(share: number | null | undefined, digits = 3): string {
@@ -27,15 +36,8 @@ export function bytes(count: number): string {
   return `${short(count)} bytes`;
 }
 
-/** A length of time: 0.4 s, 12 s, 3:05, 1:02:07. */
 export function duration(seconds: number): string {
-  if (!Number.isFinite(seconds)) return "–";
-  if (seconds < 9.95) return `${seconds.toFixed(1)} s`;
-  const whole = Math.round(seconds);
-  if (whole < 60) return `${whole} s`;
-  const two = (n: number) => String(n).padStart(2, "0");
-  const [h, m, s] = [Math.floor(whole / 3600), Math.floor(whole / 60) % 60, whole % 60];
-  return h > 0 ? `${h}:${two(m)}:${two(s)}` : `${m}:${two(s)}`;
+  return Number.isFinite(seconds) ? readable.duration(seconds) : "–";
 }
 
 export function when(iso: string): string {

@@ -106,11 +106,8 @@ export async function build({ force = false } = {}) {
     removeOrphans();
     return status;
   });
-  const page = [...files("lens"), "src/packed-table.ts", "src/error.ts", "package-lock.json"];
-  const shared = files("src/analysis").filter((path) =>
-    /feature-(columns|query)|pareto-front/.test(path),
-  );
-  await whenChanged("dashboard", [...page, ...shared], force, () => {
+  // It is made of some of the same sources too.
+  await whenChanged("dashboard", [...sources, ...files("lens")], force, () => {
     process.stderr.write("Building the dashboard …\n");
     return run(process.execPath, [tool("vite"), "build", "--logLevel", "warn", "lens"]);
   });

@@ -77,6 +77,24 @@ export interface Remark {
   groups?: readonly string[];
 }
 
+/** What is said of each latent, from what is said of single ones and the groups that they are in. */
+export function remarksOf(
+  said: readonly ({ latent: number } & Omit<Remark, "groups">)[],
+  groups: readonly { name: string; latents: readonly number[] }[],
+): Map<number, Remark & { groups: string[] }> {
+  const nothing = { label: "", notes: "", tags: [], rating: null };
+  const remarks = new Map<number, Remark & { groups: string[] }>();
+  for (const { latent, label, notes, tags, rating } of said)
+    remarks.set(latent, { label, notes, tags, rating, groups: [] });
+  for (const { name, latents } of groups)
+    for (const latent of latents) {
+      const own = remarks.get(latent) ?? { ...nothing, groups: [] };
+      own.groups.push(name);
+      remarks.set(latent, own);
+    }
+  return remarks;
+}
+
 export interface QueryContext {
   remarks?: ReadonlyMap<number, Remark>;
   /** For each text of a `fires:` clause, the latents that fire on it with their largest activation. */

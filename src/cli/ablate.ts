@@ -16,7 +16,8 @@ import { interruptibly } from "./analyse.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { short, table, Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table, Terminal } from "./terminal.ts";
 
 interface Options {
   runs: string;

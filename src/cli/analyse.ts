@@ -19,7 +19,7 @@ import { heldOutDocuments } from "../workbench/model-run.ts";
 import { Progress } from "./progress.ts";
 import { filesOf, type Activations, type Context } from "./sources.ts";
 import { scoresText, type Trained } from "./stages.ts";
-import { short } from "./terminal.ts";
+import { short } from "../readable.ts";
 
 /** evaluation.json: every held-out number of a run. */
 export interface RunEvaluation {

@@ -7,7 +7,8 @@ import { shortNames } from "../analysis/layers-figure.ts";
 import type { Link, Links } from "../analysis/links.ts";
 import { TRIPLE_RULES, type Triple } from "../analysis/triple-measure.ts";
 import type { TripleSearch } from "../analysis/triples.ts";
-import { short, table } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table } from "./terminal.ts";
 
 /** A latent that something is said of; `sae` is its place in `autoencoders`. */
 export type Node = Omit<GraphNode, "sae"> & { sae: number };

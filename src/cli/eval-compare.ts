@@ -18,7 +18,8 @@ import {
 } from "./eval-subject.ts";
 import { evaluateSupervised } from "./eval-supervised.ts";
 import { type Context } from "./sources.ts";
-import { short, table, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table, type Terminal } from "./terminal.ts";
 
 /**
  * Measures both on the text of the first and prints the differences.

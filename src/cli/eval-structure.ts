@@ -7,7 +7,8 @@ import { hookPointsOf } from "../workbench/hook-points.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
 import { interval, intervalsOf, stepProgress } from "./eval-supervised.ts";
 import { type Context } from "./sources.ts";
-import { short, table } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table } from "./terminal.ts";
 
 export async function evaluateStructure(
   { config, terminal, signal }: Context,

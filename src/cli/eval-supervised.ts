@@ -11,7 +11,8 @@ import { heldOutDocuments } from "../workbench/model-run.ts";
 import type { EvalOptions } from "./eval-subject.ts";
 import { Progress } from "./progress.ts";
 import { type Context } from "./sources.ts";
-import { short, table } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table } from "./terminal.ts";
 
 /** Positions read unless --supervised-tokens says otherwise. */
 export const SUPERVISED_TOKENS = 120_000;

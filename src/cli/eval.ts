@@ -14,7 +14,8 @@ import { openSubject, recordFor, writeOut, type EvalOptions } from "./eval-subje
 import { interruptible } from "./interrupt.ts";
 import { addSettings } from "./settings.ts";
 import { openSources } from "./sources.ts";
-import { short, table, Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table, Terminal } from "./terminal.ts";
 
 export function define(command: Command): void {
   command

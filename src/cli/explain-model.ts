@@ -9,7 +9,8 @@ import { nearestName, UserError } from "../error.ts";
 import { numberOf } from "./generate.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { short, shortPath, table, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { shortPath, table, type Terminal } from "./terminal.ts";
 
 export interface ModelOptions {
   endpoint?: string;

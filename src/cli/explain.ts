@@ -24,7 +24,8 @@ import { askingOf, explainLatents, modelTable, type ModelOptions } from "./expla
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { short, shortPath, table, Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { shortPath, table, Terminal } from "./terminal.ts";
 
 interface Options extends ModelOptions {
   runs: string;

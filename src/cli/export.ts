@@ -7,7 +7,8 @@ import { findRun, ownVersion } from "../runs.ts";
 import { saeFolder } from "../workbench/model-run.ts";
 import { interruptible } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { short, Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { Terminal } from "./terminal.ts";
 
 interface Options {
   site?: boolean;

@@ -15,7 +15,8 @@ import { countedCoActivation, countsPath, factsOf } from "../workbench/feature-f
 import { heldOutDocuments, type ModelRun } from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
 import { Progress } from "./progress.ts";
-import { short, shortPath, table, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { shortPath, table, type Terminal } from "./terminal.ts";
 
 /** A run with its features. */
 export interface FeaturesRun extends ModelRun {

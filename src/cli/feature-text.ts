@@ -6,7 +6,8 @@ import { MIN_TOGETHER, type CoMeasure, type CoNeighbor } from "../analysis/neigh
 import type { SuspectKind, Suspects } from "../analysis/suspects.ts";
 import type { TrueLogitEffect } from "../analysis/true-logits.ts";
 import type { NearRows } from "../workbench/feature-facts.ts";
-import { short, table } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { table } from "./terminal.ts";
 
 type Named<T extends LogitEffect> = Omit<T, "top" | "bottom"> & {
   top: ({ text: string } & T["top"][number])[];

@@ -25,7 +25,8 @@ import { interruptible } from "./interrupt.ts";
 import { isOneSpace, openPlacedRuns, type PlacedRun, type PlacedRuns } from "./placed-runs.ts";
 import { readHalves } from "./placed-text.ts";
 import { Progress } from "./progress.ts";
-import { short, shortPath, table, Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { shortPath, table, Terminal } from "./terminal.ts";
 
 interface Options {
   runs: string;

@@ -6,7 +6,8 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { heldOutText, type PlacedRuns } from "./placed-runs.ts";
 import { Progress } from "./progress.ts";
-import { short, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { type Terminal } from "./terminal.ts";
 
 export interface ReadingOptions {
   tokens: number;

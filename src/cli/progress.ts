@@ -4,7 +4,7 @@
  * job's state.json does too.
  */
 import { currentJob } from "../workbench/job-folder.ts";
-import { duration, short } from "./terminal.ts";
+import { duration, short } from "../readable.ts";
 
 export interface ProgressOptions {
   label: string;

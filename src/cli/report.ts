@@ -12,7 +12,8 @@ import { kindOf } from "../sae/weights.ts";
 import type { RunEvaluation } from "./analyse.ts";
 import type { Context } from "./sources.ts";
 import { architectureText, type Trained } from "./stages.ts";
-import { duration, short, shortPath } from "./terminal.ts";
+import { duration, short } from "../readable.ts";
+import { shortPath } from "./terminal.ts";
 
 /** Writes report.html and plots/, and returns the page's path. */
 export async function reportStage(

@@ -11,7 +11,8 @@ import { reportStage } from "./report.ts";
 import { addSettings, QUICK_START, readSettings, SECTIONS } from "./settings.ts";
 import { openSources, type Context } from "./sources.ts";
 import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
-import { duration, shortPath, Terminal } from "./terminal.ts";
+import { duration } from "../readable.ts";
+import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
   resume?: string;

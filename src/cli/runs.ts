@@ -2,7 +2,8 @@
 import type { Command } from "commander";
 
 import { compareRuns, findRun, listRuns, readMetrics, type RunInfo } from "../runs.ts";
-import { duration, lens, short, table, Terminal } from "./terminal.ts";
+import { duration, short } from "../readable.ts";
+import { lens, table, Terminal } from "./terminal.ts";
 
 interface Options {
   runs: string;

@@ -5,7 +5,8 @@ import { afterAll, describe, expect, test } from "vitest";
 
 import { parseConfig, saeSchema, trainSchema, featuresSchema } from "../config.ts";
 import { configFields, readSettings } from "./settings.ts";
-import { duration, short, table } from "./terminal.ts";
+import { duration, short } from "../readable.ts";
+import { table } from "./terminal.ts";
 
 const scratch = mkdtempSync(join(tmpdir(), "lens-settings-"));
 afterAll(() => rmSync(scratch, { recursive: true, force: true }));

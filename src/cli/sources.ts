@@ -22,7 +22,8 @@ import { syntheticActivations, type SyntheticActivations } from "../sae/syntheti
 import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-points.ts";
 import { Progress } from "./progress.ts";
-import { short, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { type Terminal } from "./terminal.ts";
 
 /** What every stage needs. */
 export interface Context {

@@ -21,7 +21,8 @@ import { Interrupted } from "./interrupt.ts";
 import { previewOf } from "./preview.ts";
 import { Progress } from "./progress.ts";
 import type { Activations, Context } from "./sources.ts";
-import { lens, short, shortPath, type Terminal } from "./terminal.ts";
+import { short } from "../readable.ts";
+import { lens, shortPath, type Terminal } from "./terminal.ts";
 
 /** A new run folder for `config`, with the schema that editors use beside it. */
 export function createRun(config: RunConfig): RunFolder {

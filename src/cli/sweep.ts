@@ -25,7 +25,8 @@ import {
   type Trained,
 } from "./stages.ts";
 import { readSweep, type Variant } from "./sweep-config.ts";
-import { duration, lens, short, shortPath, table, Terminal } from "./terminal.ts";
+import { duration, short } from "../readable.ts";
+import { lens, shortPath, table, Terminal } from "./terminal.ts";
 
 /** sweep.json: the autoencoders of a sweep and the run folders they are in. */
 interface SweepFile {

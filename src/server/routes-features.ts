@@ -4,11 +4,12 @@ import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
 import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
-import { parseQuery, runQuery, type Query, type Remark } from "../analysis/feature-query.ts";
+import { parseQuery, remarksOf, runQuery, type Query } from "../analysis/feature-query.ts";
 import { HISTOGRAM } from "../analysis/features.ts";
 import { messageOf, UserError } from "../error.ts";
 import { packTable, type NumberColumn, type PackedTable } from "../packed-table.ts";
 import { nameOf } from "../workbench/feature-facts.ts";
+import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
 import { NotFound } from "./run-store.ts";
 import {
@@ -84,37 +85,19 @@ const results = createRoute({
 export function featureRoutes({ runs, models, annotations }: Services) {
   const page = async (run: string, query: Query, offset: number, limit: number) => {
     const { table: all, features } = await runs.features(run);
-    const context = { remarks: await remarksOf(run), fires: await firesOf(run, query) };
+    const [said, groups] = await Promise.all([annotations.all(run), annotations.groups(run)]);
+    const context = { remarks: remarksOf(said, groups), fires: await firesOf(run, query) };
     const found = runQuery(query, all, context);
     const rows = [...found.subarray(offset, offset + limit)].map((latent) => rowOf(all, latent));
     return { total: found.length, positions: features.index.positions, rows };
-  };
-  const remarksOf = async (run: string): Promise<Map<number, Remark>> => {
-    const [said, groups] = await Promise.all([annotations.all(run), annotations.groups(run)]);
-    const remarks = new Map<number, Remark & { groups: string[] }>(
-      said.map(({ latent, label, notes, tags, rating }) => [
-        latent,
-        { label, notes, tags, rating, groups: [] },
-      ]),
-    );
-    for (const { name, latents } of groups)
-      for (const latent of latents) {
-        const own = remarks.get(latent) ?? { label: "", notes: "", tags: [], rating: null, groups: [] }; // prettier-ignore
-        own.groups.push(name);
-        remarks.set(latent, own);
-      }
-    return remarks;
   };
   const firesOf = async (run: string, { clauses }: Query) => {
     const fires = new Map<string, Map<number, number>>();
     for (const clause of clauses) {
       if (clause.kind !== "fires") continue;
       const codes = await models.ask("analyse", runs.folderOf(run), [clause.text]);
-      const largest = new Map<number, number>();
-      codes.latents.forEach((latent, i) =>
-        largest.set(latent, Math.max(largest.get(latent) ?? 0, codes.values[i])),
-      );
-      fires.set(clause.text, largest);
+      const totals = [...totalsOf(codes)];
+      fires.set(clause.text, new Map(totals.map(([latent, { max }]) => [latent, max])));
     }
     return fires;
   };

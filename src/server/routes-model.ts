@@ -4,6 +4,7 @@ import { streamSSE } from "hono/streaming";
 
 import { messageOf } from "../error.ts";
 import { meaningOf } from "../workbench/model-run.ts";
+import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, body, events, json, router, type Services } from "./api.ts";
 import { requireRunWithSae } from "./routes-runs.ts";
 import {
@@ -89,16 +90,9 @@ export function modelRoutes({ runs, models }: Services) {
         { signal: c.req.raw.signal },
       );
       const { features, name } = await names(run);
-      const totals = new Map<number, { max: number; sum: number; pieces: number }>();
-      latents.forEach((latent, i) => {
-        const own = totals.get(latent) ?? { max: 0, sum: 0, pieces: 0 };
-        totals.set(latent, {
-          max: Math.max(own.max, values[i]),
-          sum: own.sum + values[i],
-          pieces: own.pieces + 1,
-        });
-      });
-      const found = [...totals].sort(([a, x], [b, y]) => y.max - x.max || a - b);
+      const found = [...totalsOf({ latents, values })].sort(
+        ([a, x], [b, y]) => y.max - x.max || a - b,
+      );
       return c.json(
         {
           ...{

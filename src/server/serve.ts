@@ -3,22 +3,19 @@ import { randomBytes } from "node:crypto";
 import { mkdirSync } from "node:fs";
 import type { Server as HttpServer } from "node:http";
 import type { AddressInfo } from "node:net";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { createAdaptorServer } from "@hono/node-server";
 
 import { messageOf, UserError } from "../error.ts";
 import { ownVersion } from "../runs.ts";
-import { Annotations } from "./annotations.ts";
 import { createApp } from "./app.ts";
 import { HEADERS } from "./guard.ts";
-import { Jobs } from "./jobs.ts";
-import { Models } from "./models.ts";
+import type { Jobs } from "./jobs.ts";
 import { pageFiles } from "./page.ts";
-import { RunStore } from "./run-store.ts";
+import type { RunStore } from "./run-store.ts";
+import { openServices, type ServiceOptions } from "./services.ts";
 
-export interface ServeOptions {
-  /** The folder that holds the run folders. */
-  runs: string;
+export interface ServeOptions extends ServiceOptions {
   /** Default 127.0.0.1. */
   host?: string;
   /** 0: any that is free. Default 7171. */
@@ -27,10 +24,6 @@ export interface ServeOptions {
   allowHosts?: readonly string[];
   /** Beyond loopback one is needed; absent: a random one. */
   token?: string;
-  /** A SQLite file or the URL of a PostgreSQL database; absent: annotations.db in the runs folder. */
-  database?: string;
-  /** Jobs that run at the same time. */
-  jobsAtOnce?: number;
   /** The folder of the dashboard's files; absent: what the build made. */
   page?: string;
 }
@@ -63,12 +56,10 @@ export async function serve(options: ServeOptions): Promise<Server> {
   // An empty one is none: everybody would have it.
   const token = options.token || (isLoopback ? undefined : randomBytes(24).toString("base64url"));
   const closing = new AbortController();
-  const jobs = new Jobs(folder, { ...(options.jobsAtOnce && { atOnce: options.jobsAtOnce }) });
-  const models = new Models();
-  const annotations = await Annotations.open(options.database ?? join(folder, ".annotations", "annotations.db")); // prettier-ignore
-  const runs = new RunStore(folder);
+  const services = await openServices(options, !isLoopback);
+  const { runs, jobs, models, annotations } = services;
   const app = createApp({
-    services: { runs, jobs, models, annotations, isConfined: !isLoopback },
+    services,
     guard: {
       hosts: [...LOOPBACK, host.includes(":") ? `[${host}]` : host, ...allowHosts].map((name) => name.toLowerCase()), // prettier-ignore
       ...(token !== undefined && { token }),

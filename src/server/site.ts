@@ -18,21 +18,15 @@ import type { OpenAPIHono } from "@hono/zod-openapi";
 import { DIRECT_FORMS } from "../analysis/logits.ts";
 import { UserError } from "../error.ts";
 import { packTable, unpackTable } from "../packed-table.ts";
-import { Annotations } from "./annotations.ts";
 import { createApp } from "./app.ts";
-import { Jobs } from "./jobs.ts";
-import { Models } from "./models.ts";
 import { DASHBOARD } from "./page.ts";
-import { RunStore } from "./run-store.ts";
+import type { RunStore } from "./run-store.ts";
+import { openServices, type ServiceOptions } from "./services.ts";
 
-export interface SiteOptions {
-  /** The folder that holds the run folders. */
-  runs: string;
+export interface SiteOptions extends ServiceOptions {
   /** Names of the runs that are shown. */
   ids: readonly string[];
   out: string;
-  /** Where labels are kept, as of `serve`. */
-  database?: string;
   version: string;
   signal?: AbortSignal;
   onProgress?: (done: number, total: number) => void;
@@ -60,17 +54,15 @@ const zip = promisify(gzip);
  * or a dashboard that was not built.
  */
 export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent: number }> {
-  const { runs, ids, out, signal, onProgress } = options;
+  const { ids, out, signal, onProgress } = options;
   if (!existsSync(join(DASHBOARD, "index.html")))
     throw new UserError("the dashboard is not built: run npm run build first");
   if (existsSync(out) && !existsSync(join(out, "data", "runs.json")))
     throw new UserError(`${out} exists and is no site of Lens: choose another folder with --out`);
-  const store = new RunStore(runs);
-  const total = ids.map((id) => store.run(id)).length && (await countLatents(store, ids));
-  const models = new Models();
-  const annotations = await Annotations.open(options.database ?? join(store.folder, ".annotations", "annotations.db")); // prettier-ignore
+  const services = await openServices(options, false);
+  const { runs, models, annotations } = services;
   const app = createApp({
-    services: { runs: store, jobs: new Jobs(runs), models, annotations, isConfined: false },
+    services,
     guard: { hosts: ["localhost"] },
     version: options.version,
     closing: new AbortController().signal,
@@ -79,7 +71,9 @@ export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent
   rmSync(draft, { recursive: true, force: true });
   let bytes = 0;
   let done = 0;
+  let total = 0;
   try {
+    total = await countLatents(runs, ids);
     mkdirSync(join(draft, "data"), { recursive: true });
     cpSync(DASHBOARD, draft, { recursive: true });
     const index = readFileSync(join(draft, "index.html"), "utf8");
@@ -104,9 +98,9 @@ export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent
   return { bytesPerLatent: bytes / total };
 }
 
-async function countLatents(store: RunStore, ids: readonly string[]): Promise<number> {
+async function countLatents(runs: RunStore, ids: readonly string[]): Promise<number> {
   let total = 0;
-  for (const id of ids) total += (await store.features(id)).features.index.dSae;
+  for (const id of ids) total += (await runs.features(id)).features.index.dSae;
   return total;
 }
 

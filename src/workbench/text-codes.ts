@@ -74,3 +74,19 @@ export function valuesOf(
     return at < 0 ? 0 : values[offsets[i] + at];
   });
 }
+
+/** Of each latent that fires on the text: its largest activation, their sum, and on how many pieces. */
+export function totalsOf({
+  latents,
+  values,
+}: Pick<TextCodes, "latents" | "values">): Map<
+  number,
+  { max: number; sum: number; pieces: number }
+> {
+  const totals = new Map<number, { max: number; sum: number; pieces: number }>();
+  latents.forEach((latent, i) => {
+    const { max, sum, pieces } = totals.get(latent) ?? { max: 0, sum: 0, pieces: 0 };
+    totals.set(latent, { max: Math.max(max, values[i]), sum: sum + values[i], pieces: pieces + 1 });
+  });
+  return totals;
+}
