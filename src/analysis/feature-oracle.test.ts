@@ -86,7 +86,7 @@ describe("the feature index and numpy agree on", () => {
       }
       expect(found.tokens.length).toBe(expected.mass.filter((mass) => mass > 0).length);
       for (let g = 0; g < dSae; g++) expect(counter.coActivation.count(f, g)).toBe(expected.co[g]);
-      const { quantiles, rankSample } = await features.feature(f);
+      const { quantiles, rankSample } = features.feature(f);
       if (rankSample === expected.firings)
         expect(quantiles.map(({ low, high }) => [low, high]).reverse()).toEqual(
           expected.fifths.map((ends) => ends.map((end) => Number(end.toPrecision(5)))),
@@ -100,7 +100,7 @@ describe("the feature index and numpy agree on", () => {
           expect(Math.abs(rank(high) - (q + 1) / 5)).toBeLessThan(0.12);
         }
       // Eight partners: all of them stand out by their count.
-      const partners = await features.partners(f);
+      const partners = features.partners(f);
       partners.latents.forEach((g, i) => expect(partners.counts[i]).toBe(expected.co[g]));
       if (f === 1) expect([...partners.latents]).toContain(5); // never together, though expected
     },

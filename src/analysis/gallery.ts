@@ -74,7 +74,7 @@ export async function galleryOf(
   const shown = await Promise.all(
     order.map(async (latent, i) => ({
       rank: i + 1,
-      feature: await features.feature(latent),
+      feature: features.feature(latent),
       label: labels?.best[latent] ?? undefined,
     })),
   );

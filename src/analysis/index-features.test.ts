@@ -38,7 +38,7 @@ describe("indexFeatures", () => {
     let examples = 0;
     let whole = 0;
     for (let latent = 0; latent < dSae; latent++) {
-      const { top, random } = await features.feature(latent);
+      const { top, random } = features.feature(latent);
       for (const { document, pieces, values, peak } of [...top, ...random]) {
         const { text } = documents.find(({ id }) => id === document)!;
         expect(text).toContain(pieces.join(""));
@@ -81,7 +81,7 @@ describe("indexFeatures", () => {
     expect(features.index.bytesPerLatent).toBeLessThan(bytes / dSae + 5);
     expect(await readdir(out)).not.toContain("codes.log");
     for (let latent = 0; latent < dSae; latent++) {
-      const { quantiles, nearMiss, silent, byPlace, firings } = await features.feature(latent);
+      const { quantiles, nearMiss, silent, byPlace, firings } = features.feature(latent);
       expect(byPlace.reduce((all, place) => all + place.firings, 0)).toBe(firings);
       const shown = [...quantiles.flatMap(({ examples }) => examples), ...nearMiss, ...silent];
       for (const { document, pieces, values, value, peak } of shown) {

@@ -2,7 +2,7 @@
  * Typed arrays in one piece of bytes, for files that are read by range and for records in a log:
  * u32 length of the header, the header as JSON, then the arrays, each beginning at a multiple of 8.
  */
-import { open, type FileHandle } from "node:fs/promises";
+import { closeSync, openSync, readSync } from "node:fs";
 
 import { UserError } from "../error.ts";
 
@@ -76,63 +76,59 @@ export function unpackArrays(bytes: Uint8Array): {
   }
 }
 
-/** A file that holds what `packArrays` made, read piece by piece. */
+/**
+ * A file that holds what `packArrays` made, read piece by piece. Reading waits: a piece is a few hundred
+ * bytes, which are there before a promise would be.
+ */
 export class PackedFile {
   readonly about: unknown;
   readonly #path: string;
-  readonly #file: FileHandle;
+  readonly #file: number;
   readonly #arrays: Map<string, { type: TypeName; length: number; offset: number }>;
 
-  private constructor(path: string, file: FileHandle, header: Header, start: number) {
-    this.#path = path;
-    this.#file = file;
-    this.about = header.about;
-    this.#arrays = new Map(
-      header.arrays.map(([name, type, length, offset]) => [
-        name,
-        { type, length, offset: start + offset },
-      ]),
-    );
-  }
-
   /** @throws UserError when there is no such file, or it is of another form. */
-  static async open(path: string): Promise<PackedFile> {
-    const file = await open(path, "r").catch(() => {
-      throw new UserError(`${path} cannot be read; index the features again: lens features`);
-    });
+  constructor(path: string) {
+    this.#path = path;
     try {
-      const length = (await bytesAt(file, 0, 4)).readUInt32LE(0);
-      const header = JSON.parse((await bytesAt(file, 4, length)).toString("utf8")) as Header;
-      return new PackedFile(path, file, header, aligned(4 + length));
+      this.#file = openSync(path, "r");
     } catch {
-      await file.close();
+      throw new UserError(`${path} cannot be read; index the features again: lens features`);
+    }
+    try {
+      const length = this.#bytes(0, 4).readUInt32LE(0);
+      const { about, arrays } = JSON.parse(this.#bytes(4, length).toString("utf8")) as Header;
+      const start = aligned(4 + length);
+      this.about = about;
+      this.#arrays = new Map(
+        arrays.map(([name, type, count, offset]) => [
+          name,
+          { type, length: count, offset: start + offset },
+        ]),
+      );
+    } catch {
+      this.close();
       throw new UserError(`${path} is damaged; index the features again: lens features`);
     }
   }
 
-  /** Numbers from … to-1 of an array. */
-  async read(name: string, from: number, to: number): Promise<PackedArray> {
+  /** Numbers from … to-1 of an array. @throws UserError when it has fewer. */
+  read(name: string, from: number, to: number): PackedArray {
     const array = this.#arrays.get(name);
     if (!array || to > array.length)
       throw new UserError(`${this.#path} has no ${name} up to ${to}; index the features again`);
     const numbers = new TYPES[array.type](to - from);
-    const bytes = await bytesAt(
-      this.#file,
-      array.offset + from * numbers.BYTES_PER_ELEMENT,
-      numbers.byteLength,
-    );
+    const bytes = this.#bytes(array.offset + from * numbers.BYTES_PER_ELEMENT, numbers.byteLength);
     new Uint8Array(numbers.buffer).set(bytes);
     return numbers;
   }
 
-  async close(): Promise<void> {
-    await this.#file.close();
+  close(): void {
+    closeSync(this.#file);
   }
-}
 
-async function bytesAt(file: FileHandle, at: number, length: number): Promise<Buffer> {
-  const bytes = Buffer.alloc(length);
-  const { bytesRead } = await file.read(bytes, 0, length, at);
-  if (bytesRead !== length) throw new RangeError("cut off");
-  return bytes;
+  #bytes(at: number, length: number): Buffer {
+    const bytes = Buffer.alloc(length);
+    if (readSync(this.#file, bytes, 0, length, at) !== length) throw new RangeError("cut off");
+    return bytes;
+  }
 }

@@ -73,18 +73,18 @@ export async function writePartners(path: string, co: CoActivation): Promise<voi
   await writeFile(path, packArrays({ dSae, positions: N, error }, { offsets, ...all }));
 }
 
-/** The partners of one latent, read by their place in the file. */
-export async function readPartners(path: string, latent: number): Promise<StoredPartners> {
-  const file = await PackedFile.open(path);
+/** The partners of one latent, read by their place in the file. @throws UserError */
+export function readPartners(path: string, latent: number): StoredPartners {
+  const file = new PackedFile(path);
   try {
-    const [from, to] = await file.read("offsets", latent, latent + 2);
+    const [from, to] = file.read("offsets", latent, latent + 2);
     return {
-      latents: (await file.read("latents", from, to)) as Int32Array,
-      counts: (await file.read("counts", from, to)) as Uint32Array,
+      latents: file.read("latents", from, to) as Int32Array,
+      counts: file.read("counts", from, to) as Uint32Array,
       error: (file.about as { error: number }).error,
     };
   } finally {
-    await file.close();
+    file.close();
   }
 }
 

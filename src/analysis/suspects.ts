@@ -72,7 +72,7 @@ export interface Suspect {
 export interface LatentFacts {
   co: CoFirings;
   /** A latent's activation by token type, as far as it is kept. */
-  profile: (latent: number) => Promise<ReadonlyMap<number, number>>;
+  profile: (latent: number) => ReadonlyMap<number, number>;
 }
 
 /**
@@ -90,7 +90,7 @@ export async function evidenceOf(
   const [decF, decG] = [f, g].map((l) => W_dec.subarray(l * dOut, (l + 1) * dOut));
   const response = (own: Float32Array, ownDec: Float32Array, other: Float32Array) =>
     transcoder ? NaN : cosine(own, other) / cosine(own, ownDec);
-  const [ofF, ofG] = [await profile(f), await profile(g)];
+  const [ofF, ofG] = [profile(f), profile(g)];
   const tokens = [...new Set([...ofF.keys(), ...ofG.keys()])];
   return {
     ...pairOf(co, f, g),

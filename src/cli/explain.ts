@@ -91,7 +91,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   try {
     const features = await openFeatures(join(folder, "features"));
     const latents = options.latents?.split(",").map((text) => numberOf("latents", text));
-    for (const latent of latents ?? []) await features.feature(latent);
+    for (const latent of latents ?? []) features.feature(latent);
     const tokens = options.tokens === undefined ? opened.config.features.tokens : numberOf("tokens", options.tokens); // prettier-ignore
     const { text, explanations } = await byRules(
       { ...opened, features },

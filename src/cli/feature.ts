@@ -87,7 +87,7 @@ async function run(latent: string, id: string, options: Options, signal: AbortSi
   const { folder, model } = opened;
   try {
     const features = await openFeatures(join(folder, "features"));
-    await features.feature(number);
+    features.feature(number);
     const run = { ...opened, features, terminal, signal };
     if (isMap) {
       await featureMap(run);
@@ -129,7 +129,7 @@ async function viewOf(
     hookPoint: [places.hookPoint].flat().join(" + "),
     positions: features.index.positions,
     textDocuments: features.index.documents,
-    feature: await features.feature(latent),
+    feature: features.feature(latent),
     label: features.labels?.best[latent] ?? undefined,
     ...(text !== undefined && { text: await firingsOn(opened, text) }),
     logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },

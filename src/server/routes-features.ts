@@ -5,7 +5,8 @@ import { createRoute, z } from "@hono/zod-openapi";
 
 import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
 import { parseQuery, remarksOf, runQuery, type Query } from "../analysis/feature-query.ts";
-import { HISTOGRAM } from "../analysis/features.ts";
+import { HISTOGRAM, type Features } from "../analysis/features.ts";
+import type { StoredPartners } from "../analysis/partners.ts";
 import { messageOf, UserError } from "../error.ts";
 import { packTable, type NumberColumn, type PackedTable } from "../packed-table.ts";
 import { nameOf } from "../workbench/feature-facts.ts";
@@ -123,10 +124,7 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       const { index, labels } = features;
       if (latent >= index.dSae)
         throw new NotFound(`run ${run} has latents 0 to ${index.dSae - 1}; got ${latent}`);
-      const [feature, partners] = await Promise.all([
-        features.feature(latent),
-        features.partners(latent).catch(() => null), // an index without them is whole all the same
-      ]);
+      const partners = partnersOf(features, latent);
       const { provenance } = index;
       const text = (value: unknown) =>
         typeof value === "string" ? value : JSON.stringify(value ?? "unknown");
@@ -136,7 +134,7 @@ export function featureRoutes({ runs, models, annotations }: Services) {
         hookPoint: [provenance.hookPoint ?? "unknown"].flat().map(text).join(" + "),
         ...{ dSae: index.dSae, positions: index.positions, textDocuments: index.documents },
         histogramScale: HISTOGRAM,
-        feature,
+        feature: features.feature(latent),
         label: labels?.best[latent] ?? null,
         explanation: (explanations?.latents[latent] ?? null) as Record<string, unknown> | null,
         partners: partners && {
@@ -174,6 +172,15 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       const path = join(runs.folderOf(run), name, `${name}.json`);
       return c.json(await readOr404(path, "").catch(nullWhenAbsent), 200);
     });
+}
+
+/** An index without them is whole all the same. */
+function partnersOf(features: Features, latent: number): StoredPartners | null {
+  try {
+    return features.partners(latent);
+  } catch {
+    return null;
+  }
 }
 
 interface MapFile {

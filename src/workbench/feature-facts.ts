@@ -27,9 +27,9 @@ export async function countedCoActivation(features: Features): Promise<CoActivat
 
 /** What suspects are judged by, beside the weights. */
 export function factsOf(features: Features, co: CoActivation): LatentFacts {
-  const known = new Map<number, Promise<ReadonlyMap<number, number>>>();
-  const read = async (latent: number) => {
-    const { topTokens } = await features.feature(latent);
+  const known = new Map<number, ReadonlyMap<number, number>>();
+  const read = (latent: number) => {
+    const { topTokens } = features.feature(latent);
     return new Map(topTokens.map(({ token, share }) => [token, share]));
   };
   return {

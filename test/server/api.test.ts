@@ -163,10 +163,10 @@ test("one latent comes with all that is known of it", async () => {
   for (const latent of [0, 63]) {
     const detail = await client.get<FeatureDetail>(`${api}/features/${latent}`);
     const asJson = (value: unknown) => JSON.parse(JSON.stringify(value ?? null)) as unknown;
-    expect(detail.feature).toEqual(asJson(await opened.feature(latent)));
+    expect(detail.feature).toEqual(asJson(opened.feature(latent)));
     expect(detail.label).toEqual(asJson(opened.labels!.best[latent]));
     expect(detail.explanation).toEqual(asJson(explanations!.latents[latent]));
-    const partners = await opened.partners(latent);
+    const partners = opened.partners(latent);
     expect(detail.partners!.latents).toEqual([...partners.latents]);
     expect(detail.partners!.counts).toEqual([...partners.counts]);
     expect(detail).toMatchObject({ run: RUN, hookPoint: "blocks.2.hook_resid_post", dSae: 64 });
