@@ -20,6 +20,7 @@ import {
   randomPair,
   type CoFirings,
   type Together,
+  type NearestRows,
 } from "./neighbors.ts";
 
 export type SuspectKind = "duplicate" | "split" | "absorbed";
@@ -79,12 +80,12 @@ export interface LatentFacts {
  * Where SAE and output are of different spaces (transcoders) an encoder cannot answer to a decoder
  * direction; `response` is then NaN, and nothing is called absorbed.
  */
-export async function evidenceOf(
+export function evidenceOf(
   { spec, W_enc, W_dec }: Sae,
   { co, profile }: LatentFacts,
   f: number,
   g: number,
-): Promise<PairEvidence> {
+): PairEvidence {
   const { dIn, dOut, transcoder } = spec;
   const [encF, encG] = [f, g].map((l) => W_enc.subarray(l * dIn, (l + 1) * dIn));
   const [decF, decG] = [f, g].map((l) => W_dec.subarray(l * dOut, (l + 1) * dOut));
@@ -137,7 +138,8 @@ export interface Suspects {
   random: Record<SuspectKind, number>;
 }
 
-const NEAREST = 20;
+/** Neighbours of a latent that are looked at. */
+export const NEAREST = 20;
 /** What one standard normal number in a thousand exceeds. */
 const NORMAL_999 = 3.09;
 
@@ -155,39 +157,57 @@ export async function suspectsOf(
   { latents, device, seed = 0 }: SuspectOptions = {},
 ): Promise<Suspects> {
   const { dSae, dOut } = sae.spec;
+  const near = await nearestRows(sae.W_dec, dOut, {
+    ...{ count: Math.min(NEAREST, dSae - 1), ...(latents && { of: latents }) },
+    ...(device && { device }),
+  });
+  const found = suspectsAmong(sae, facts, near, latents);
+  const random = { duplicate: 0, split: 0, absorbed: 0 };
+  const rng = new Rng(seed, "pairs");
+  for (let i = 0; i < found.pairs; i++) {
+    const pair = byFirings(facts, ...randomPair(rng, dSae));
+    for (const kind of suspicionsOf(evidenceOf(sae, facts, ...pair), -Infinity)) random[kind]++;
+  }
+  return { ...found, random };
+}
+
+/**
+ * The suspects among latents and those that are `near` to each by decoder cosine.
+ * @param latents whose rows `near` has; absent: all.
+ * @throws UserError when the counts are not of this SAE.
+ */
+export function suspectsAmong(
+  sae: Sae,
+  facts: LatentFacts,
+  near: NearestRows,
+  latents?: readonly number[],
+): Omit<Suspects, "random"> {
+  const { dSae, dOut } = sae.spec;
   if (facts.co.firings.length !== dSae)
     throw new UserError(
       `the co-activation counts are of ${facts.co.firings.length} latents, the SAE has ${dSae}; index the features again`,
     );
-  const count = Math.min(NEAREST, dSae - 1);
-  const near = await nearestRows(sae.W_dec, dOut, {
-    ...{ count, ...(latents && { of: latents }), ...(device && { device }) },
-  });
   const chance = NORMAL_999 / Math.sqrt(dOut);
-  const { firings } = facts.co;
-  const ordered = (f: number, g: number): [number, number] =>
-    firings[f] > firings[g] || (firings[f] === firings[g] && f < g) ? [f, g] : [g, f];
   const seen = new Set<number>();
   const suspects: Suspect[] = [];
   for (let i = 0; i < near.rows.length; i++) {
-    const [row, other] = [Math.floor(i / count), near.rows[i]];
+    const [row, other] = [Math.floor(i / near.count), near.rows[i]];
     if (other < 0) continue;
-    const pair = ordered(latents?.[row] ?? row, other);
+    const pair = byFirings(facts, latents?.[row] ?? row, other);
     const key = pair[0] * dSae + pair[1];
     if (seen.has(key)) continue;
     seen.add(key);
     // The cheap condition first: what lies below it is no suspect of any kind.
     if (near.cosines[i] < Math.max(chance, RULES.split.decoderCosine)) continue;
-    const evidence = await evidenceOf(sae, facts, ...pair);
+    const evidence = evidenceOf(sae, facts, ...pair);
     for (const kind of suspicionsOf(evidence, chance))
       suspects.push({ kind, latents: pair, evidence });
   }
-  const random = { duplicate: 0, split: 0, absorbed: 0 };
-  const rng = new Rng(seed, "pairs");
-  for (let i = 0; i < seen.size; i++) {
-    const evidence = await evidenceOf(sae, facts, ...ordered(...randomPair(rng, dSae)));
-    for (const kind of suspicionsOf(evidence, -Infinity)) random[kind]++;
-  }
   suspects.sort((a, b) => b.evidence.decoderCosine - a.evidence.decoderCosine);
-  return { suspects, pairs: seen.size, chance, random };
+  return { suspects, pairs: seen.size, chance };
+}
+
+/** The more frequent latent first, of equals the lower one. */
+function byFirings({ co: { firings } }: LatentFacts, f: number, g: number): [number, number] {
+  return firings[f] > firings[g] || (firings[f] === firings[g] && f < g) ? [f, g] : [g, f];
 }

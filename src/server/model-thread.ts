@@ -8,22 +8,20 @@ import { join } from "node:path";
 import { tokenText } from "../analysis/codes.ts";
 import { attribute, singleToken } from "../analysis/attribute.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
-import { logitEffects, nearestToLogits, type DirectForm } from "../analysis/logits.ts";
-import { coNeighbors, cosineNull, type CosineNull } from "../analysis/neighbors.ts";
+import { DIRECT_FORMS, type DirectForm } from "../analysis/logits.ts";
 import { steering, type Edit } from "../analysis/steer.ts";
-import { suspectsOf, type LatentFacts } from "../analysis/suspects.ts";
-import { writePointOf } from "../analysis/write-point.ts";
 import type { RunConfig } from "../config.ts";
+import { openDevice } from "../device/device.ts";
 import { messageOf, UserError } from "../error.ts";
 import { generate, type GenerateOptions } from "../model/generate.ts";
 import { loadModel } from "../model/model.ts";
 import { workerPort } from "../platform.node.ts";
 import {
-  countedCoActivation,
-  factsOf,
-  nameOf,
-  near,
-  withTexts,
+  effectsOf,
+  neighborFacts,
+  neighborsOf,
+  type NeighborFacts,
+  type NeighborsOfLatent,
 } from "../workbench/feature-facts.ts";
 import { estimateRun, type RunEstimate } from "../workbench/estimate.ts";
 import { openModelRun, type ModelRun } from "../workbench/model-run.ts";
@@ -32,25 +30,7 @@ import { textCodes, type TextCodes } from "../workbench/text-codes.ts";
 /** A run with a model, and its features where there are any. */
 interface Opened extends ModelRun {
   features: Features | undefined;
-  /** What is the same for all latents, worked out once. */
-  facts: () => Promise<Facts>;
-}
-
-interface Facts {
-  chance: { decoder: CosineNull; encoder: CosineNull };
-  /** Where pairs were counted; null where not. */
-  pairs: LatentFacts | null;
-}
-
-async function factsOfRun({ sae }: ModelRun, features: Features | undefined): Promise<Facts> {
-  const co = features && (await countedCoActivation(features));
-  return {
-    chance: {
-      decoder: await cosineNull(sae.W_dec, sae.spec.dOut),
-      encoder: await cosineNull(sae.W_enc, sae.spec.dIn),
-    },
-    pairs: features && co ? factsOf(features, co) : null,
-  };
+  facts: () => Promise<NeighborFacts>;
 }
 
 /** Runs that are kept open. */
@@ -87,30 +67,47 @@ export const operations = {
   },
 
   async logits({ open }: Call, latent: number, form: DirectForm, top: number) {
-    const { sae, model, places } = await open();
-    const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
-    const options = { ...places, form, top, latents: [latent] };
-    for await (const effect of logitEffects(sae, model, options))
-      return { writesTo: hookPoint, ...withTexts(model, effect) };
+    for await (const effect of effectsOf(await open(), [latent], { form, top })) return effect;
     throw new Error("a latent was asked for and none came");
   },
 
-  async neighbors({ open }: Call, latent: number, top: number) {
+  async neighbors({ open }: Call, latent: number, top: number): Promise<NeighborsOfLatent> {
     const { sae, features, facts } = await open();
     if (!features) throw new UserError("neighbours are named by the feature index; make one first");
-    const { chance, pairs } = await facts();
-    const { dIn, dOut } = sae.spec;
-    return {
-      decoder: await near(sae.W_dec, dOut, features, { latent, top, chance: chance.decoder }),
-      encoder: await near(sae.W_enc, dIn, features, { latent, top, chance: chance.encoder }),
-      together:
-        pairs &&
-        coNeighbors(pairs.co, latent, { by: "phi", count: top }).map((one) => ({
-          ...one,
-          label: nameOf(features, one.latent),
-        })),
-      suspects: pairs && (await suspectsOf(sae, pairs, { latents: [latent] })).suspects,
-    };
+    for await (const one of neighborsOf(sae, features, await facts(), [latent], { top }))
+      return one;
+    throw new Error("a latent was asked for and none came");
+  },
+
+  /** Both for many latents, with the effects in all direct forms: what single ones cost is mostly the matrices. */
+  async details(
+    { open, signal }: Call,
+    latents: number[],
+    top: { logits: number; neighbors: number },
+  ) {
+    const run = await open();
+    const { sae, features, facts } = run;
+    if (!features) throw new UserError("neighbours are named by the feature index; make one first");
+    const device = await openDevice("cpu", {});
+    try {
+      const found = latents.map(() => ({
+        logits: {} as Record<DirectForm, unknown>,
+        neighbors: undefined as NeighborsOfLatent | undefined,
+      }));
+      for (const form of DIRECT_FORMS) {
+        signal.throwIfAborted();
+        let i = 0;
+        for await (const effect of effectsOf(run, latents, { form, top: top.logits, device }))
+          found[i++].logits[form] = effect;
+      }
+      let i = 0;
+      const options = { top: top.neighbors, device };
+      for await (const one of neighborsOf(sae, features, await facts(), latents, options))
+        found[i++].neighbors = one;
+      return found;
+    } finally {
+      await device.close();
+    }
   },
 
   async attribute({ open, signal }: Call, request: AttributeRequest) {
@@ -239,8 +236,8 @@ async function openAll(folder: string): Promise<Opened> {
     if (error instanceof UserError) return undefined;
     throw error;
   });
-  let facts: Promise<Facts> | undefined;
-  return { ...run, features, facts: () => (facts ??= factsOfRun(run, features)) };
+  let facts: Promise<NeighborFacts> | undefined;
+  return { ...run, features, facts: () => (facts ??= neighborFacts(run.sae, features)) };
 }
 
 /** Answers questions one after the other; a cancellation is heard in between. */

@@ -15,9 +15,9 @@ import { promisify } from "node:util";
 import { gzip } from "node:zlib";
 import type { OpenAPIHono } from "@hono/zod-openapi";
 
-import { DIRECT_FORMS } from "../analysis/logits.ts";
 import { UserError } from "../error.ts";
 import { packTable, unpackTable } from "../packed-table.ts";
+import type { Services } from "./api.ts";
 import { createApp } from "./app.ts";
 import { DASHBOARD } from "./page.ts";
 import type { RunStore } from "./run-store.ts";
@@ -46,6 +46,8 @@ const POLICY =
 
 const NEIGHBORS = 12;
 const LOGITS = 10;
+/** Latents that the model is asked about at once. */
+const GROUP = 256;
 const zip = promisify(gzip);
 
 /**
@@ -83,7 +85,7 @@ export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent
     const shown = list.runs.filter(({ id }) => ids.includes(id));
     writeFileSync(join(draft, "data", "runs.json"), JSON.stringify({ runs: shown, broken: [], folder: "" })); // prettier-ignore
     for (const id of ids)
-      bytes += await exportRun(app, id, join(draft, "data", id), () => {
+      bytes += await exportRun({ app, services }, id, join(draft, "data", id), () => {
         signal?.throwIfAborted();
         onProgress?.(++done, total);
       });
@@ -105,7 +107,7 @@ async function countLatents(runs: RunStore, ids: readonly string[]): Promise<num
 }
 
 async function exportRun(
-  app: OpenAPIHono,
+  { app, services: { runs, models } }: { app: OpenAPIHono; services: Services },
   id: string,
   folder: string,
   onLatent: () => void,
@@ -132,31 +134,32 @@ async function exportRun(
   const size = new Uint32Array(dSae);
   const details = createWriteStream(join(folder, "details.bin"));
   let at = 0;
-  for (let latent = 0; latent < dSae; latent++) {
-    const line = await zip(JSON.stringify(await detailOf(app, `${path}/features/${latent}`)));
-    if (!details.write(line)) await once(details, "drain");
-    [offset[latent], size[latent]] = [at, line.length];
-    at += line.length;
-    onLatent();
+  const top = { logits: LOGITS, neighbors: NEIGHBORS };
+  let hasModel = true;
+  for (let from = 0; from < dSae; from += GROUP) {
+    const latents = Array.from({ length: Math.min(GROUP, dSae - from) }, (_, i) => from + i);
+    // What needs the model is left out where it cannot be had: the page says so.
+    const found = hasModel
+      ? await models.ask("details", runs.folderOf(id), [latents, top]).catch((error: unknown) => {
+          if (!(error instanceof UserError)) throw error;
+          hasModel = false;
+        })
+      : undefined;
+    for (const [i, latent] of latents.entries()) {
+      const feature = await answer(app, `${path}/features/${latent}`);
+      const { logits = null, neighbors = null } = found?.[i] ?? {};
+      const line = await zip(JSON.stringify({ feature, logits, neighbors } satisfies SiteDetail));
+      if (!details.write(line)) await once(details, "drain");
+      [offset[latent], size[latent]] = [at, line.length];
+      at += line.length;
+      onLatent();
+    }
   }
   details.end();
   await once(details, "close");
   const numbers = { ...table.numbers, offset, bytes: size };
   writeFileSync(join(folder, "columns.bin"), packTable({ ...table, numbers }));
   return at;
-}
-
-/** What needs the model is left out where it cannot be had: the page says so. */
-async function detailOf(app: OpenAPIHono, path: string): Promise<SiteDetail> {
-  const feature = await answer(app, path);
-  const logits: Record<string, unknown> = {};
-  for (const form of DIRECT_FORMS) {
-    const found = await ask(app, `${path}/logits?form=${form}&top=${LOGITS}`);
-    if (!found.ok) return { feature, logits: null, neighbors: null };
-    logits[form] = await found.json();
-  }
-  const neighbors = await ask(app, `${path}/neighbors?top=${NEIGHBORS}`);
-  return { feature, logits, neighbors: neighbors.ok ? await neighbors.json() : null };
 }
 
 async function ask(app: OpenAPIHono, path: string): Promise<Response> {
