@@ -3,6 +3,7 @@ import {
   parseQuery,
   remarksOf,
   runQuery,
+  type Likeness,
   type Query,
   type Remark,
 } from "../src/analysis/feature-query.ts";
@@ -49,6 +50,8 @@ export class FeatureList {
   problem = $state("");
   /** For each text of a fires: clause. */
   #fires = new Map<string, Map<number, number>>();
+  /** For the latent of each like: clause. */
+  #like = new Map<number, Likeness>();
 
   constructor(run: string) {
     this.run = run;
@@ -73,13 +76,20 @@ export class FeatureList {
   /** The latents that meet a query. @throws Error that says what cannot be read. */
   async find(text: string): Promise<{ rows: Int32Array; query: Query; milliseconds: number }> {
     const query = parseQuery(text);
-    for (const clause of query.clauses)
+    for (const clause of query.clauses) {
+      if (clause.kind === "like" && !this.#like.has(clause.latent)) {
+        const { meta, numbers } = await table(`runs/${encodeURIComponent(this.run)}/features/${clause.latent}/similar`); // prettier-ignore
+        const cosines = numbers.cosine as Float32Array;
+        this.#like.set(clause.latent, { cosines, least: meta.least as number });
+      }
       if (clause.kind === "fires" && !this.#fires.has(clause.text)) {
         const { top } = await ask(api.runs[":run"].analyse.$post({ param: { run: this.run }, json: { text: clause.text } })); // prettier-ignore
         this.#fires.set(clause.text, new Map(top.map(({ latent, max }) => [latent, max])));
       }
+    }
     const began = performance.now();
-    const rows = runQuery(query, this.table!, { remarks: this.remarks, fires: this.#fires });
+    const context = { remarks: this.remarks, fires: this.#fires, like: this.#like };
+    const rows = runQuery(query, this.table!, context);
     return { rows, query, milliseconds: performance.now() - began };
   }
 

@@ -75,6 +75,10 @@ export const MEANINGS: Record<string, Meaning> = {
   },
   rating: { name: "rating", says: "Stars that people gave, 1 to 5." },
   latent: { name: "latent", says: "Its number, from 0." },
+  like: {
+    name: "likeness",
+    says: "Cosine of its decoder direction with that of the latent that like: names.",
+  },
   x: { name: "on the text", says: "Its largest activation on the text of the fires: clause." },
   phi: {
     name: "φ",

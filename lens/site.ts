@@ -2,7 +2,7 @@
  * The page as a static site (lens export --site): the server's answers are files. What would change or
  * compute something is refused with the reason.
  */
-import { unpackTable, type PackedTable } from "../src/packed-table.ts";
+import { packTable, unpackTable, type PackedTable } from "../src/packed-table.ts";
 import type { SiteDetail } from "../src/server/site.ts";
 
 const meta = document.querySelector<HTMLMetaElement>('meta[name="lens-site"]');
@@ -79,11 +79,27 @@ export async function siteFetch(input: RequestInfo | URL, init?: RequestInit): P
   if (what === "features") {
     const detail = await detailOf(run, Number(latent)).catch(() => undefined);
     if (!detail) return answer({ error: `there is no latent ${latent}` }, 404);
+    if (part === "similar") return similarOf(run, detail);
     const form = url.searchParams.get("form") ?? "centred";
     const found = part === undefined ? detail.feature : part === "logits" ? detail.logits?.[form] : detail.neighbors; // prettier-ignore
     return found ? answer(found) : answer({ error: "this was not part of the copy" }, 404);
   }
   return answer({ error: "this is a copy to look at: run lens serve for more" }, 501);
+}
+
+/** Of the copy only the nearest are known. */
+async function similarOf(run: string, { neighbors }: SiteDetail): Promise<Response> {
+  const near = neighbors as { decoder: Neighbors } | null;
+  if (!near) return answer({ error: "this was not part of the copy" }, 404);
+  const cosine = new Float32Array((await columnsOf(run)).numbers.firings.length).fill(NaN);
+  for (const one of near.decoder.nearest) cosine[one.latent] = one.cosine;
+  const meta = { least: near.decoder.chance.oneInThousand };
+  return new Response(packTable({ meta, numbers: { cosine }, texts: {} }));
+}
+
+interface Neighbors {
+  nearest: { latent: number; cosine: number }[];
+  chance: { oneInThousand: number };
 }
 
 /** What the server would tell as it happens: once, what there is. */

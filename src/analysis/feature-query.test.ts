@@ -33,6 +33,7 @@ const context: QueryContext = {
     [4, remark({ notes: "fires on whiskers", tags: ["pets", "odd"] })],
     [5, remark({ rating: 2, groups: ["names"] })],
   ]),
+  like: new Map([[2, { cosines: Float32Array.of(0.1, 0.5, 1, -0.9, 0.4, 0.8), least: 0.4 }]]),
   fires: new Map([["the dog", new Map([[0, 1.5], [2, 3]])]]), // prettier-ignore
 };
 const ask = (text: string) => [...runQuery(parseQuery(text), table, context)];
@@ -125,4 +126,15 @@ test("quoted values may hold spaces, quotes and colons", () => {
     { kind: "fires", not: false, text: 'say "no: now"' },
     { kind: "text", field: "any", not: false, text: "it: is" },
   ]);
+});
+
+test("like: asks for latents that are like one, the most like first, whatever else is asked", () => {
+  expect(ask("like:2")).toEqual([2, 5, 1, 4]);
+  expect(ask("like:2 -is:dead")).toEqual([2, 5, 4]);
+  expect(ask("like:2 sort:max")).toEqual([1, 2, 4, 5]);
+  expect(ask("like:2 like>0.5")).toEqual([2, 5]);
+  expect(ask("-like:2 sort:-like")).toEqual([0, 3]);
+  // Asked about one of which nothing is known.
+  expect(ask("like:3")).toEqual([]);
+  expect(ask("sort:-like max>4")).toEqual([5, 4]);
 });

@@ -5,8 +5,10 @@
  *
  * Clauses are joined by "and"; a minus before one turns it round. `field<x`, `<=`, `>`, `>=`, `field:x`
  * and `field:low..high` compare numbers, `field:words` looks in texts, `is:state` asks for a state,
- * `fires:text` for latents that fire on a text, words alone look in every text. `sort:field` sorts up,
- * `sort:-field` down; a latent without a value comes last either way, equal ones by their number.
+ * `fires:text` for latents that fire on a text, `like:123` for those whose decoder direction is like that
+ * of latent 123, words alone look in every text. `sort:field` sorts up, `sort:-field` down; a latent
+ * without a value comes last either way, equal ones by their number. Without it what is most like the
+ * latent of `like:` comes first, or else what has the lowest number.
  */
 import { nearestName, UserError } from "../error.ts";
 import type { PackedTable } from "../packed-table.ts";
@@ -26,6 +28,7 @@ export const NUMBER_FIELDS = {
   rule: "F1 of its best rule on held-out text",
   rating: "stars that people gave, 1 to 5",
   x: "strength on the text that was analysed",
+  like: "cosine of its decoder direction with that of the latent that like: names",
 } as const;
 export type NumberField = keyof typeof NUMBER_FIELDS;
 
@@ -61,6 +64,7 @@ export type Clause = { not: boolean } & (
   | { kind: "text"; field: TextField | "any"; text: string }
   | { kind: "state"; state: State }
   | { kind: "fires"; text: string }
+  | { kind: "like"; latent: number }
 );
 
 export interface Query {
@@ -99,6 +103,16 @@ export interface QueryContext {
   remarks?: ReadonlyMap<number, Remark>;
   /** For each text of a `fires:` clause, the latents that fire on it with their largest activation. */
   fires?: ReadonlyMap<string, ReadonlyMap<number, number>>;
+  /** For the latent of each `like:` clause, how like it the others are. */
+  like?: ReadonlyMap<number, Likeness>;
+}
+
+/** How like one latent all are. */
+export interface Likeness {
+  /** [dSae] of the decoder directions; NaN where it is not known. */
+  cosines: Float32Array;
+  /** From this cosine on one is like it: what one random pair of latents in a thousand exceeds. */
+  least: number;
 }
 
 const names = (of: object) => Object.keys(of).join(", ");
@@ -121,6 +135,8 @@ export function parseQuery(text: string): Query {
       query.clauses.push({ not, kind: "state", state: value });
     } else if (field === "fires") {
       query.clauses.push({ not, kind: "fires", text: value });
+    } else if (field === "like" && operator === ":" && /^\d+$/.test(value)) {
+      query.clauses.push({ not, kind: "like", latent: Number(value) });
     } else if (
       isIn(NUMBER_FIELDS, field) &&
       !(isIn(TEXT_FIELDS, field) && isWord(operator, value))
@@ -134,6 +150,8 @@ export function parseQuery(text: string): Query {
       throw unknown(raw, field, all, "fields are");
     }
   }
+  if (query.clauses.some(({ kind }) => kind === "like"))
+    query.sort ??= { field: "like", down: true };
   return query;
 }
 
@@ -220,19 +238,15 @@ export function runQuery(query: Query, table: PackedTable, context: QueryContext
   return query.sort ? sorted(rows, valuesOf(query.sort.field, table, context), query.sort.down) : rows; // prettier-ignore
 }
 
-function mark(
-  clause: Clause,
-  table: PackedTable,
-  { remarks = new Map(), fires }: QueryContext,
-  meets: Uint8Array,
-): void {
+function mark(clause: Clause, table: PackedTable, context: QueryContext, meets: Uint8Array): void {
+  const { remarks = new Map<number, Remark>(), fires, like } = context;
   const { numbers, texts } = table;
   const among = (holds: (remark: Remark) => boolean) =>
     [...remarks].filter(([, remark]) => holds(remark)).map(([latent]) => latent);
   switch (clause.kind) {
     case "number": {
       const { low, high, open } = clause;
-      const values = valuesOf(clause.field, table, { remarks, ...(fires && { fires }) });
+      const values = valuesOf(clause.field, table, context);
       // Columns are 32-bit: 0.1 in a query is to equal 0.1 in a column.
       const [from, to] = values instanceof Float32Array ? [Math.fround(low), Math.fround(high)] : [low, high]; // prettier-ignore
       for (let f = 0; f < meets.length; f++)
@@ -258,6 +272,11 @@ function mark(
     case "fires":
       for (const latent of fires?.get(clause.text)?.keys() ?? []) meets[latent] = 1;
       return;
+    case "like": {
+      const { cosines, least } = like?.get(clause.latent) ?? { cosines: [], least: 1 };
+      for (let f = 0; f < meets.length; f++) meets[f] = Number(cosines[f] >= least);
+      return;
+    }
     case "text": {
       const wanted = clause.text.toLowerCase();
       const has = (text: string) => text.toLowerCase().includes(wanted);
@@ -284,7 +303,7 @@ function mark(
 function valuesOf(
   field: NumberField,
   { numbers }: PackedTable,
-  { remarks = new Map(), fires = new Map() }: QueryContext,
+  { remarks, fires, like }: QueryContext,
 ): ArrayLike<number> {
   const dSae = numbers.firings.length;
   switch (field) {
@@ -292,13 +311,20 @@ function valuesOf(
       return Int32Array.from({ length: dSae }, (_, f) => f);
     case "rating": {
       const ratings = new Float32Array(dSae).fill(NaN);
-      for (const [latent, { rating }] of remarks) if (rating !== null) ratings[latent] = rating;
+      for (const [latent, { rating }] of remarks ?? [])
+        if (rating !== null) ratings[latent] = rating;
       return ratings;
     }
     case "x": {
       const values = new Float32Array(dSae);
-      for (const found of fires.values())
+      for (const found of fires?.values() ?? [])
         for (const [latent, value] of found) values[latent] = Math.max(values[latent], value);
+      return values;
+    }
+    case "like": {
+      const values = new Float32Array(dSae).fill(NaN);
+      for (const { cosines } of like?.values() ?? [])
+        for (let f = 0; f < dSae; f++) if (!(values[f] >= cosines[f])) values[f] = cosines[f];
       return values;
     }
     default:

@@ -93,6 +93,13 @@ export function cosine(a: ArrayLike<number>, b: ArrayLike<number>): number {
   return aa > 0 && bb > 0 ? ab / Math.sqrt(aa * bb) : 0;
 }
 
+/** Cosines of one row of a matrix [n, width] with all rows, [n]; 0 with a zero row. */
+export function cosinesWith(matrix: Float32Array, width: number, row: number): Float32Array {
+  const at = (n: number) => matrix.subarray(n * width, (n + 1) * width);
+  const own = at(row);
+  return Float32Array.from({ length: matrix.length / width }, (_, n) => cosine(own, at(n)));
+}
+
 /** What cosines of rows are when there is no relation. */
 export interface CosineNull {
   /** Pairs of different rows drawn at random: the median, and what one in a thousand exceeds. */

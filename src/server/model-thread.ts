@@ -7,15 +7,20 @@ import { join } from "node:path";
 
 import { tokenText } from "../analysis/codes.ts";
 import { attribute, singleToken } from "../analysis/attribute.ts";
+import type { Likeness } from "../analysis/feature-query.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
 import { DIRECT_FORMS, type DirectForm } from "../analysis/logits.ts";
+import { cosinesWith } from "../analysis/neighbors.ts";
 import { steering, type Edit } from "../analysis/steer.ts";
+import { checkLatents } from "../analysis/write-point.ts";
 import type { RunConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { messageOf, UserError } from "../error.ts";
 import { generate, type GenerateOptions } from "../model/generate.ts";
 import { loadModel } from "../model/model.ts";
 import { workerPort } from "../platform.node.ts";
+import { loadSae } from "../sae/formats.ts";
+import type { Sae } from "../sae/sae.ts";
 import {
   effectsOf,
   neighborFacts,
@@ -24,13 +29,17 @@ import {
   type NeighborsOfLatent,
 } from "../workbench/feature-facts.ts";
 import { estimateRun, type RunEstimate } from "../workbench/estimate.ts";
-import { openModelRun, type ModelRun } from "../workbench/model-run.ts";
+import { openModelRun, saeFolder, type ModelRun } from "../workbench/model-run.ts";
 import { textCodes, type TextCodes } from "../workbench/text-codes.ts";
 
-/** A run with a model, and its features where there are any. */
-interface Opened extends ModelRun {
+/** A run's autoencoder with its features, where there are any, and its model once somebody asks for it. */
+interface Opened {
+  sae: Sae;
   features: Features | undefined;
+  /** What is the same for all latents, worked out once. */
   facts: () => Promise<NeighborFacts>;
+  withModel: () => Promise<ModelRun>;
+  close: () => Promise<void>;
 }
 
 /** Runs that are kept open. */
@@ -63,11 +72,12 @@ export interface AttributeRequest {
 /** What can be asked, with its answer. */
 export const operations = {
   async analyse({ open }: Call, text: string): Promise<TextCodes> {
-    return textCodes(await open(), text);
+    return textCodes(await (await open()).withModel(), text);
   },
 
   async logits({ open }: Call, latent: number, form: DirectForm, top: number) {
-    for await (const effect of effectsOf(await open(), [latent], { form, top })) return effect;
+    const run = await (await open()).withModel();
+    for await (const effect of effectsOf(run, [latent], { form, top })) return effect;
     throw new Error("a latent was asked for and none came");
   },
 
@@ -79,31 +89,43 @@ export const operations = {
     throw new Error("a latent was asked for and none came");
   },
 
-  /** Both for many latents, with the effects in all direct forms: what single ones cost is mostly the matrices. */
+  /** The cosine of the latent's decoder direction with that of every latent, and what chance gives. */
+  async likeness({ open }: Call, latent: number): Promise<Likeness> {
+    const { sae, facts } = await open();
+    checkLatents(sae, [latent]);
+    const { W_dec, spec } = sae;
+    const { chance } = await facts();
+    return { cosines: cosinesWith(W_dec, spec.dOut, latent), least: chance.decoder.oneInThousand };
+  },
+
+  /**
+   * Both for many latents, with the effects in all direct forms: what single ones cost is mostly the
+   * matrices. Where the model cannot be had `logits` is null.
+   */
   async details(
     { open, signal }: Call,
     latents: number[],
     top: { logits: number; neighbors: number },
   ) {
-    const run = await open();
-    const { sae, features, facts } = run;
+    const { sae, features, facts, withModel } = await open();
     if (!features) throw new UserError("neighbours are named by the feature index; make one first");
-    const device = await openDevice("cpu", {});
+    const run = await withModel().catch((error: unknown) => {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    });
+    const device = await openDevice("cpu");
     try {
-      const found = latents.map(() => ({
-        logits: {} as Record<DirectForm, unknown>,
-        neighbors: undefined as NeighborsOfLatent | undefined,
-      }));
-      for (const form of DIRECT_FORMS) {
+      const logits = latents.map((): Record<string, unknown> | null => (run ? {} : null));
+      for (const form of run ? DIRECT_FORMS : []) {
         signal.throwIfAborted();
         let i = 0;
-        for await (const effect of effectsOf(run, latents, { form, top: top.logits, device }))
-          found[i++].logits[form] = effect;
+        for await (const effect of effectsOf(run!, latents, { form, top: top.logits, device }))
+          logits[i++]![form] = effect;
       }
-      let i = 0;
+      const found: { logits: (typeof logits)[number]; neighbors: NeighborsOfLatent }[] = [];
       const options = { top: top.neighbors, device };
-      for await (const one of neighborsOf(sae, features, await facts(), latents, options))
-        found[i++].neighbors = one;
+      for await (const neighbors of neighborsOf(sae, features, await facts(), latents, options))
+        found.push({ logits: logits[found.length], neighbors });
       return found;
     } finally {
       await device.close();
@@ -111,7 +133,7 @@ export const operations = {
   },
 
   async attribute({ open, signal }: Call, request: AttributeRequest) {
-    const { sae, model, places } = await open();
+    const { sae, model, places } = await (await open()).withModel();
     const { text, position, token, against } = request;
     return attribute(sae, model, text, {
       ...{ ...places, position, signal },
@@ -121,7 +143,7 @@ export const operations = {
   },
 
   async steer({ open, signal, tell }: Call, { prompt, edits, settings }: SteerRequest) {
-    const { sae, model, places } = await open();
+    const { sae, model, places } = await (await open()).withModel();
     const { bosId, eosId } = model.tokenizer;
     const ids = Int32Array.from([
       ...(bosId === null ? [] : [bosId]),
@@ -217,7 +239,7 @@ async function open(folder: string): Promise<Opened> {
 }
 
 function close(run: Promise<Opened>): void {
-  void run.then(({ model }) => model.close()).catch(() => undefined);
+  void run.then((opened) => opened.close()).catch(() => undefined);
 }
 
 /** Changes when the run is trained anew, or its features are looked up (anew). */
@@ -231,13 +253,24 @@ function stampOf(folder: string): string {
 }
 
 async function openAll(folder: string): Promise<Opened> {
-  const run = await openModelRun("", folder, "this");
+  const { sae } = await loadSae(saeFolder("", folder));
   const features = await openFeatures(`${folder}/features`).catch((error: unknown) => {
     if (error instanceof UserError) return undefined;
     throw error;
   });
   let facts: Promise<NeighborFacts> | undefined;
-  return { ...run, features, facts: () => (facts ??= neighborFacts(run.sae, features)) };
+  let run: Promise<ModelRun> | undefined;
+  return {
+    ...{ sae, features },
+    facts: () => (facts ??= neighborFacts(sae, features)),
+    // A model that was not there may be by the next time.
+    withModel: () =>
+      (run ??= openModelRun("", folder, "this", sae).catch((error: unknown) => {
+        run = undefined;
+        throw error;
+      })),
+    close: async () => (await run)?.model.close(),
+  };
 }
 
 /** Answers questions one after the other; a cancellation is heard in between. */

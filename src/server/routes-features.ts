@@ -4,7 +4,13 @@ import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
 import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
-import { parseQuery, remarksOf, runQuery, type Query } from "../analysis/feature-query.ts";
+import {
+  parseQuery,
+  remarksOf,
+  runQuery,
+  type Likeness,
+  type Query,
+} from "../analysis/feature-query.ts";
 import { HISTOGRAM, type Features } from "../analysis/features.ts";
 import type { StoredPartners } from "../analysis/partners.ts";
 import { messageOf, UserError } from "../error.ts";
@@ -12,6 +18,7 @@ import { packTable, type NumberColumn, type PackedTable } from "../packed-table.
 import { nameOf } from "../workbench/feature-facts.ts";
 import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
+import { requireRunWithSae } from "./routes-runs.ts";
 import { NotFound } from "./run-store.ts";
 import {
   FeatureDetail,
@@ -63,6 +70,17 @@ const get = createRoute({
   responses: { 200: json(FeatureDetail, "The latent"), ...ABSENT },
 });
 
+const similar = createRoute({
+  method: "get",
+  path: "/runs/{run}/features/{latent}/similar",
+  summary: "How like one latent all are",
+  request: { params: FeatureId },
+  responses: {
+    ...table("cosine of each latent's decoder direction with this one's; the header's meta has least, which one random pair in a thousand exceeds"), // prettier-ignore
+    ...ABSENT,
+  },
+});
+
 const maps = createRoute({
   ...{ method: "get", path: "/runs/{run}/map", summary: "Where the latents lie" },
   request: { params: RunId },
@@ -87,7 +105,8 @@ export function featureRoutes({ runs, models, annotations }: Services) {
   const page = async (run: string, query: Query, offset: number, limit: number) => {
     const { table: all, features } = await runs.features(run);
     const [said, groups] = await Promise.all([annotations.all(run), annotations.groups(run)]);
-    const context = { remarks: remarksOf(said, groups), fires: await firesOf(run, query) };
+    const [fires, like] = [await firesOf(run, query), await likeOf(run, query)];
+    const context = { remarks: remarksOf(said, groups), fires, like };
     const found = runQuery(query, all, context);
     const rows = [...found.subarray(offset, offset + limit)].map((latent) => rowOf(all, latent));
     return { total: found.length, positions: features.index.positions, rows };
@@ -102,6 +121,14 @@ export function featureRoutes({ runs, models, annotations }: Services) {
     }
     return fires;
   };
+  const likeOf = async (run: string, { clauses }: Query) => {
+    const like = new Map<number, Likeness>();
+    for (const clause of clauses)
+      if (clause.kind === "like") like.set(clause.latent, await likeness(run, clause.latent));
+    return like;
+  };
+  const likeness = async (run: string, latent: number) =>
+    models.ask("likeness", requireRunWithSae(runs, run), [latent]);
   return router()
     .openapi(list, async (c) => {
       const { run } = c.req.valid("param");
@@ -146,6 +173,11 @@ export function featureRoutes({ runs, models, annotations }: Services) {
         },
       };
       return c.json(detail, 200);
+    })
+    .openapi(similar, async (c) => {
+      const { run, latent } = c.req.valid("param");
+      const { cosines: cosine, least } = await likeness(run, latent);
+      return bytes(c, packTable({ meta: { least }, numbers: { cosine }, texts: {} }));
     })
     .openapi(maps, async (c) => {
       const { run } = c.req.valid("param");

@@ -135,14 +135,14 @@ async function exportRun(
   const details = createWriteStream(join(folder, "details.bin"));
   let at = 0;
   const top = { logits: LOGITS, neighbors: NEIGHBORS };
-  let hasModel = true;
+  let hasSae = true;
   for (let from = 0; from < dSae; from += GROUP) {
     const latents = Array.from({ length: Math.min(GROUP, dSae - from) }, (_, i) => from + i);
-    // What needs the model is left out where it cannot be had: the page says so.
-    const found = hasModel
+    // What cannot be had is left out: the page says so.
+    const found = hasSae
       ? await models.ask("details", runs.folderOf(id), [latents, top]).catch((error: unknown) => {
           if (!(error instanceof UserError)) throw error;
-          hasModel = false;
+          hasSae = false;
         })
       : undefined;
     for (const [i, latent] of latents.entries()) {

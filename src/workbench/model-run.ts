@@ -23,8 +23,16 @@ export interface ModelRun {
   places: { hookPoint: string[]; targetHookPoint?: string };
 }
 
-/** @throws UserError when there is no such run, no SAE in it, or its activations come from no model. */
-export async function openModelRun(runs: string, id: string, purpose: string): Promise<ModelRun> {
+/**
+ * @param known its SAE, where it has been read already.
+ * @throws UserError when there is no such run, no SAE in it, or its activations come from no model.
+ */
+export async function openModelRun(
+  runs: string,
+  id: string,
+  purpose: string,
+  known?: Sae,
+): Promise<ModelRun> {
   const { folder, config: stored } = findRun(runs, id);
   const config = parseConfig(stored);
   const { activations } = config;
@@ -32,7 +40,7 @@ export async function openModelRun(runs: string, id: string, purpose: string): P
     throw new UserError(
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
-  const { sae } = await loadSae(saeFolder(runs, id));
+  const sae = known ?? (await loadSae(saeFolder(runs, id))).sae;
   const model = await loadModel(activations.model, { threads: config.threads });
   const { inputs, target } = hookPointsOf(model, activations);
   const places = {

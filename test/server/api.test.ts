@@ -1,13 +1,17 @@
 /** What the API answers about runs, features and what the model is asked. */
 import { readFileSync } from "node:fs";
 import { join } from "node:path";
+import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { readExplanations } from "../../src/analysis/explanations.ts";
 import { openFeatures } from "../../src/analysis/features.ts";
+import { cosine } from "../../src/analysis/neighbors.ts";
 import { TOKEN_SEPARATOR } from "../../src/analysis/feature-columns.ts";
 import { unpackTable } from "../../src/packed-table.ts";
 import { readMetrics, readRun } from "../../src/runs.ts";
+import { loadSae } from "../../src/sae/formats.ts";
+import type { SiteDetail } from "../../src/server/site.ts";
 import type { FeatureDetail, FeatureRow, RunDetail, TextCodes } from "../../src/server/schemas.ts";
 import { startLens } from "../command.ts";
 import { scratch, startServer, type Client } from "./server.ts";
@@ -238,6 +242,55 @@ test("neighbours are named, nearest first", async () => {
   const all = await client.get<typeof found>(`${api}/features/5/neighbors?top=100`);
   expect(all.decoder.nearest).toHaveLength(63);
 });
+
+test("latents that are like one are found by the cosine of their decoder directions", async () => {
+  const { sae } = await loadSae(join(run, "sae"));
+  const row = (latent: number) => sae.decoderRow(latent);
+  const { table } = await tableOf(`${api}/features/5/similar`);
+  const { cosine: cosines } = table.numbers;
+  expect(cosines).toHaveLength(64);
+  expect(cosines[5]).toBeCloseTo(1, 6);
+  expect(cosines[9]).toBeCloseTo(cosine(row(5), row(9)), 6);
+  const least = table.meta.least as number;
+  const { rows } = await features(`query=${encodeURIComponent("like:5")}`);
+  const wanted = [...cosines.keys()].filter((latent) => cosines[latent] >= least);
+  expect(rows.map(({ latent }) => latent)).toEqual(
+    wanted.sort((a, b) => cosines[b] - cosines[a] || a - b),
+  );
+  expect(rows[0].latent).toBe(5);
+  await client.refused("GET", `${api}/features?query=like:64`, 400);
+  await client.refused("GET", `${api}/features/64/similar`, 400);
+});
+
+test("a static site holds what the server answers", async () => {
+  const made = await startLens(folder, "export", RUN, "--site", "--runs", folder, "--json").outcome;
+  expect(made.stderr).toBe("");
+  const data = join(folder, "site", "data", RUN);
+  const details = readFileSync(join(data, "details.bin"));
+  const columns = unpackTable(new Uint8Array(readFileSync(join(data, "columns.bin"))).buffer);
+  for (const latent of [0, 5, 63]) {
+    const [at, size] = [columns.numbers.offset[latent], columns.numbers.bytes[latent]];
+    const detail = JSON.parse(gunzipSync(details.subarray(at, at + size)).toString()) as SiteDetail;
+    const answers = `${api}/features/${latent}`;
+    expect(detail.feature).toEqual(await client.get(answers));
+    for (const form of ["raw", "folded", "centred"])
+      // Many latents are multiplied on a device, one in a plain loop.
+      expectClose(detail.logits![form], await client.get(`${answers}/logits?form=${form}&top=10`));
+    expectClose(detail.neighbors, await client.get(`${answers}/neighbors?top=12`));
+  }
+});
+
+/** Equal, with numbers to five places; where a value is at the edge of a bin, counts may differ. */
+function expectClose(found: unknown, wanted: unknown): void {
+  const close = (value: unknown, key?: string): unknown => {
+    if (key === "counts") return expect.any(Array);
+    if (typeof value === "number") return expect.closeTo(value, 5);
+    if (Array.isArray(value)) return value.map((one) => close(one));
+    if (value === null || typeof value !== "object") return value;
+    return Object.fromEntries(Object.entries(value).map(([name, one]) => [name, close(one, name)]));
+  };
+  expect(found).toEqual(close(wanted));
+}
 
 test("what drove a prediction is said with the latents' names", async () => {
   const text = "Once upon a time there was a little";

@@ -186,6 +186,17 @@ test("a run without its autoencoder has features to look at and nothing to try",
     expect(await client.refused("POST", `${api}/${path}`, 400, body)).toContain("no trained");
 });
 
+test("a run whose model is gone has neighbours and likeness all the same", async () => {
+  edit("config.json", (config) => ({
+    ...config,
+    activations: { ...(config.activations as object), model: "/nowhere/model" },
+  }));
+  expect(await client.get(`${api}/features/3/neighbors`)).toHaveProperty("decoder");
+  expect(await client.get(`${api}/features?query=like:3`)).toHaveProperty("rows");
+  const said = await client.refused("POST", `${api}/analyse`, 400, { text: "the dog" });
+  expect(said).toContain("/nowhere/model");
+});
+
 test("weights that are cut off say so", async () => {
   truncateSync(join(run, "sae", "sae_weights.safetensors"), 5000);
   const said = await client.refused("POST", `${api}/analyse`, 400, { text: "a" });
