@@ -1,4 +1,4 @@
-/** The command as a process of its own, for tests. */
+/** The command as a process of its own, for tests; `lens serve` too, which can be killed as a real one can. */
 import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
@@ -25,4 +25,44 @@ export function startLens(
     child[name].setEncoding("utf8").on("data", (text: string) => (texts[name] += text));
   const outcome = once(child, "close").then(([code]) => ({ code: code as number, ...texts }));
   return { child, outcome };
+}
+
+export interface Served {
+  url: string;
+  port: number;
+  child: ChildProcess;
+  /** Ends it with no chance to say anything; nothing when it has ended. */
+  kill(): Promise<void>;
+}
+
+/** `lens serve` on a runs folder, once it listens; an error where it ends or is silent instead. */
+export async function serveLens(runs: string, port = 0): Promise<Served> {
+  const flags = ["--port", String(port), "--json", "--quiet"];
+  const { child, outcome } = startLens(process.cwd(), "serve", runs, ...flags);
+  const patience = setTimeout(() => child.kill("SIGKILL"), 40_000);
+  const address = await new Promise<{ url: string; port: number }>((resolve, reject) => {
+    let said = "";
+    child.stdout!.on("data", (text: string) => {
+      said += text;
+      try {
+        resolve(JSON.parse(said) as { url: string; port: number });
+      } catch {
+        // not whole yet
+      }
+    });
+    void outcome.then(({ code, stderr }) =>
+      reject(new Error(`lens serve ended with ${code}: ${stderr}`)),
+    );
+  });
+  clearTimeout(patience);
+  return {
+    ...address,
+    child,
+    async kill() {
+      if (child.exitCode !== null || child.signalCode !== null) return;
+      const gone = once(child, "exit");
+      child.kill("SIGKILL");
+      await gone;
+    },
+  };
 }

@@ -11,8 +11,8 @@ import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { hasBrowser, launch } from "../browser.ts";
+import { serveLens, type Served } from "../command.ts";
 import { press, tabTo, typeInto } from "./keyboard.ts";
-import { serveRuns, type Served } from "./served.ts";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
 const SETTINGS =
@@ -27,7 +27,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
   let run: string;
 
   beforeAll(async () => {
-    server = await serveRuns(runs);
+    server = await serveLens(runs);
     browser = await launch();
     const context = await browser.newContext({ viewport: { width: 1280, height: 860 } });
     page = await context.newPage();
@@ -162,7 +162,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await press(page, button("Save"));
     await page.getByText(/saved as soon as it is back/).waitFor();
     await page.getByText(/The server does not answer/).waitFor();
-    server = await serveRuns(runs, server.port);
+    server = await serveLens(runs, server.port);
     await page.getByText(/Version 2, by anonymous/).waitFor();
     expect(await page.getByText(/The server does not answer/).count()).toBe(0);
 

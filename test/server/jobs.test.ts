@@ -1,20 +1,18 @@
 /** Jobs: what they do, and that neither their end nor the server's loses anything. */
-import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { fileURLToPath } from "node:url";
 import { afterEach, expect, test } from "vitest";
 
 import { lockFolder, unlockFolder } from "../../src/lock.ts";
 import { readMetrics, readRun } from "../../src/runs.ts";
 import { Jobs } from "../../src/server/jobs.ts";
 import { createJob, jobsFolder, readJob, type Job } from "../../src/workbench/job-folder.ts";
+import { serveLens, type Served } from "../command.ts";
 import { scratch, startServer, until, Client, type TestServer } from "./server.ts";
 
 const root = scratch();
-const lens = fileURLToPath(new URL("../../bin/lens.js", import.meta.url));
 
 /** A run of a second, on numbers alone. */
 const config = (steps: number, name = "tiny") => ({
@@ -29,7 +27,7 @@ const config = (steps: number, name = "tiny") => ({
 let folder = "";
 let nth = 0;
 const servers: TestServer[] = [];
-const children: ChildProcess[] = [];
+const processes: Served[] = [];
 const started: string[] = [];
 const newFolder = () => (folder = join(root, String(nth++)));
 const serveHere = async () => {
@@ -39,7 +37,7 @@ const serveHere = async () => {
 };
 afterEach(async () => {
   await Promise.all(servers.splice(0).map((server) => server.close()));
-  for (const child of children.splice(0)) child.kill("SIGKILL");
+  await Promise.all(processes.splice(0).map((server) => server.kill()));
   for (const job of started.splice(0)) killJob(job);
 });
 
@@ -75,33 +73,11 @@ const atStep = (id: string, step: number) =>
   });
 const stepOf = (run: string) => readMetrics(join(folder, run)).at(-1)?.step ?? 0;
 
-/** `lens serve` as a process of its own. */
-async function spawnServer(): Promise<{ client: Client; child: ChildProcess }> {
-  const child = spawn(process.execPath, [
-    lens,
-    "serve",
-    folder,
-    "--port",
-    "0",
-    "--json",
-    "--quiet",
-  ]);
-  children.push(child);
-  let said = "";
-  child.stdout.setEncoding("utf8").on("data", (text: string) => (said += text));
-  const port = await until("the server", () => {
-    try {
-      return (JSON.parse(said) as { port: number }).port;
-    } catch {
-      return undefined;
-    }
-  });
-  return { client: new Client(port), child };
-}
-async function kill(child: ChildProcess): Promise<void> {
-  const gone = once(child, "exit");
-  child.kill("SIGKILL");
-  await gone;
+/** The server as a process of its own. */
+async function serveApart(): Promise<{ client: Client; server: Served }> {
+  const server = await serveLens(folder);
+  processes.push(server);
+  return { client: new Client(server.port), server };
 }
 
 const STEPS = 250;
@@ -183,14 +159,14 @@ test("a pause holds the steps, and they go on after it", async () => {
 
 test("a job outlives its server, whose labels are kept, and the next one finds it", async () => {
   newFolder();
-  const { client, child } = await spawnServer();
+  const { client, server } = await serveApart();
   const job = await train(client, 1200);
   const run = await atStep(job.id, 30);
   await client.json("PATCH", `/api/runs/${run}/features/7/annotation`, { label: "kept" });
-  await kill(child);
+  await server.kill();
   const before = stepOf(run);
   expect(before).toBeLessThan(1200);
-  const next = await spawnServer();
+  const next = await serveApart();
   const there = await jobOf(next.client, job.id);
   expect(there).toMatchObject({ id: job.id, run });
   expect(["running", "finished"]).toContain(there.status);
@@ -199,8 +175,8 @@ test("a job outlives its server, whose labels are kept, and the next one finds i
   });
   expect(await ended(next.client, job.id)).toMatchObject({ status: "finished" });
   expect(await next.client.get(`/api/runs/${run}`)).toMatchObject({ step: 1200 });
-  const gone = once(next.child, "exit");
-  next.child.kill("SIGTERM");
+  const gone = once(next.server.child, "exit");
+  next.server.child.kill("SIGTERM");
   expect(await gone).toEqual([0, null]);
 });
 
