@@ -1,5 +1,5 @@
 /** Latents that were looked at lately, and those beside them. */
-import type { FeatureDetail } from "../src/server/schemas.ts";
+import type { ConceptList, FeatureDetail } from "../src/server/schemas.ts";
 import { api, ask } from "./api.ts";
 
 const KEPT = 200;
@@ -20,7 +20,25 @@ export function featureOf(run: string, latent: number): Promise<FeatureDetail> {
   return found;
 }
 
+const concepts = new Map<string, Promise<ConceptList | null>>();
+
+/** Which latents fit which concepts; null where it has not been tried. @throws ApiError */
+export function conceptsOf(run: string): Promise<ConceptList | null> {
+  let found = concepts.get(run);
+  if (!found) {
+    found = ask(api.runs[":run"].concepts.$get({ param: { run } }));
+    // What is not there yet may be by the next time.
+    found.then(
+      (list) => list ?? concepts.delete(run),
+      () => concepts.delete(run),
+    );
+    concepts.set(run, found);
+  }
+  return found;
+}
+
 /** After an index was made anew. */
 export function forgetFeatures(): void {
   kept.clear();
+  concepts.clear();
 }

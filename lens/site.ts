@@ -65,7 +65,8 @@ export async function siteFetch(input: RequestInfo | URL, init?: RequestInit): P
     const response = await file(`${run}/${what}.bin`);
     return response.ok ? response : answer({ error: `${what} was not part of the copy` }, 404);
   }
-  if (what === "annotations" || what === "preview") return file(`${run}/${what}.json`);
+  if (what === "annotations" || what === "preview" || what === "concepts")
+    return file(`${run}/${what}.json`);
   if (what === "results") {
     const results = (await (await file(`${run}/results.json`)).json()) as Record<string, unknown>;
     return answer(results[latent] ?? null);

@@ -9,6 +9,7 @@ import { annotationRoutes } from "./routes-annotations.ts";
 import { featureRoutes } from "./routes-features.ts";
 import { jobRoutes } from "./routes-jobs.ts";
 import { modelRoutes } from "./routes-model.ts";
+import { resultRoutes } from "./routes-results.ts";
 import { runRoutes } from "./routes-runs.ts";
 import { setupRoutes } from "./routes-setup.ts";
 
@@ -41,6 +42,7 @@ function apiRoutes({ services, version, closing }: AppOptions) {
     ) // prettier-ignore
     .route("/", runRoutes(services, closing))
     .route("/", featureRoutes(services))
+    .route("/", resultRoutes(services))
     .route("/", annotationRoutes(services))
     .route("/", modelRoutes(services))
     .route("/", jobRoutes(services, closing))

@@ -1,6 +1,4 @@
 /** /api/runs/{run}/features: what each latent responds to. */
-import { readFile } from "node:fs/promises";
-import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
 import { TOKEN_SEPARATOR } from "../analysis/feature-columns.ts";
@@ -13,8 +11,7 @@ import {
 } from "../analysis/feature-query.ts";
 import { HISTOGRAM, type Features } from "../analysis/features.ts";
 import type { StoredPartners } from "../analysis/partners.ts";
-import { messageOf, UserError } from "../error.ts";
-import { packTable, type NumberColumn, type PackedTable } from "../packed-table.ts";
+import { packTable, type PackedTable } from "../packed-table.ts";
 import { nameOf } from "../workbench/feature-facts.ts";
 import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
@@ -77,26 +74,6 @@ const similar = createRoute({
   request: { params: FeatureId },
   responses: {
     ...table("cosine of each latent's decoder direction with this one's; the header's meta has least, which one random pair in a thousand exceeds"), // prettier-ignore
-    ...ABSENT,
-  },
-});
-
-const maps = createRoute({
-  ...{ method: "get", path: "/runs/{run}/map", summary: "Where the latents lie" },
-  request: { params: RunId },
-  responses: { ...table("x and y of each map, NaN for a latent that is not on it; the header's meta says what they are"), ...ABSENT }, // prettier-ignore
-});
-
-const results = createRoute({
-  method: "get",
-  path: "/runs/{run}/results/{name}",
-  summary: "What lens concepts, lens layers or lens compose found for a run",
-  request: { params: RunId.extend({ name: z.enum(["concepts", "layers", "compose"]) }) },
-  responses: {
-    200: json(
-      z.record(z.string(), z.unknown()).nullable(),
-      "As --json prints it; null: nothing yet",
-    ),
     ...ABSENT,
   },
 });
@@ -178,31 +155,6 @@ export function featureRoutes({ runs, models, annotations }: Services) {
       const { run, latent } = c.req.valid("param");
       const { cosines: cosine, least } = await likeness(run, latent);
       return bytes(c, packTable({ meta: { least }, numbers: { cosine }, texts: {} }));
-    })
-    .openapi(maps, async (c) => {
-      const { run } = c.req.valid("param");
-      const found = await readOr404(join(runs.folderOf(run), "features", "map", "map.json"), `run ${run} has no map yet: lens feature map ${run}`); // prettier-ignore
-      const { maps: layouts, clusters, suspects } = found as unknown as MapFile;
-      if (
-        !Array.isArray(layouts) ||
-        !layouts.every(({ x, y }) => Array.isArray(x) && Array.isArray(y))
-      )
-        throw new UserError(
-          `the map of run ${run} is damaged; make it again: lens feature map ${run}`,
-        );
-      const numbers: Record<string, NumberColumn> = {};
-      for (const { kind, x, y } of layouts) {
-        numbers[`${kind}.x`] = Float32Array.from(x, (v) => v ?? NaN);
-        numbers[`${kind}.y`] = Float32Array.from(y, (v) => v ?? NaN);
-      }
-      const about = layouts.map(({ x: _x, y: _y, ...rest }) => rest);
-      const content = packTable({ meta: { maps: about, clusters, suspects }, numbers, texts: {} });
-      return bytes(c, content);
-    })
-    .openapi(results, async (c) => {
-      const { run, name } = c.req.valid("param");
-      const path = join(runs.folderOf(run), name, `${name}.json`);
-      return c.json(await readOr404(path, "").catch(nullWhenAbsent), 200);
     });
 }
 
@@ -213,12 +165,6 @@ function partnersOf(features: Features, latent: number): StoredPartners | null {
   } catch {
     return null;
   }
-}
-
-interface MapFile {
-  maps: { kind: string; x: (number | null)[]; y: (number | null)[] }[];
-  clusters: unknown;
-  suspects: unknown;
 }
 
 /** A row of a list; the same as the page makes of the columns. */
@@ -241,23 +187,4 @@ export function rowOf({ numbers, texts }: PackedTable, latent: number): FeatureR
     tokens: tokens === "" ? [] : tokens.split(TOKEN_SEPARATOR),
     ruleText: texts.rule.at(latent),
   };
-}
-
-function nullWhenAbsent(error: unknown): null {
-  if (error instanceof NotFound) return null;
-  throw error;
-}
-
-async function readOr404(path: string, absent: string): Promise<Record<string, unknown>> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch {
-    throw new NotFound(absent);
-  }
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw new UserError(`${path} is damaged (${messageOf(error)}); make it again`);
-  }
 }

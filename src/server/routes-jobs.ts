@@ -25,6 +25,9 @@ const NewJob = z
       latents: z.array(count).min(1).max(32),
       tokens: z.int().positive().max(10_000_000).default(20_000),
     }),
+    z
+      .strictObject({ kind: z.literal("logits"), run: z.string(), latent: count })
+      .openapi({ description: "Measure what a latent does to the logits in real contexts" }),
     z.strictObject({
       kind: z.literal("layers"),
       runs: z.array(z.string()).min(2).max(24),
@@ -147,6 +150,11 @@ function commandOf(order: NewJob, runs: Services["runs"]) {
       const { latents, tokens, run } = order;
       const args = ["ablate", latents.join(","), path(run), "--tokens", String(tokens)];
       return job(`ablate ${latents.join(", ")}`, args, run);
+    }
+    case "logits": {
+      const { run, latent } = order;
+      const args = ["feature", String(latent), path(run), "--logits", "true", "--top", "10"];
+      return job(`true effect of ${latent}`, args, run);
     }
     case "layers": {
       // What it finds is kept with the last one.

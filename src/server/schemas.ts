@@ -267,6 +267,46 @@ export const FeatureDetail = z
   .openapi("Feature");
 export type FeatureDetail = z.infer<typeof FeatureDetail>;
 
+const interval = z.object({ value: maybe, low: maybe, high: maybe });
+const matched = z.object({ latent: count, auc: interval, f1: interval });
+const probe = z.object({ k: count, columns: latents, auc: interval });
+const concept = {
+  concept: z.string(),
+  /** The latents with the highest AUC and F1 on other documents. */
+  best: matched,
+  bestF1: matched,
+};
+/** What is read of concepts.json. */
+export const ConceptFile = z.object({
+  positions: z.object({ test: count }),
+  concepts: z.array(
+    z.object({
+      ...concept,
+      positives: z.object({ test: count }),
+      byChance: z.object({ auc: maybe }),
+      latents: z.array(probe),
+    }),
+  ),
+});
+export const ConceptList = z
+  .object({
+    /** Positions of the test documents. */
+    positions: count,
+    concepts: z.array(
+      z.object({
+        ...concept,
+        /** Test positions that carry it. */
+        positives: count,
+        /** Mean AUC that the same choice reaches for labels moved along the text. */
+        chance: maybe,
+        /** A linear probe on k latents; the most telling first. */
+        probe: probe.nullable(),
+      }),
+    ),
+  })
+  .openapi("ConceptList");
+export type ConceptList = z.infer<typeof ConceptList>;
+
 export const Annotation = z
   .object({
     run: z.string(),
@@ -369,7 +409,7 @@ export const TextCodes = z
   .openapi("TextCodes");
 export type TextCodes = z.infer<typeof TextCodes>;
 
-const tokenLogit = z.looseObject({ text: z.string(), token: count });
+const tokenLogit = z.looseObject({ text: z.string(), token: count, value: z.number() });
 export const LogitEffect = z
   .looseObject({
     latent: count,

@@ -4,7 +4,7 @@
  *
  *   index.html  assets/            the dashboard, told that it is a copy
  *   data/runs.json                 what /api/runs answers, with these runs only
- *   data/<run>/run.json  annotations.json  preview.json  results.json  metrics.bin  map.bin
+ *   data/<run>/run.json  annotations.json  preview.json  concepts.json  results.json  metrics.bin  map.bin
  *   data/<run>/columns.bin         as the API's, with offset and bytes of each latent in details.bin
  *   data/<run>/details.bin         one gzip member per latent: its page, its logits in all forms, its neighbours
  */
@@ -119,8 +119,9 @@ async function exportRun(
   save("run.json", { ...((await answer(app, path)) as object), missing: [] });
   save("annotations.json", await answer(app, `${path}/annotations`));
   save("preview.json", await answer(app, `${path}/preview`));
+  save("concepts.json", await answer(app, `${path}/concepts`));
   const results: Record<string, unknown> = {};
-  for (const name of ["concepts", "layers", "compose"])
+  for (const name of ["layers", "compose"])
     results[name] = await answer(app, `${path}/results/${name}`);
   save("results.json", results);
   for (const name of ["metrics", "map"]) {

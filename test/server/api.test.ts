@@ -1,9 +1,10 @@
 /** What the API answers about runs, features and what the model is asked. */
-import { readFileSync } from "node:fs";
+import { mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { gunzipSync } from "node:zlib";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
+import type { AlignedConcept, ConceptAlignment } from "../../src/analysis/concept-alignment.ts";
 import { readExplanations } from "../../src/analysis/explanations.ts";
 import { openFeatures } from "../../src/analysis/features.ts";
 import { cosine } from "../../src/analysis/neighbors.ts";
@@ -12,7 +13,13 @@ import { unpackTable } from "../../src/packed-table.ts";
 import { readMetrics, readRun } from "../../src/runs.ts";
 import { loadSae } from "../../src/sae/formats.ts";
 import type { SiteDetail } from "../../src/server/site.ts";
-import type { FeatureDetail, FeatureRow, RunDetail, TextCodes } from "../../src/server/schemas.ts";
+import type {
+  ConceptList,
+  FeatureDetail,
+  FeatureRow,
+  RunDetail,
+  TextCodes,
+} from "../../src/server/schemas.ts";
 import { startLens } from "../command.ts";
 import { scratch, startServer, type Client } from "./server.ts";
 import { copyRun, SMALL } from "./shared-run.ts";
@@ -188,7 +195,39 @@ test("the map holds the places that its file holds", async () => {
   expect(maps.length).toBeGreaterThan(0);
   for (const { kind, x } of maps)
     expect([...table.numbers[`${kind}.x`]]).toEqual(x.map((v) => Math.fround(v ?? NaN)));
-  expect(await client.json("GET", `${api}/results/concepts`)).toBe(null);
+  expect(await client.json("GET", `${api}/concepts`)).toBe(null);
+});
+
+test("concepts come in short: who fits each, how well, and who tells it together", async () => {
+  const share = (value: number) => ({ value, low: value - 0.1, high: value + 0.1 });
+  const match = (latent: number, auc: number) => ({
+    ...{ latent, auc: share(auc), f1: share(0.5), threshold: 1, precision: 0.5, recall: 0.5 },
+    selection: { auc, f1: 0.5 },
+  });
+  const probe = (columns: number[]) => ({
+    ...{ k: columns.length, columns, auc: share(0.99), f1: share(0.9), accuracy: 0.9 },
+  });
+  const found: Partial<ConceptAlignment> = {
+    positions: { selection: 400, test: 500 },
+    concepts: [
+      {
+        ...{ concept: "animal.dog", positives: { selection: 20, test: 30 } },
+        ...{ best: match(7, 0.97), bestF1: match(9, 0.9) },
+        byChance: { auc: 0.5, highestAuc: 0.6, f1: 0, selectionAuc: 0.6 },
+        latents: [probe([7]), probe([7, 3, 9])],
+      } as AlignedConcept,
+    ],
+  };
+  mkdirSync(join(run, "concepts"));
+  writeFileSync(join(run, "concepts", "concepts.json"), JSON.stringify(found));
+  const { positions, concepts } = await client.get<ConceptList>(`${api}/concepts`);
+  expect(positions).toBe(500);
+  expect(concepts).toHaveLength(1);
+  expect(concepts[0]).toMatchObject({ concept: "animal.dog", positives: 30, chance: 0.5 });
+  expect(concepts[0].best).toEqual({ latent: 7, auc: share(0.97), f1: share(0.5) });
+  expect(concepts[0].bestF1.latent).toBe(9);
+  expect(concepts[0].probe).toMatchObject({ k: 3, columns: [7, 3, 9] });
+  rmSync(join(run, "concepts"), { recursive: true });
 });
 
 test("a text is analysed as the command does", async () => {

@@ -168,7 +168,7 @@ test("a map or concepts that are damaged say so", async () => {
   expect(await client.refused("GET", `${api}/map`, 400)).toContain("damaged");
   mkdirSync(join(run, "concepts"));
   writeFileSync(join(run, "concepts", "concepts.json"), "{");
-  expect(await client.refused("GET", `${api}/results/concepts`, 400)).toContain("damaged");
+  expect(await client.refused("GET", `${api}/concepts`, 400)).toContain("damaged");
 });
 
 test("a run without its autoencoder has features to look at and nothing to try", async () => {
