@@ -3,6 +3,7 @@ import {
   parseQuery,
   remarksOf,
   runQuery,
+  valuesOf,
   type Likeness,
   type Query,
   type Remark,
@@ -25,6 +26,14 @@ export interface Row {
   label: string;
   tokens: string[];
   remark: (Remark & { groups: string[] }) | undefined;
+}
+
+export interface Found {
+  rows: Int32Array;
+  query: Query;
+  milliseconds: number;
+  /** A field that latents have only because of a like: or fires: clause. */
+  extra?: { field: "like" | "x"; values: ArrayLike<number> };
 }
 
 const kept = new Map<string, Promise<PackedTable>>();
@@ -74,7 +83,7 @@ export class FeatureList {
   }
 
   /** The latents that meet a query. @throws Error that says what cannot be read. */
-  async find(text: string): Promise<{ rows: Int32Array; query: Query; milliseconds: number }> {
+  async find(text: string): Promise<Found> {
     const query = parseQuery(text);
     for (const clause of query.clauses) {
       if (clause.kind === "like" && !this.#like.has(clause.latent)) {
@@ -90,7 +99,12 @@ export class FeatureList {
     const began = performance.now();
     const context = { remarks: this.remarks, fires: this.#fires, like: this.#like };
     const rows = runQuery(query, this.table!, context);
-    return { rows, query, milliseconds: performance.now() - began };
+    const milliseconds = performance.now() - began;
+    // What is known only because it was asked for.
+    const asked = query.clauses.find(({ kind }) => kind === "like" || kind === "fires")?.kind;
+    const field = asked === "like" ? "like" : asked === "fires" ? "x" : undefined;
+    if (!field) return { rows, query, milliseconds };
+    return { rows, query, milliseconds, extra: { field, values: valuesOf(field, this.table!, context) } }; // prettier-ignore
   }
 
   row(latent: number): Row {

@@ -80,7 +80,7 @@ export async function siteFetch(input: RequestInfo | URL, init?: RequestInit): P
   if (what === "features") {
     const detail = await detailOf(run, Number(latent)).catch(() => undefined);
     if (!detail) return answer({ error: `there is no latent ${latent}` }, 404);
-    if (part === "similar") return similarOf(run, detail);
+    if (part === "similar") return similarOf(run, Number(latent), detail);
     const form = url.searchParams.get("form") ?? "centred";
     const found = part === undefined ? detail.feature : part === "logits" ? detail.logits?.[form] : detail.neighbors; // prettier-ignore
     return found ? answer(found) : answer({ error: "this was not part of the copy" }, 404);
@@ -89,18 +89,22 @@ export async function siteFetch(input: RequestInfo | URL, init?: RequestInit): P
 }
 
 /** Of the copy only the nearest are known. */
-async function similarOf(run: string, { neighbors }: SiteDetail): Promise<Response> {
+async function similarOf(
+  run: string,
+  latent: number,
+  { neighbors }: SiteDetail,
+): Promise<Response> {
   const near = neighbors as { decoder: Neighbors } | null;
   if (!near) return answer({ error: "this was not part of the copy" }, 404);
   const cosine = new Float32Array((await columnsOf(run)).numbers.firings.length).fill(NaN);
   for (const one of near.decoder.nearest) cosine[one.latent] = one.cosine;
-  const meta = { least: near.decoder.chance.oneInThousand };
+  cosine[latent] = 1;
+  const meta = { least: -1 };
   return new Response(packTable({ meta, numbers: { cosine }, texts: {} }));
 }
 
 interface Neighbors {
   nearest: { latent: number; cosine: number }[];
-  chance: { oneInThousand: number };
 }
 
 /** What the server would tell as it happens: once, what there is. */

@@ -111,7 +111,7 @@ export interface QueryContext {
 export interface Likeness {
   /** [dSae] of the decoder directions; NaN where it is not known. */
   cosines: Float32Array;
-  /** From this cosine on one is like it: what one random pair of latents in a thousand exceeds. */
+  /** From this cosine on one is like it. */
   least: number;
 }
 
@@ -300,7 +300,8 @@ function mark(clause: Clause, table: PackedTable, context: QueryContext, meets: 
   }
 }
 
-function valuesOf(
+/** What latents have for a field, [dSae]; NaN for none. */
+export function valuesOf(
   field: NumberField,
   { numbers }: PackedTable,
   { remarks, fires, like }: QueryContext,

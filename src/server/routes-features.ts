@@ -73,7 +73,7 @@ const similar = createRoute({
   summary: "How like one latent all are",
   request: { params: FeatureId },
   responses: {
-    ...table("cosine of each latent's decoder direction with this one's; the header's meta has least, which one random pair in a thousand exceeds"), // prettier-ignore
+    ...table("cosine of each latent's decoder direction with this one's; the header's meta has least, from which on one is like it"), // prettier-ignore
     ...ABSENT,
   },
 });
