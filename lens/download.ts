@@ -51,3 +51,34 @@ export function downloadJson(value: unknown, name: string): void {
     `${name}.json`,
   );
 }
+
+/** Around a picture, in CSS pixels. */
+const MARGIN = 20;
+
+/**
+ * An element as a picture, to the clipboard or, where the browser has none to offer, as a file. What has
+ * data-aside (what one types in, mostly) is left out.
+ * @returns what was done.
+ */
+export async function pictureOf(element: HTMLElement, name: string): Promise<"copied" | "saved"> {
+  const { toBlob } = await import("html-to-image");
+  const isShown = (node: Node) =>
+    !(node instanceof HTMLElement && node.dataset.aside !== undefined);
+  const [width, height] = [element.scrollWidth + 2 * MARGIN, element.scrollHeight + 2 * MARGIN];
+  const drawn = toBlob(element, {
+    ...{ width, height, pixelRatio: 2, skipFonts: true, filter: isShown },
+    style: { margin: `${MARGIN}px`, width: `${element.scrollWidth}px` },
+    backgroundColor: getComputedStyle(document.body).backgroundColor,
+  }).then((blob) => {
+    if (!blob) throw new Error("the picture cannot be drawn");
+    return blob;
+  });
+  try {
+    // A promise, so that it still counts as asked for by the person.
+    await navigator.clipboard.write([new ClipboardItem({ "image/png": drawn })]);
+    return "copied";
+  } catch {
+    download(await drawn, `${name}.png`);
+    return "saved";
+  }
+}
