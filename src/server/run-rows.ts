@@ -111,11 +111,11 @@ function hookPointText(activations: Record<string, unknown> | undefined): string
   return names.filter((name) => typeof name === "string" && name !== "").join(" → ");
 }
 
-/** dSae of the autoencoder that was saved. */
-function widthOf(folder: string): number | undefined {
+/** dSae of the autoencoder that was saved in a run folder; undefined where none says so. */
+export function widthOf(folder: string): number | undefined {
   try {
-    const cfg = JSON.parse(readFileSync(join(folder, "sae", "cfg.json"), "utf8")) as { d_sae?: unknown }; // prettier-ignore
-    return typeof cfg.d_sae === "number" ? cfg.d_sae : undefined;
+    const { d_sae } = JSON.parse(readFileSync(join(folder, "sae", "cfg.json"), "utf8")) as { d_sae?: unknown }; // prettier-ignore
+    return Number.isSafeInteger(d_sae) && (d_sae as number) > 0 ? (d_sae as number) : undefined;
   } catch {
     return undefined; // not saved yet
   }

@@ -10,6 +10,7 @@ import { messageOf, UserError } from "../error.ts";
 import { packTable, type PackedTable } from "../packed-table.ts";
 import { isLocked } from "../lock.ts";
 import { readMetrics, readRun, type MetricsLine, type RunInfo } from "../runs.ts";
+import { widthOf } from "./run-rows.ts";
 
 /** Something that was asked for by name and is not there. */
 export class NotFound extends UserError {
@@ -99,6 +100,22 @@ export class RunStore {
 
   hasFeatures(id: string): boolean {
     return existsSync(join(this.folderOf(id), "features", "index.json"));
+  }
+
+  /**
+   * How many latents a run has, asked for every label: its autoencoder says so in a small file, and only
+   * where that is gone the index is opened. Undefined where neither can be read.
+   * @throws NotFound
+   */
+  async latentCount(id: string): Promise<number | undefined> {
+    const width = widthOf(this.folderOf(id));
+    if (width !== undefined || !this.hasFeatures(id)) return width;
+    try {
+      return (await this.features(id)).features.index.dSae;
+    } catch (error) {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    }
   }
 
   /** The run's feature index. @throws NotFound when it has none, UserError when it cannot be read. */
