@@ -235,10 +235,13 @@ function stampOf(folder: string): string {
 
 async function openAll(folder: string): Promise<Opened> {
   const run = await openModelRun("", folder, "this");
-  const features = await openFeatures(`${folder}/features`).catch((error: unknown) => {
-    if (error instanceof UserError) return undefined;
-    throw error;
-  });
+  // Labels that are damaged cost the names; the run's page says so.
+  const features = await openFeatures(`${folder}/features`, () => undefined).catch(
+    (error: unknown) => {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    },
+  );
   let facts: Promise<Facts> | undefined;
   return { ...run, features, facts: () => (facts ??= factsOfRun(run, features)) };
 }

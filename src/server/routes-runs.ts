@@ -110,11 +110,13 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       );
       return c.json({ ...found, metrics }, 200);
     })
-    .openapi(get, (c) => {
+    .openapi(get, async (c) => {
       const run = runs.run(c.req.valid("param").run);
       const row = rowOf(run);
-      const { config, summary } = run;
-      return c.json({ ...row, config, ...(summary && { summary: { ...summary } }), missing: missingOf(run, row) }, 200); // prettier-ignore
+      const { id, status, config, summary } = run;
+      // Of one that is worked in nothing is missing yet, and its features may be half-written.
+      const missing = missingOf(run, row, status === "running" ? {} : await runs.damage(id));
+      return c.json({ ...row, config, ...(summary && { summary: { ...summary } }), missing }, 200);
     })
     .openapi(remove, async (c) => {
       const { run } = c.req.valid("param");
