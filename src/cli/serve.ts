@@ -29,14 +29,15 @@ export function define(command: Command): void {
     .argument("[runs]", "the folder that holds the run folders", "runs")
     .description(
       "Show runs, training and features in a web browser, start and stop runs there, label features " +
-        "and steer. Listens on this machine only, unless --host says otherwise; then a token is needed, " +
-        "which is part of the address printed (LENS_TOKEN sets it).",
+        "and steer. Listens on this machine only, unless --host says otherwise. Where --host or --allow-host " +
+        "opens it to others, a token is needed, which is part of the address printed (LENS_TOKEN sets it), " +
+        "and models and texts may be named below the working folder only.",
     )
     .option("--host <address>", "address to listen on", "127.0.0.1")
     .option("--port <integer>", "port; 0: any that is free", "7171")
     .option(
       "--allow-host <name...>",
-      "further host names to answer to, behind a proxy for instance",
+      "further host names to answer to: those that a proxy or tunnel publishes it under",
     )
     .option(
       "--database <setting>",
