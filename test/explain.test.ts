@@ -84,6 +84,17 @@ test("names latents by rules, the best fitting first, and those that are asked f
   expect(beyond.stderr).toContain("latent must be a whole number from 0 to 31; got 32");
 });
 
+test("explains anew what it found before and cannot read any more", async () => {
+  const path = join(made, "features", "explanations.json");
+  const whole = stored();
+  for (const text of ['{"version": 1, "lat', "null", '{"version": 2}']) {
+    writeFileSync(path, text);
+    const { code, stderr } = await run("explain", "--top", "1");
+    expect([code, stderr]).toEqual([0, expect.stringContaining("cannot be read; all are made anew")]); // prettier-ignore
+    expect(stored()).toEqual(whole);
+  }
+});
+
 test("asks a language model, says beforehand what it takes, and asks nothing twice", async () => {
   const flags = await asking({ chat: knowingJudge("the") });
   const dry = await run(...flags, "--dry-run", "--price-in", "2", "--json");

@@ -72,10 +72,14 @@ test("explanations are read back as they were written, and a damaged file is nam
   const read = await readExplanations(folder);
   expect(read!.latents[1].rules[0].f1.value).toBeCloseTo(0.9, 6);
   expect(read!.positions).toEqual({ train: 10, test: 12 });
-  await writeFile(join(folder, "explanations.json"), '{"version": 1');
-  await expect(readExplanations(folder)).rejects.toThrow(
-    /explanations.json is damaged .* lens explain/,
-  );
+  expect((await readExplanations(folder, 2))!.latents).toHaveLength(2);
+  await expect(readExplanations(folder, 3)).rejects.toThrow("explains 2 latents, there are 3");
+  for (const text of ['{"version": 1', "null", "[]", '{"version": 1, "latents": [{}]}']) {
+    await writeFile(join(folder, "explanations.json"), text);
+    await expect(readExplanations(folder)).rejects.toThrow(
+      /explanations.json is damaged .* lens explain/,
+    );
+  }
   await writeFile(join(folder, "explanations.json"), '{"version": 9}');
   await expect(readExplanations(folder)).rejects.toThrow("another version");
 });

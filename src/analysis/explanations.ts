@@ -17,7 +17,7 @@ import type { Interval } from "./interval.ts";
 import type { ModelExplanation } from "./judge.ts";
 import { CAUSAL, TokenLabels } from "./labels.ts";
 import { effectVectors, nearestToLogits } from "./logits.ts";
-import { NAMED_F1, RuleFinder, type RuleExplanation } from "./rules.ts";
+import { NAMED_F1, RuleFinder, type RuleExplanation, type RuleScore } from "./rules.ts";
 import type { Places } from "./write-point.ts";
 
 /** Everything that explains one latent without a model being asked. */
@@ -165,13 +165,36 @@ export function summaryOf(latents: readonly LatentExplanation[]): ExplanationSum
 
 const FILE = "explanations.json";
 
-/** Undefined when the folder has none. @throws UserError when they are damaged. */
-export async function readExplanations(dir: string): Promise<Explanations | undefined> {
+/**
+ * Undefined when the folder has none.
+ * @param dSae of how many latents they must be; absent: any number.
+ * @throws UserError when they are damaged.
+ */
+export async function readExplanations(
+  dir: string,
+  dSae?: number,
+): Promise<Explanations | undefined> {
   const path = join(dir, FILE);
-  const found = (await readJson(path, "make it again with lens explain")) as
-    Explanations | undefined;
-  if (found === undefined || (found.version as number) === 1) return found;
-  throw new UserError(`${path} is of another version of Lens; make it again with lens explain`);
+  const remedy = "make it again with lens explain";
+  const found = (await readJson(path, remedy)) as Partial<Explanations> | null | undefined;
+  if (found === undefined) return undefined;
+  const { version, positions, latents } = found ?? {};
+  if (typeof version === "number" && (version as number) !== 1)
+    throw new UserError(`${path} is of another version of Lens; ${remedy}`);
+  if (!version || !positions || !Array.isArray(latents) || !latents.every(isExplanation))
+    throw new UserError(`${path} is damaged (it does not hold rules of every latent); ${remedy}`);
+  if (dSae !== undefined && latents.length !== dSae)
+    throw new UserError(
+      `${path} is damaged (it explains ${latents.length} latents, there are ${dSae}); ${remedy}`,
+    );
+  return found as Explanations;
+}
+
+/** Whether it has what lists show of it. A number that does not exist is null. */
+function isExplanation(one: Partial<LatentExplanation> | null): boolean {
+  const isRule = (rule: Partial<RuleScore> | null) =>
+    typeof rule?.text === "string" && rule.f1?.value !== undefined;
+  return Array.isArray(one?.rules) && one.rules.every(isRule);
 }
 
 /** Writes explanations.json whole. Numbers keep six digits. */

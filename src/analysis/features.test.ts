@@ -280,6 +280,19 @@ describe("one pass over text", () => {
     const index = join(out, "index.json");
     await writeFile(index, (await readFile(index, "utf8")).replace('"version":2', '"version":1'));
     await expect(openFeatures(out)).rejects.toThrow("index the features again: lens features");
+    await writeFile(index, (await readFile(index, "utf8")).replace('"version":1', '"version":2'));
+    const best = Array.from({ length: LATENTS }, () => null);
+    await writeFile(join(out, "labels.json"), JSON.stringify({ best }));
+    expect((await openFeatures(out)).labels?.best).toEqual(best);
+    for (const text of ["{", "null", "{}", JSON.stringify({ best: best.slice(1) })]) {
+      await writeFile(join(out, "labels.json"), text);
+      await expect(openFeatures(out)).rejects.toThrow(
+        /labels.json is damaged .* index the features/,
+      );
+      const said: string[] = [];
+      const opened = await openFeatures(out, ({ message }) => said.push(message));
+      expect([opened.labels, said]).toEqual([undefined, [expect.stringContaining("labels.json")]]);
+    }
     await rm(join(out, "coactivation.bin"));
     expect(() => features.partners(0)).toThrow(UserError);
   });

@@ -253,8 +253,15 @@ export class Features {
   }
 }
 
-/** Opens a folder that `indexFeatures` made. @throws UserError when there is none, or it is damaged. */
-export async function openFeatures(dir: string): Promise<Features> {
+/**
+ * Opens a folder that `indexFeatures` made.
+ * @param onDamagedLabels is told of labels that cannot be read, which are left out then; absent: an error.
+ * @throws UserError when there is none, or it is damaged.
+ */
+export async function openFeatures(
+  dir: string,
+  onDamagedLabels?: (error: UserError) => void,
+): Promise<Features> {
   const path = join(dir, "index.json");
   const index = (await readJson(path)) as
     (Omit<FeatureIndex, "version"> & { version: number }) | undefined;
@@ -263,11 +270,31 @@ export async function openFeatures(dir: string): Promise<Features> {
     throw new UserError(
       `${path} has version ${index.version}, this Lens reads version ${FEATURES_VERSION}; index the features again: lens features <run>`,
     );
-  const labels = (await readJson(join(dir, "labels.json"))) as FeatureLabels | undefined;
+  const labels = await readLabels(dir, index.dSae).catch((error: unknown) => {
+    if (!(error instanceof UserError) || !onDamagedLabels) throw error;
+    onDamagedLabels(error);
+    return undefined;
+  });
   return new Features(dir, { ...index, version: FEATURES_VERSION }, labels);
 }
 
-/** The value in a file; undefined when there is no such file. @throws UserError, with the `remedy`, for no JSON. */
+/** Undefined where no labels were scored. @throws UserError when they are damaged. */
+async function readLabels(dir: string, dSae: number): Promise<FeatureLabels | undefined> {
+  const path = join(dir, "labels.json");
+  const labels = (await readJson(path)) as Partial<FeatureLabels> | null | undefined;
+  if (labels === undefined) return undefined;
+  // What lists show of a label. A number that does not exist is null.
+  const isLabel = (one: Partial<BestLabel> | null) =>
+    one === null || (typeof one.name === "string" && one.atThreshold?.f1 !== undefined);
+  const best = labels?.best;
+  if (Array.isArray(best) && best.length === dSae && best.every(isLabel))
+    return labels as FeatureLabels;
+  throw new UserError(
+    `${path} is damaged (it does not hold a label or null for each of ${dSae} latents); index the features again`,
+  );
+}
+
+/** The value in a file; undefined when there is no such file. @throws UserError for one that cannot be read, with the `remedy` for no JSON. */
 export async function readJson(
   path: string,
   remedy = "index the features again",
@@ -277,7 +304,7 @@ export async function readJson(
     text = await readFile(path, "utf8");
   } catch (error) {
     if ((error as NodeJS.ErrnoException).code === "ENOENT") return undefined;
-    throw error;
+    throw new UserError(`cannot read ${path}: ${messageOf(error)}`);
   }
   try {
     return JSON.parse(text);

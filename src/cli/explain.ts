@@ -18,6 +18,7 @@ import { openFeatures, type Features } from "../analysis/features.ts";
 import { rankFeatures } from "../analysis/ranking.ts";
 import { NAMED_F1 } from "../analysis/rules.ts";
 import { openDevice } from "../device/device.ts";
+import { UserError } from "../error.ts";
 import { type ModelRun, heldOutDocuments, openModelRun } from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
 import { askingOf, explainLatents, modelTable, type ModelOptions } from "./explain-model.ts";
@@ -152,8 +153,8 @@ async function byRules(
     });
     progress.end();
     const { dir } = features;
-    const known = await readExplanations(dir);
-    if (reuse && known?.positions.train === text.sizes().train && known.latents.length === dSae)
+    const known = await foundBefore(dir, dSae, terminal);
+    if (reuse && known?.positions.train === text.sizes().train)
       return { text, explanations: known };
     progress = bar("rules", "latents", dSae);
     const latents: LatentExplanation[] = [];
@@ -191,6 +192,21 @@ async function byRules(
     throw error;
   } finally {
     await device.close();
+  }
+}
+
+/** Such that cannot be read are made anew as well; what a language model said of them is in answers/ too. */
+async function foundBefore(
+  dir: string,
+  dSae: number,
+  terminal: Terminal,
+): Promise<Explanations | undefined> {
+  try {
+    return await readExplanations(dir, dSae);
+  } catch (error) {
+    if (!(error instanceof UserError)) throw error;
+    terminal.note("the explanations found before cannot be read; all are made anew");
+    return undefined;
   }
 }
 

@@ -15,7 +15,7 @@ import { Terminal } from "./terminal.ts";
 interface Options {
   host: string;
   port: string;
-  allowHost?: string[];
+  allowHost: string[];
   database?: string;
   jobs: string;
   start?: string;
@@ -29,14 +29,17 @@ export function define(command: Command): void {
     .argument("[runs]", "the folder that holds the run folders", "runs")
     .description(
       "Show runs, training and features in a web browser, start and stop runs there, label features " +
-        "and steer. Listens on this machine only, unless --host says otherwise; then a token is needed, " +
-        "which is part of the address printed (LENS_TOKEN sets it).",
+        "and steer. Listens on this machine only, unless --host says otherwise. Where --host or --allow-host " +
+        "opens it to others, a token is needed, which is part of the address printed (LENS_TOKEN sets it), " +
+        "and models and texts may be named below the working folder only.",
     )
     .option("--host <address>", "address to listen on", "127.0.0.1")
     .option("--port <integer>", "port; 0: any that is free", "7171")
     .option(
-      "--allow-host <name...>",
-      "further host names to answer to, behind a proxy for instance",
+      "--allow-host <name>",
+      "a further host name to answer to, that a proxy or tunnel publishes it under; may be repeated",
+      (name: string, before: string[]) => [...before, name],
+      [],
     )
     .option(
       "--database <setting>",
@@ -62,7 +65,7 @@ async function run(runs: string, options: Options): Promise<void> {
     throw new UserError(`jobs must be a whole number of at least 1; got ${options.jobs}`);
   const server = await serve({
     ...{ runs, host: options.host, port: numberOf("port", options.port), jobsAtOnce },
-    ...(options.allowHost && { allowHosts: options.allowHost }),
+    allowHosts: options.allowHost,
     ...(process.env.LENS_TOKEN && { token: process.env.LENS_TOKEN }),
     ...(database && { database }),
   });

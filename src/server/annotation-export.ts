@@ -40,8 +40,12 @@ const Importable = z.object({
 
 export type Importable = z.infer<typeof Importable>;
 
-/** The parts of an export that can be taken over. @throws UserError that names the first thing wrong with it. */
-export function parseExport(data: unknown): Importable {
+/**
+ * The parts of an export that can be taken over.
+ * @param count How many latents there are; absent where that is not known.
+ * @throws UserError that names the first thing wrong with it.
+ */
+export function parseExport(data: unknown, count = Infinity): Importable {
   const parsed = Importable.safeParse(data);
   if (!parsed.success) {
     const [{ path, message }] = parsed.error.issues;
@@ -49,7 +53,7 @@ export function parseExport(data: unknown): Importable {
     throw new UserError(`this is no export of annotations: ${message}${where}`);
   }
   const { annotations, groups } = parsed.data;
-  return {
+  const checked = {
     annotations: annotations.map(({ latent, author, ...content }, i) =>
       at(`annotations.${i}`, () => ({
         ...content,
@@ -62,6 +66,23 @@ export function parseExport(data: unknown): Importable {
       at(`groups.${i}`, () => ({ ...group, latents: group.latents.map(checkLatent) })),
     ),
   };
+  refuseBeyond(checked, count);
+  return checked;
+}
+
+/** An export of a wider run would leave labels that no page shows. */
+function refuseBeyond({ annotations, groups }: Importable, count: number): void {
+  const beyond = new Map<number, string>();
+  const look = (latent: number, where: string) => {
+    if (latent >= count && !beyond.has(latent)) beyond.set(latent, where);
+  };
+  annotations.forEach(({ latent }, i) => look(latent, `annotations.${i}`));
+  groups.forEach(({ latents }, i) => latents.forEach((one) => look(one, `groups.${i}`)));
+  if (beyond.size === 0) return;
+  const [[latent, where]] = beyond;
+  throw new UserError(
+    `the export cannot be taken over: the run has latents 0 to ${count - 1}, beyond which the export names ${beyond.size}, the first at ${where}: ${latent}; take them out, or import it into a run that has them`,
+  );
 }
 
 function at<T>(where: string, check: () => T): T {

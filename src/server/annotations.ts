@@ -242,12 +242,18 @@ export class Annotations {
    * Takes over what `exportRun` gave, of this run or another: all or nothing. What it says of a
    * feature replaces what stands, as an edit would; what it leaves empty is left, and tags and groups
    * of the same name are united. A history in it is not taken over.
-   * @param by Without an author, each annotation keeps its own.
+   * @param options.author Absent: each annotation keeps its own.
+   * @param options.latents How many latents the run has; absent where that is not known.
+   * @throws UserError that names what is wrong with it, a latent that the run does not have for one.
    */
-  async importRun(run: string, data: unknown, by: { author?: string } = {}): Promise<ImportCounts> {
+  async importRun(
+    run: string,
+    data: unknown,
+    options: { author?: string; latents?: number | undefined } = {},
+  ): Promise<ImportCounts> {
     checkRun(run);
-    const imported = parseExport(data);
-    const author = by.author === undefined ? undefined : checkAuthor(by.author);
+    const imported = parseExport(data, options.latents);
+    const author = options.author === undefined ? undefined : checkAuthor(options.author);
     return this.#write(run, async (queries) => {
       const last = new Map((await newestVersions(queries, run)).map((row) => [row.latent, row]));
       const rows: AnnotationRow[] = [];

@@ -5,6 +5,7 @@ import { except } from "hono/combine";
 
 import { answerError, json, router, type Services } from "./api.ts";
 import { guard, type GuardOptions } from "./guard.ts";
+import { Live } from "./live.ts";
 import { annotationRoutes } from "./routes-annotations.ts";
 import { featureRoutes } from "./routes-features.ts";
 import { jobRoutes } from "./routes-jobs.ts";
@@ -36,16 +37,17 @@ const health = createRoute({
 });
 
 function apiRoutes({ services, version, closing }: AppOptions) {
+  const live = new Live(services.jobs, closing);
   return router()
     .openapi(health, (c) =>
       c.json({ status: "ok" as const, version, runs: services.runs.folder }, 200),
     ) // prettier-ignore
-    .route("/", runRoutes(services, closing))
+    .route("/", runRoutes(services, live))
     .route("/", featureRoutes(services))
     .route("/", resultRoutes(services))
     .route("/", annotationRoutes(services))
     .route("/", modelRoutes(services))
-    .route("/", jobRoutes(services, closing))
+    .route("/", jobRoutes(services, live))
     .route("/", setupRoutes(services));
 }
 

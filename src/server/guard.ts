@@ -5,8 +5,8 @@
  *   Host    must name this server: otherwise another site's name that resolves to 127.0.0.1 would do
  *           (DNS rebinding)
  *   Origin  must be this server's own where a browser sends one, and no request may come cross-site
- *   token   needed where the server listens beyond loopback; a page gets it once as ?token=…, which
- *           becomes a cookie that scripts cannot read
+ *   token   needed where the server is open beyond loopback: listens there, or answers to a name from
+ *           there; a page gets it once as ?token=…, which becomes a cookie that scripts cannot read
  */
 import { timingSafeEqual } from "node:crypto";
 import type { Context, MiddlewareHandler } from "hono";

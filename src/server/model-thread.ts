@@ -261,10 +261,13 @@ function stampOf(folder: string): string {
 
 async function openAll(folder: string): Promise<Opened> {
   const { sae } = await loadSae(saeFolder("", folder));
-  const features = await openFeatures(`${folder}/features`).catch((error: unknown) => {
-    if (error instanceof UserError) return undefined;
-    throw error;
-  });
+  // Labels that are damaged cost the names; the run's page says so.
+  const features = await openFeatures(`${folder}/features`, () => undefined).catch(
+    (error: unknown) => {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    },
+  );
   let facts: Promise<NeighborFacts> | undefined;
   let run: Promise<ModelRun> | undefined;
   return {

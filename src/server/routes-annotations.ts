@@ -131,13 +131,11 @@ const imported = createRoute({
 });
 
 export function annotationRoutes({ runs, annotations }: Services) {
-  /** Of a run that exists, and a latent that it has, where its index tells how many there are. */
+  /** Of a run that exists, and a latent that it has, where it is known how many there are. */
   const feature = async ({ run, latent }: { run: string; latent: number }) => {
-    runs.folderOf(run);
-    if (!runs.hasFeatures(run)) return;
-    const { dSae } = (await runs.features(run)).features.index;
-    if (latent >= dSae)
-      throw new NotFound(`run ${run} has latents 0 to ${dSae - 1}; got ${latent}`);
+    const count = (await runs.latentCount(run)) ?? Infinity;
+    if (latent >= count)
+      throw new NotFound(`run ${run} has latents 0 to ${count - 1}; got ${latent}`);
   };
   const features = async (run: string, latents: number[] = []) => {
     const largest = latents.reduce((a, b) => Math.max(a, b), -1);
@@ -231,8 +229,8 @@ export function annotationRoutes({ runs, annotations }: Services) {
     })
     .openapi(imported, async (c) => {
       const { run } = c.req.valid("param");
-      runs.folderOf(run);
-      return c.json(await annotations.importRun(run, c.req.valid("json")), 200);
+      const latents = await runs.latentCount(run);
+      return c.json(await annotations.importRun(run, c.req.valid("json"), { latents }), 200);
     });
 }
 

@@ -4,7 +4,7 @@ import { createRoute, z } from "@hono/zod-openapi";
 
 import { UserError } from "../error.ts";
 import { ABSENT, body, BUSY, events, json, router, type Services } from "./api.ts";
-import { live, whenChanged } from "./live.ts";
+import { whenChanged, type Live } from "./live.ts";
 import { Job, JobId } from "./schemas.ts";
 
 const count = z.int().nonnegative();
@@ -94,7 +94,8 @@ const remove = createRoute({
   responses: { 200: json(z.object({ deleted: z.string() }), "It is gone"), ...BUSY },
 });
 
-export function jobRoutes({ runs, jobs }: Services, closing: AbortSignal) {
+export function jobRoutes({ runs, jobs }: Services, live: Live) {
+  const allJobs = live.shared(() => JSON.stringify(live.jobs()));
   return router()
     .openapi(list, (c) => c.json(jobs.list(), 200))
     .openapi(create, (c) => {
@@ -103,7 +104,7 @@ export function jobRoutes({ runs, jobs }: Services, closing: AbortSignal) {
     })
     .openapi(watch, (c) => {
       const tell = whenChanged("jobs");
-      return live(c, closing, (stream) => tell(stream, jobs.list()));
+      return live.stream(c, (stream) => tell(stream, allJobs()));
     })
     .openapi(get, (c) => {
       const { job } = c.req.valid("param");

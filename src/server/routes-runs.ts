@@ -12,7 +12,7 @@ import { compareRuns, type RunInfo } from "../runs.ts";
 import { readPreview } from "../workbench/preview.ts";
 import { ABSENT, BAD, body, BUSY, bytes, events, json, router, table, type Services } from "./api.ts"; // prettier-ignore
 import { requireConfined } from "./confine.ts";
-import { live, whenChanged } from "./live.ts";
+import { whenChanged, type Live } from "./live.ts";
 import { metricColumns, missingOf, runRow } from "./run-rows.ts";
 import { Comparison, Job, RunDetail, RunId, RunList } from "./schemas.ts";
 
@@ -79,7 +79,7 @@ const watch = createRoute({
   responses: { 200: events("Until the page goes"), ...ABSENT },
 });
 
-export function runRoutes({ runs, jobs, annotations, isConfined }: Services, closing: AbortSignal) {
+export function runRoutes({ runs, jobs, annotations, isConfined }: Services, live: Live) {
   const rowOf = (run: RunInfo) => runRow(run, metricsOf(run.id));
   const metricsOf = (id: string) => {
     try {
@@ -88,6 +88,17 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       return []; // a damaged file costs the curve, not the run
     }
   };
+  /** Undefined of one that is gone, or damaged. */
+  const statusOf = live.shared((id: string) => {
+    try {
+      return runs.run(id).status;
+    } catch {
+      return undefined;
+    }
+  });
+  const previewOf = live.shared(async (folder: string) =>
+    JSON.stringify((await readPreview(folder)) ?? null),
+  );
   return router()
     .openapi(list, (c) => {
       const { runs: found, broken } = runs.list();
@@ -110,11 +121,13 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       );
       return c.json({ ...found, metrics }, 200);
     })
-    .openapi(get, (c) => {
+    .openapi(get, async (c) => {
       const run = runs.run(c.req.valid("param").run);
       const row = rowOf(run);
-      const { config, summary } = run;
-      return c.json({ ...row, config, ...(summary && { summary: { ...summary } }), missing: missingOf(run, row) }, 200); // prettier-ignore
+      const { id, status, config, summary } = run;
+      // Of one that is worked in nothing is missing yet, and its features may be half-written.
+      const missing = missingOf(run, row, status === "running" ? {} : await runs.damage(id));
+      return c.json({ ...row, config, ...(summary && { summary: { ...summary } }), missing }, 200);
     })
     .openapi(remove, async (c) => {
       const { run } = c.req.valid("param");
@@ -140,21 +153,19 @@ export function runRoutes({ runs, jobs, annotations, isConfined }: Services, clo
       const folder = runs.folderOf(run);
       const [tellStatus, tellPreview] = [whenChanged("status"), whenChanged("preview")];
       const tail = new Tail(join(folder, "metrics.jsonl"), c.req.header("Last-Event-ID"));
-      return live(c, closing, async (stream) => {
+      return live.stream(c, async (stream) => {
         const { isReset, lines } = await tail.next();
         if (isReset) await stream.writeSSE({ event: "reset", data: "" });
         if (lines !== undefined)
           await stream.writeSSE({ event: "metrics", data: lines, id: tail.id });
-        await tellPreview(stream, (await readPreview(folder)) ?? null);
-        let status: RunInfo["status"];
-        try {
-          ({ status } = runs.run(run));
-        } catch {
+        await tellPreview(stream, await previewOf(folder));
+        const status = statusOf(run);
+        if (status === undefined) {
           await stream.writeSSE({ event: "gone", data: "" });
           return false;
         }
-        const job = jobs.list().findLast((one) => one.run === run);
-        await tellStatus(stream, { status, job: job ?? null });
+        const job = live.jobs().findLast((one) => one.run === run);
+        await tellStatus(stream, JSON.stringify({ status, job: job ?? null }));
         return true;
       });
     });

@@ -3,6 +3,7 @@ import { existsSync, readFileSync } from "node:fs";
 import { join } from "node:path";
 
 import type { MetricsLine, RunInfo } from "../runs.ts";
+import type { Damage } from "./run-store.ts";
 import type { RunDetail, RunRow } from "./schemas.ts";
 
 const SPARK = 60;
@@ -44,10 +45,11 @@ export function runRow(run: RunInfo, metrics: readonly MetricsLine[]): RunRow {
   };
 }
 
-/** What pages cannot show of a run, and what makes it. */
+/** What pages cannot show of a run, and what makes it (anew, of what is damaged). */
 export function missingOf(
   { id, status, folder, config }: RunInfo,
   row: RunRow,
+  damage: Damage,
 ): RunDetail["missing"] {
   const has = (...parts: string[]) => existsSync(join(folder, ...parts));
   const { from } = (config.activations ?? {}) as { from?: string };
@@ -77,13 +79,17 @@ export function missingOf(
         ...{ command: `lens features ${id}`, job: "features" },
       },
     ];
-  if (!has("features", "explanations.json"))
+  if (damage.labels !== undefined)
     lacks(
-      "explanations",
-      "its latents have not been explained by rules",
-      `explain ${id}`,
-      "explain",
+      "scored labels",
+      `${damage.labels}. Explanations and map are to be made anew after it, too`,
+      `features ${id}`,
+      "features",
     );
+  const unexplained = has("features", "explanations.json")
+    ? damage.explanations
+    : "its latents have not been explained by rules";
+  if (unexplained !== undefined) lacks("explanations", unexplained, `explain ${id}`, "explain");
   if (!has("features", "map", "map.json"))
     lacks("map", "its latents have not been laid out", `feature map ${id}`, "map");
   if (!has("concepts", "concepts.json"))
@@ -111,11 +117,11 @@ function hookPointText(activations: Record<string, unknown> | undefined): string
   return names.filter((name) => typeof name === "string" && name !== "").join(" → ");
 }
 
-/** dSae of the autoencoder that was saved. */
-function widthOf(folder: string): number | undefined {
+/** dSae of the autoencoder that was saved in a run folder; undefined where none says so. */
+export function widthOf(folder: string): number | undefined {
   try {
-    const cfg = JSON.parse(readFileSync(join(folder, "sae", "cfg.json"), "utf8")) as { d_sae?: unknown }; // prettier-ignore
-    return typeof cfg.d_sae === "number" ? cfg.d_sae : undefined;
+    const { d_sae } = JSON.parse(readFileSync(join(folder, "sae", "cfg.json"), "utf8")) as { d_sae?: unknown }; // prettier-ignore
+    return Number.isSafeInteger(d_sae) && (d_sae as number) > 0 ? (d_sae as number) : undefined;
   } catch {
     return undefined; // not saved yet
   }

@@ -10,6 +10,7 @@ import { messageOf, UserError } from "../error.ts";
 import { packTable, type PackedTable } from "../packed-table.ts";
 import { isLocked } from "../lock.ts";
 import { readMetrics, readRun, type MetricsLine, type RunInfo } from "../runs.ts";
+import { widthOf } from "./run-rows.ts";
 
 /** Something that was asked for by name and is not there. */
 export class NotFound extends UserError {
@@ -27,6 +28,13 @@ export interface OpenedFeatures {
   explanations: Explanations | undefined;
   table: PackedTable;
   bytes: Uint8Array<ArrayBuffer>;
+  damage: Damage;
+}
+
+/** Of the files beside an index: what is left out since it cannot be read, and why. */
+export interface Damage {
+  labels?: string;
+  explanations?: string;
 }
 
 /** A run folder that could not be read, and why. */
@@ -41,10 +49,16 @@ const ID = /^[\w-][\w.+-]*$/;
 const PARTS = ["metrics.jsonl", "summary.json", "checkpoints", "sae"];
 /** Indexes that are kept open: one of 131,072 latents takes about 100 MB. */
 const KEPT = 3;
+/** Bytes of an index with the files beside it that take a second to read: about 20,000 latents. */
+const QUICK = 64 * 2 ** 20;
+/** What an index is opened from. */
+const FILES = ["index.json", "labels.json", "explanations.json"];
 
 export class RunStore {
   readonly folder: string;
   readonly #opened = new Map<string, { stamp: string; opened: Promise<OpenedFeatures> }>();
+  /** Kept for longer than what was opened. */
+  readonly #damage = new Map<string, { stamp: string; damage: Damage }>();
   readonly #metrics = new Map<string, { stamp: string; lines: MetricsLine[] }>();
 
   constructor(folder: string) {
@@ -101,14 +115,50 @@ export class RunStore {
     return existsSync(join(this.folderOf(id), "features", "index.json"));
   }
 
-  /** The run's feature index. @throws NotFound when it has none, UserError when it cannot be read. */
+  /**
+   * How many latents a run has, asked for every label: its autoencoder says so in a small file, and only
+   * where that is gone the index is opened. Undefined where neither can be read.
+   * @throws NotFound
+   */
+  async latentCount(id: string): Promise<number | undefined> {
+    const width = widthOf(this.folderOf(id));
+    if (width !== undefined || !this.hasFeatures(id)) return width;
+    try {
+      return (await this.features(id)).features.index.dSae;
+    } catch (error) {
+      if (error instanceof UserError) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * What of the run's features cannot be read: nothing where there is no index, or where that is what
+   * cannot. Of a large one it is known from when its features were first asked for.
+   */
+  async damage(id: string): Promise<Damage> {
+    const dir = join(this.folderOf(id), "features");
+    if (!this.hasFeatures(id)) return {};
+    const stamp = featuresStamp(dir);
+    const known = this.#damage.get(id);
+    if (known?.stamp === stamp) return known.damage;
+    if (this.#opened.get(id)?.stamp !== stamp && bytesOf(dir) > QUICK) return {};
+    try {
+      return (await this.features(id)).damage;
+    } catch (error) {
+      if (error instanceof UserError) return {};
+      throw error;
+    }
+  }
+
+  /**
+   * The run's feature index; without labels or explanations that are damaged.
+   * @throws NotFound when it has none, UserError when it cannot be read.
+   */
   async features(id: string): Promise<OpenedFeatures> {
     const dir = join(this.folderOf(id), "features");
     if (!this.hasFeatures(id))
       throw new NotFound(`run ${id} has no feature index yet; make one: lens features ${id}`);
-    const stamp = ["index.json", "labels.json", "explanations.json"]
-      .map((name) => stampOf(join(dir, name)))
-      .join();
+    const stamp = featuresStamp(dir);
     const known = this.#opened.get(id);
     this.#opened.delete(id);
     const entry = known?.stamp === stamp ? known : { stamp, opened: openAll(dir) };
@@ -116,7 +166,9 @@ export class RunStore {
     const [oldest] = this.#opened.keys();
     if (this.#opened.size > KEPT) this.#opened.delete(oldest);
     try {
-      return await entry.opened;
+      const opened = await entry.opened;
+      this.#damage.set(id, { stamp, damage: opened.damage });
+      return opened;
     } catch (error) {
       this.#opened.delete(id);
       throw error;
@@ -138,16 +190,21 @@ export class RunStore {
     rmSync(aside, { recursive: true, force: true });
     renameSync(join(this.folder, id), aside);
     rmSync(aside, { recursive: true, force: true });
-    this.#opened.delete(id);
-    this.#metrics.delete(id);
+    for (const kept of [this.#opened, this.#damage, this.#metrics]) kept.delete(id);
   }
 }
 
 async function openAll(dir: string): Promise<OpenedFeatures> {
-  const [features, explanations] = await Promise.all([openFeatures(dir), readExplanations(dir)]);
+  const damage: Damage = {};
+  const features = await openFeatures(dir, ({ message }) => (damage.labels = message));
+  const explanations = await readExplanations(dir, features.index.dSae).catch((error: unknown) => {
+    if (!(error instanceof UserError)) throw error;
+    damage.explanations = error.message;
+    return undefined;
+  });
   try {
     const table = featureColumns(features, explanations);
-    return { features, explanations, table, bytes: packTable(table) };
+    return { features, explanations, table, bytes: packTable(table), damage };
   } catch (error) {
     throw new UserError(`the files in ${dir} do not hold what they should (${messageOf(error)}); index the features again`); // prettier-ignore
   }
@@ -177,6 +234,15 @@ function readWhole(folder: string): RunInfo {
     throw new UserError(`${join(folder, "summary.json")} is damaged: ${[...path, message].join(": ")}`); // prettier-ignore
   }
   return run;
+}
+
+function featuresStamp(dir: string): string {
+  return FILES.map((name) => stampOf(join(dir, name))).join();
+}
+
+function bytesOf(dir: string): number {
+  const sizes = FILES.map((name) => statSync(join(dir, name), { throwIfNoEntry: false })?.size);
+  return sizes.reduce<number>((sum, size) => sum + (size ?? 0), 0);
 }
 
 function stampOf(path: string): string {

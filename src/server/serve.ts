@@ -20,9 +20,9 @@ export interface ServeOptions extends ServiceOptions {
   host?: string;
   /** 0: any that is free. Default 7171. */
   port?: number;
-  /** Further host names that the server answers to. */
+  /** Further host names that the server answers to; others than loopback's are taken for beyond loopback. */
   allowHosts?: readonly string[];
-  /** Beyond loopback one is needed; absent: a random one. */
+  /** Beyond loopback one is needed, absent: a random one. */
   token?: string;
   /** The folder of the dashboard's files; absent: what the build made. */
   page?: string;
@@ -52,11 +52,12 @@ export async function serve(options: ServeOptions): Promise<Server> {
   } catch (error) {
     throw new UserError(`cannot use the runs folder ${folder}: ${messageOf(error)}`);
   }
-  const isLoopback = [...LOOPBACK, "::1"].includes(host) || /^127(\.\d+){3}$/.test(host);
+  // What answers to another name is published under it, by a proxy or a tunnel, wherever it listens.
+  const isBeyond = ![host, ...allowHosts].every(isLoopback);
   // An empty one is none: everybody would have it.
-  const token = options.token || (isLoopback ? undefined : randomBytes(24).toString("base64url"));
+  const token = options.token || (isBeyond ? randomBytes(24).toString("base64url") : undefined);
   const closing = new AbortController();
-  const services = await openServices(options, !isLoopback);
+  const services = await openServices(options, isBeyond);
   const { runs, jobs, models, annotations } = services;
   const app = createApp({
     services,
@@ -101,6 +102,11 @@ export async function serve(options: ServeOptions): Promise<Server> {
       await annotations.close();
     },
   };
+}
+
+/** Whether an address or a name leads to the machine that asks, and nowhere else. */
+function isLoopback(name: string): boolean {
+  return [...LOOPBACK, "::1"].includes(name.toLowerCase()) || /^127(\.\d+){3}$/.test(name);
 }
 
 function inWords(error: NodeJS.ErrnoException, host: string, port: number): UserError {

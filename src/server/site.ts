@@ -52,8 +52,8 @@ const zip = promisify(gzip);
 
 /**
  * Writes the site to `out`, which must not exist or be an older one.
- * @throws UserError for a folder with something else in it, a run that there is not or without features,
- * or a dashboard that was not built.
+ * @throws UserError for a folder with something else in it, a run that there is not or whose features
+ * are absent or damaged, or a dashboard that was not built.
  */
 export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent: number }> {
   const { ids, out, signal, onProgress } = options;
@@ -102,7 +102,12 @@ export async function exportSite(options: SiteOptions): Promise<{ bytesPerLatent
 
 async function countLatents(runs: RunStore, ids: readonly string[]): Promise<number> {
   let total = 0;
-  for (const id of ids) total += (await runs.features(id)).features.index.dSae;
+  for (const id of ids) {
+    const { features, damage } = await runs.features(id);
+    const [why] = Object.values(damage) as string[];
+    if (why !== undefined) throw new UserError(why); // a copy could not say what is left out
+    total += features.index.dSae;
+  }
   return total;
 }
 

@@ -1,5 +1,13 @@
 /** lens export --site: the same pages from plain files, one feature by one range of bytes. */
-import { createReadStream, existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
+import {
+  createReadStream,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  rmSync,
+  statSync,
+  writeFileSync,
+} from "node:fs";
 import { createServer, type Server } from "node:http";
 import type { AddressInfo } from "node:net";
 import { join, normalize } from "node:path";
@@ -64,6 +72,16 @@ describe("a static site", { timeout: 60_000 }, () => {
     expect(elsewhere.code).toBe(1);
     expect(elsewhere.stderr).toMatch(/exists and is no site of Lens/);
     expect(existsSync(join(folder, "runs", id, "config.json"))).toBe(true);
+  });
+
+  test("is not written without what is damaged", async () => {
+    const run = await copyRun(join(folder, "damaged"), "run");
+    writeFileSync(join(run, "features", "explanations.json"), "{");
+    const args = ["export", "run", "--site", "--runs", "damaged", "--out", "copy"];
+    const { code, stderr } = await startLens(folder, ...args).outcome;
+    expect([code, stderr]).toEqual([1, expect.stringContaining("explanations.json is damaged")]);
+    expect(existsSync(join(folder, "copy"))).toBe(false);
+    rmSync(join(folder, "damaged"), { recursive: true });
   });
 
   describe.skipIf(!hasBrowser())("in a browser", () => {

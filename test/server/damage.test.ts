@@ -9,7 +9,7 @@ import {
   writeFileSync,
 } from "node:fs";
 import { join } from "node:path";
-import { afterAll, beforeAll, beforeEach, expect, test } from "vitest";
+import { afterAll, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { unpackTable } from "../../src/packed-table.ts";
 import type { RunRow } from "../../src/server/schemas.ts";
@@ -144,14 +144,91 @@ test.each([
   expect(await client.post(`${api}/analyse`, { text: "the dog" })).toHaveProperty("pieces");
 });
 
-test.each(["index.json", "labels.json", "explanations.json"])(
-  "features with a %s that is cut off say so",
-  async (name) => {
-    truncateSync(join(run, "features", name), 100);
-    expect(await inList()).toMatchObject({ id });
-    expect(await client.refused("GET", `${api}/features`, 400)).toContain(`${name} is damaged`);
+test("features with an index that is cut off say so", async () => {
+  truncateSync(join(run, "features", "index.json"), 100);
+  expect(await inList()).toMatchObject({ id });
+  expect(await client.refused("GET", `${api}/features`, 400)).toContain("index.json is damaged");
+  expect(await client.get(api)).toMatchObject({ missing: [{ what: "concepts" }] });
+});
+
+type List = Record<string, unknown[]>;
+const without = (list: string) => (value: List) => ({ ...value, [list]: value[list].slice(1) });
+const spoiled = (list: string, one: unknown) => (value: List) => ({
+  ...value,
+  [list]: [...value[list].slice(1), one],
+});
+const beside: {
+  name: string;
+  what: string;
+  job: string;
+  of: string;
+  damages: Record<string, (value: List) => unknown>;
+}[] = [
+  {
+    ...{ name: "labels.json", what: "scored labels", job: "features", of: "label" },
+    damages: {
+      "is of fewer latents": without("best"),
+      "holds a label without a name": spoiled("best", { auc: 1, atThreshold: { f1: 1 } }),
+      "holds a label without a threshold": spoiled("best", { name: "x", auc: 1, atThreshold: null }), // prettier-ignore
+      "holds a number": spoiled("best", 5),
+    },
   },
-);
+  {
+    ...{ name: "explanations.json", what: "explanations", job: "explain", of: "explanation" },
+    damages: {
+      "is of fewer latents": without("latents"),
+      "holds a latent without rules": spoiled("latents", { latent: 63 }),
+      "holds a rule without words": spoiled("latents", { latent: 63, rules: [{ f1: {} }] }),
+      "holds null": spoiled("latents", null),
+      "is of another version": (value: List) => ({ ...value, version: 2 }),
+    },
+  },
+];
+describe.each(beside)("$name", ({ name, what, job, of, damages }) => {
+  test.each<[string, (path: string) => void]>([
+    ["is cut off", (path) => truncateSync(path, 100)],
+    ["is empty", (path) => writeFileSync(path, "")],
+    ["is null", (path) => writeFileSync(path, "null")],
+    ["is a list", (path) => writeFileSync(path, "[]")],
+    ["is a folder", (path) => (rmSync(path), mkdirSync(path))],
+    ...Object.entries(damages).map(([how, change]): [string, (path: string) => void] => [
+      how,
+      () => edit(`features/${name}`, (value) => change(value as List)),
+    ]),
+  ])("that %s costs what it says, not the features", async (_, damage) => {
+    const path = join(run, "features", name);
+    const whole = readFileSync(path);
+    const others = ["label", "explanation"].filter((one) => one !== of);
+    expect(await client.get(api)).toMatchObject({ missing: [{ what: "concepts" }] });
+    damage(path);
+    expect(await client.get(`${api}/features`)).toMatchObject({ total: 64 });
+    const detail = await client.get(`${api}/features/3`);
+    expect([detail[of], ...others.map((one) => detail[one])]).toEqual([null, expect.any(Object)]);
+    expect((await client.get<{ missing: object[] }>(api)).missing).toEqual([
+      { what, why: expect.stringContaining(path) as string, command: `lens ${job} ${id}`, job },
+      expect.objectContaining({ what: "concepts" }),
+    ]);
+    rmSync(path, { recursive: true });
+    writeFileSync(path, whole);
+    expect(await client.get(api)).toMatchObject({ missing: [{ what: "concepts" }] });
+    expect((await client.get(`${api}/features/3`))[of]).not.toBeNull();
+  });
+});
+
+test("a large index is not opened only to say what of it is damaged: that is known once it was opened", async () => {
+  writeFileSync(join(run, "features", "explanations.json"), "{".padEnd(65 * 2 ** 20));
+  const missing = async () =>
+    (await client.get<{ missing: { what: string }[] }>(api)).missing.map(({ what }) => what);
+  expect(await missing()).toEqual(["concepts"]);
+  await client.get(`${api}/features`);
+  expect(await missing()).toEqual(["explanations", "concepts"]);
+});
+
+test("the model's questions are answered without the labels that are damaged", async () => {
+  truncateSync(join(run, "features", "labels.json"), 100);
+  expect(await client.get(`${api}/features/3/neighbors`)).toHaveProperty("decoder");
+  expect(await client.post(`${api}/analyse`, { text: "the dog" })).toHaveProperty("labels");
+});
 
 test("examples that are cut off cost the latents they are of", async () => {
   const path = join(run, "features", "features.jsonl.gz");

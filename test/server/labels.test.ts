@@ -1,5 +1,5 @@
 /** What the API does with what people say of features, and how a run goes with all that belongs to it. */
-import { existsSync, readdirSync, writeFileSync } from "node:fs";
+import { existsSync, readdirSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -72,6 +72,53 @@ test("a feature that the run does not have is refused", async () => {
   const group = { name: "g", latents: [1, 64] };
   await client.refused("POST", `/api/runs/${run}/groups`, 404, group);
   expect(await client.get(`/api/runs/${run}/groups`)).toEqual([]);
+});
+
+test("a run's autoencoder tells which features there are, whether they are indexed or the index can be read", async () => {
+  for (const damage of [
+    (features: string) => rmSync(features, { recursive: true }),
+    (features: string) => writeFileSync(join(features, "index.json"), "{"),
+  ]) {
+    const run = await newRun();
+    damage(join(folder, run, "features"));
+    expect((await say(run, 64, { label: "x" }, 404)).error).toContain("0 to 63; got 64");
+    expect(await say(run, 63, { label: "x" })).toMatchObject({ latent: 63, version: 1 });
+  }
+});
+
+test("an index tells which features there are when the autoencoder is gone", async () => {
+  const run = await newRun();
+  rmSync(join(folder, run, "sae"), { recursive: true });
+  expect((await say(run, 64, { label: "x" }, 404)).error).toContain("0 to 63; got 64");
+  expect(await say(run, 63, { label: "x" })).toMatchObject({ latent: 63 });
+});
+
+test("features of a run that nothing tells the width of are labelled as they are named", async () => {
+  const run = await newRun();
+  for (const part of ["sae", "features"]) rmSync(join(folder, run, part), { recursive: true });
+  expect(await say(run, 99, { label: "x" })).toMatchObject({ latent: 99, version: 1 });
+  const path = `/api/runs/${run}/labels/import`;
+  const file = { annotations: [{ latent: 1000, label: "y" }] };
+  expect(await client.post(path, file)).toMatchObject({ annotations: 1 });
+});
+
+test("an export with features that the run does not have is refused whole", async () => {
+  const run = await newRun();
+  const path = `/api/runs/${run}/labels/import`;
+  const said = (latent: number) => ({ latent, label: "x" });
+  const group = (...latents: number[]) => ({ name: `g ${latents.join()}`, latents });
+  const refusal = (annotations: object[], groups: object[] = []) =>
+    client.refused("POST", path, 400, { annotations, groups });
+  expect(await refusal([said(1), said(70), said(64)], [group(2), group(3, 64, 65)])).toContain(
+    "latents 0 to 63, beyond which the export names 3, the first at annotations.1: 70",
+  );
+  expect(await refusal([said(1)], [group(2), group(3, 64)])).toContain(
+    "beyond which the export names 1, the first at groups.1: 64",
+  );
+  expect(await client.get(`/api/runs/${run}/annotations`)).toEqual({ annotations: [], groups: [] });
+  expect(await client.post(path, { annotations: [said(63)], groups: [group(0, 63)] })).toEqual({
+    ...{ annotations: 1, unchanged: 0, groups: 1, members: 2 },
+  });
 });
 
 test("labels, tags and groups can be searched for and listed", async () => {

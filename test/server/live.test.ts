@@ -4,6 +4,12 @@ import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
 import { lockFolder, unlockFolder } from "../../src/lock.ts";
+import type { Services } from "../../src/server/api.ts";
+import { createApp } from "../../src/server/app.ts";
+import { Jobs } from "../../src/server/jobs.ts";
+import { Live } from "../../src/server/live.ts";
+import { RunStore } from "../../src/server/run-store.ts";
+import { createJob } from "../../src/workbench/job-folder.ts";
 import { scratch, startServer, type Client, type ServerEvent } from "./server.ts";
 import { copyRun } from "./shared-run.ts";
 
@@ -38,10 +44,14 @@ const hear = (path: string, steps: number, from?: string) =>
 test("log steps are told as they are written, each once, and a half-written one not yet", async () => {
   const { path, write, live } = await newRun();
   write(1, 2);
+  let isTorn = false;
   const heard = client.events(live, (events) => {
     const steps = stepsOf(events);
-    if (steps.length === 2) appendFileSync(path, '{"step":3,');
-    if (steps.length === 2) setTimeout(() => appendFileSync(path, '"fvu":0}\n{"step":4}\n'), 900);
+    if (steps.length === 2 && !isTorn) {
+      isTorn = true; // what else is told meanwhile asks here again
+      appendFileSync(path, '{"step":3,');
+      setTimeout(() => appendFileSync(path, '"fvu":0}\n{"step":4}\n'), 900);
+    }
     return steps.length >= 4;
   });
   expect(stepsOf(await heard)).toEqual([1, 2, 3, 4]);
@@ -111,6 +121,76 @@ test("the preview and the status are told when they change, and the end of the r
     ["preview", null],
     ["gone", ""],
   ]);
+});
+
+const wait = (milliseconds: number) => new Promise((done) => setTimeout(done, milliseconds));
+/** Counts how often the folders of jobs are read. */
+class CountedJobs extends Jobs {
+  reads = 0;
+  override list() {
+    this.reads++;
+    return super.list();
+  }
+}
+/** The same of a run's. */
+class CountedRuns extends RunStore {
+  reads = 0;
+  override run(id: string) {
+    this.reads++;
+    return super.run(id);
+  }
+}
+
+test("fifty pages that listen read jobs and runs as often as one does, and nobody does not at all", async () => {
+  const { id, live } = await newRun();
+  const [jobs, runs] = [new CountedJobs(folder), new CountedRuns(folder)];
+  const app = createApp({
+    services: { jobs, runs } as unknown as Services,
+    ...{ guard: { hosts: ["localhost"] }, version: "0", closing: new AbortController().signal },
+  });
+  const stops: (() => void)[] = [];
+  const hear = async (path: string) => {
+    const stop = new AbortController();
+    stops.push(() => stop.abort());
+    const { body } = await app.request(path, { headers: { Host: "localhost" } });
+    let text = "";
+    const write = (part: Uint8Array) => void (text += new TextDecoder().decode(part));
+    const heard = body!.pipeTo(new WritableStream({ write }), { signal: stop.signal });
+    await heard.catch(() => undefined);
+    return text;
+  };
+  const reads = () => [jobs.reads, runs.reads];
+  const order = { kind: "map", title: "", args: [], created: "2026-01-02T03:04:05.000Z" };
+  for (const pages of [1, 50]) {
+    const [before, began] = [reads(), performance.now()];
+    const all = Array.from({ length: pages }, () => ["/api/jobs/live", live]).flat().map(hear); // prettier-ignore
+    await wait(900);
+    createJob(folder, { ...order, id: `made-${pages}`, run: id }, { "started.json": {} });
+    await wait(900);
+    const rounds = (performance.now() - began) / 400;
+    for (const [i, count] of reads().entries()) {
+      expect(count - before[i]).toBeGreaterThanOrEqual(2);
+      expect(count - before[i]).toBeLessThanOrEqual(rounds + 2);
+    }
+    stops.splice(0).forEach((stop) => stop());
+    for (const text of await Promise.all(all)) expect(text).toContain(`"id":"made-${pages}"`);
+  }
+  await wait(500); // until the streams see that nobody listens
+  const before = reads();
+  await wait(900);
+  expect(reads()).toEqual(before);
+});
+
+test("what was read for pages that are gone is not told to those that come", async () => {
+  const jobs = new CountedJobs(join(folder, "nothing"));
+  const live = new Live(jobs, new AbortController().signal);
+  live.jobs();
+  live.jobs();
+  expect(jobs.reads).toBe(1);
+  await wait(600);
+  expect(jobs.reads).toBe(1);
+  live.jobs();
+  expect(jobs.reads).toBe(2);
 });
 
 test("a run that is not there has nothing to tell", async () => {

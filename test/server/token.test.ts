@@ -129,23 +129,37 @@ test("an empty token is none: on loopback nobody needs one, beyond it one is mad
   await far.close();
 });
 
-describe("a server beyond loopback", () => {
+test("names of loopback that are allowed open nothing: no token, any folder", async () => {
+  const allowHosts = ["localhost", "LOCALHOST", "127.0.0.1", "127.8.0.1", "[::1]"];
+  const near = await startServer({ runs: folder, allowHosts });
+  const headers = { Host: `127.8.0.1:${near.port}` };
+  expect((await near.client.send("GET", "/api/health", { headers })).status).toBe(200);
+  const said = await near.client.refused("GET", "/api/setup/model?model=/etc/nothing", 400);
+  expect(said).not.toContain("below its own folder");
+  await near.close();
+});
+
+describe.each([
+  ["that listens beyond loopback", { host: "0.0.0.0" }],
+  ["that answers to a name from beyond loopback", { allowHosts: ["localhost", "lens.example"] }],
+])("a server %s", (_, options) => {
   let far: TestServer;
   let client: Client;
-  const outside = join(root, "outside");
-  const inside = join(root, "inside");
+  const place = scratch();
+  const outside = join(place, "outside");
+  const inside = join(place, "inside");
   const before = process.cwd();
   beforeAll(async () => {
-    for (const place of [outside, join(inside, "below")]) {
-      mkdirSync(place, { recursive: true });
-      writeFileSync(join(place, "text.txt"), "Once upon a time.\n");
+    for (const own of [outside, join(inside, "below")]) {
+      mkdirSync(own, { recursive: true });
+      writeFileSync(join(own, "text.txt"), "Once upon a time.\n");
     }
     symlinkSync(outside, join(inside, "link"));
     symlinkSync(join(outside, "text.txt"), join(inside, "link.txt"));
     mkdirSync(join(inside, "..below"));
     writeFileSync(join(inside, "..below", "text.txt"), "Once upon a time.\n");
     process.chdir(inside);
-    far = await startServer({ runs: folder, host: "0.0.0.0" });
+    far = await startServer({ runs: folder, ...options });
     client = new Client(far.port, bearer(new URL(far.url).searchParams.get("token")!));
   });
   afterAll(async () => {
@@ -158,9 +172,18 @@ describe("a server beyond loopback", () => {
     expect(token).toMatch(/^[\w-]{32,}$/);
     expect((await far.client.send("GET", "/api/runs")).status).toBe(401);
     expect(await client.get("/api/health")).toMatchObject({ status: "ok" });
-    const again = await startServer({ runs: folder, host: "0.0.0.0" });
+    const again = await startServer({ runs: folder, ...options });
     expect(new URL(again.url).searchParams.get("token")).not.toBe(token);
     await again.close();
+  });
+
+  test("asks for it whatever name it is asked under", async () => {
+    const names = ["localhost", ...("allowHosts" in options ? ["lens.example"] : [])];
+    for (const name of names) {
+      const status = async (headers: Record<string, string>) =>
+        (await far.client.send("GET", "/api/runs", { headers: { Host: name, ...headers } })).status;
+      expect([name, await status({}), await status(client.headers)]).toEqual([name, 401, 200]);
+    }
   });
 
   const CONFINED = "below its own folder only";
