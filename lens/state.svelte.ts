@@ -23,6 +23,8 @@ class Shared {
   follow(): () => void {
     let before = "";
     return listen("jobs/live", {
+      // Somebody else's doing, a command in a terminal perhaps.
+      runs: () => void this.load(),
       jobs: (data) => {
         this.jobs = data as Job[];
         const now = this.jobs.map(({ id, status, run }) => `${id} ${status} ${run}`).join();

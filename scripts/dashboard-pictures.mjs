@@ -1,6 +1,6 @@
 /* global document, innerWidth -- what runs in the page */
 // Pictures of every page of the dashboard: node scripts/dashboard-pictures.mjs <runs folder> <picture folder>
-// Light and dark at desktop width, light at a phone's, of the newest run with features. Needs a Chromium
+// Light and dark at desktop width, light at a phone's, of the newest run with features, and of the newest two compared. Needs a Chromium
 // (CHROMIUM, or /usr/bin/chromium). Fails when a page has an error or is wider than the screen.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -23,12 +23,18 @@ const top = await (
   await fetch(`${url}api/runs/${run}/features?query=label:animal&sort=-f1`)
 ).json();
 const [{ latent }] = top.rows;
+const compared = list.runs.filter(({ hasSae }) => hasSae).map(({ id }) => id).slice(0, 2); // prettier-ignore
 
 const of = (path) => `#/run/${encodeURIComponent(run)}/${path}`;
 const STORY = "Once upon a time there was a little dog named Max. One day it began to rain.";
 /** Name, address, what to wait for, what to do then. */
 const pages = [
   ["runs", "#/", (page) => page.getByText("Scores are measured").waitFor()],
+  [
+    "compare",
+    `#/compare?runs=${compared.join(",")}`,
+    (page) => page.getByRole("img", { name: /^FVU over/ }).waitFor(),
+  ],
   ["new", "#/new", (page) => page.getByText(/^about /).waitFor()],
   ["training", of("training"), (page) => page.getByRole("img", { name: /^FVU over/ }).waitFor()],
   ["features", of("features"), (page) => page.getByRole("gridcell").first().waitFor()],

@@ -66,7 +66,10 @@ const create = createRoute({
   responses: { 201: json(Job, "The job"), ...ABSENT },
 });
 const watch = createRoute({
-  ...{ method: "get", path: "/jobs/live", summary: "The jobs whenever one changes: event `jobs`" },
+  method: "get",
+  path: "/jobs/live",
+  summary:
+    "The jobs whenever one changes: event `jobs`; and event `runs` when a run comes, goes or ends, by whoever's hand",
   responses: { 200: events("Until the page goes") },
 });
 const get = createRoute({
@@ -96,6 +99,7 @@ const remove = createRoute({
 
 export function jobRoutes({ runs, jobs }: Services, live: Live) {
   const allJobs = live.shared(() => JSON.stringify(live.jobs()));
+  const runsStamp = live.shared(() => runs.stamp());
   return router()
     .openapi(list, (c) => c.json(jobs.list(), 200))
     .openapi(create, (c) => {
@@ -104,7 +108,13 @@ export function jobRoutes({ runs, jobs }: Services, live: Live) {
     })
     .openapi(watch, (c) => {
       const tell = whenChanged("jobs");
-      return live.stream(c, (stream) => tell(stream, allJobs()));
+      let before = runsStamp();
+      return live.stream(c, async (stream) => {
+        await tell(stream, allJobs());
+        const now = runsStamp();
+        if (now !== before) await stream.writeSSE({ event: "runs", data: "" });
+        before = now;
+      });
     })
     .openapi(get, (c) => {
       const { job } = c.req.valid("param");

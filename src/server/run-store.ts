@@ -47,6 +47,8 @@ export interface BrokenRun {
 const ID = /^[\w-][\w.+-]*$/;
 /** What tells a folder of a run that lost its config.json from others. */
 const PARTS = ["metrics.jsonl", "summary.json", "checkpoints", "sae"];
+/** What a run has once it begins, has trained, was looked into, and has ended. */
+const STAGES = ["config.json", "sae/cfg.json", "features/index.json", "summary.json"];
 /** Indexes that are kept open: one of 131,072 latents takes about 100 MB. */
 const KEPT = 3;
 /** Bytes of an index with the files beside it that take a second to read: about 20,000 latents. */
@@ -82,6 +84,17 @@ export class RunStore {
     }
     runs.sort((a, b) => b.started.localeCompare(a.started) || b.id.localeCompare(a.id));
     return { runs, broken };
+  }
+
+  /** Changes when a run comes or goes, ends, or gets its autoencoder or features; cheaper than `list`. */
+  stamp(): string {
+    if (!existsSync(this.folder)) return "";
+    const runs = readdirSync(this.folder).filter((name) => ID.test(name));
+    return runs
+      .map(
+        (name) => name + STAGES.map((file) => +existsSync(join(this.folder, name, file))).join(""),
+      )
+      .join();
   }
 
   /** The folder of a run. A name never leads out of the runs folder. @throws NotFound */

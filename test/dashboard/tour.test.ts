@@ -2,19 +2,21 @@
  * One tour through every page of the dashboard in a real browser, by keyboard alone: a run is set up,
  * watched, its features found, labelled, tried and turned; the server is killed on the way.
  */
-import { mkdtempSync, rmSync } from "node:fs";
+import { mkdtempSync, readdirSync, readFileSync, rmSync } from "node:fs";
 import { createRequire } from "node:module";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
-import { readFileSync } from "node:fs";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
 import { hasBrowser, launch } from "../browser.ts";
 import { serveLens, type Served } from "../command.ts";
+import { copyRun } from "../server/shared-run.ts";
 import { press, tabTo, typeInto } from "./keyboard.ts";
 
 const axe = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.min.js"), "utf8");
+/** A run that another command has made. */
+const OTHER = "other_20260102_030405_0123abcd";
 const SETTINGS =
   '{"activations":{"validationTokens":6000},"train":{"logEvery":10},"features":{"gallery":8}}';
 
@@ -132,6 +134,9 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await typeInto(page, query, 'fires:"Once upon a time" -is:dead sort:-x');
     const status = page.locator("#query-result");
     await expect.poll(() => status.textContent()).toMatch(/^[1-9]\d* of 512 latents/);
+    await typeInto(page, query, "like:3 -is:dead");
+    await page.getByRole("columnheader", { name: /likeness/ }).waitFor();
+    await expect.poll(() => status.textContent()).toMatch(/^[1-9]\d* of 512 latents/);
     await typeInto(page, query, "densty<1");
     await expect.poll(() => status.textContent()).toContain("did you mean density?");
     await typeInto(page, query, "-is:dead sort:-f1");
@@ -241,7 +246,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     const again = await page.context().newPage();
     await again.goto(page.url());
     await again.getByRole("slider").waitFor();
-    await again.getByRole("button", { name: "Tell both" }).click();
+    await press(again, again.getByRole("button", { name: "Tell both" }));
     await again.getByRole("button", { name: "Stop" }).waitFor();
     await again
       .getByRole("button", { name: "Stop" })
@@ -263,14 +268,35 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await isAccessible();
   });
 
-  test("the list of runs has it, and it can be deleted with all that belongs to it", async () => {
+  test("the list of runs has it, and it is compared with another", async () => {
+    await copyRun(runs, OTHER);
     await press(page, link("Lens"));
-    await page.getByRole("link", { name: "tour" }).waitFor();
+    for (const id of [run, OTHER])
+      await press(page, page.getByRole("checkbox", { name: `Choose ${id}` }), "Space");
     await isAccessible();
+    await press(page, button(/^Compare/));
+    await page.getByRole("heading", { name: "Compare 2 runs" }).waitFor();
+    await page.getByRole("img", { name: /^FVU over steps/ }).waitFor();
+    await page.getByRole("columnheader", { name: "B − A" }).waitFor();
+    await page.getByRole("cell", { name: "sae.k", exact: true }).waitFor();
+    await isAccessible();
+  });
+
+  test("the latents of the other one are on a map, from which a search finds some", async () => {
+    await go(`run/${OTHER}/features?view=map`);
+    await page.getByText("trustworthiness").waitFor();
+    await typeInto(page, page.getByRole("searchbox", { name: "Query over features" }), "latent<5");
+    await expect.poll(() => page.locator("#query-result").textContent()).toMatch(/^5 of 64/);
+    await isAccessible();
+  });
+
+  test("a run is deleted with all that belongs to it", async () => {
+    await press(page, link("Lens"));
     page.once("dialog", (dialog) => void dialog.accept());
     await press(page, page.getByRole("checkbox", { name: `Choose ${run}` }), "Space");
     await press(page, button("Delete"));
-    await page.getByText("Nothing has been run yet").waitFor();
+    await page.getByRole("checkbox", { name: `Choose ${run}` }).waitFor({ state: "detached" });
+    expect(readdirSync(runs)).not.toContain(run);
   });
 
   test("nothing went wrong on the way that only the console told", () => {

@@ -1,5 +1,5 @@
 /** What a page hears of a run while it goes on. */
-import { appendFileSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { appendFileSync, mkdirSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { afterAll, beforeAll, expect, test } from "vitest";
 
@@ -91,6 +91,25 @@ test.each(["", "x", "-5", "999999999", "3-abc", "1e9-x"])(
     expect(stepsOf(await hear(live, 2, id))).toEqual([1, 2]);
   },
 );
+
+test("runs that commands begin, end and delete are told", async () => {
+  const heard = new Set<number>();
+  const path = (name = "") => join(folder, "elsewhere_20260102_030405_0123abcd", name);
+  const acts = [
+    () => mkdirSync(path()),
+    () => writeFileSync(path("config.json"), "{}"),
+    () => writeFileSync(path("summary.json"), "{}"),
+    () => rmSync(path(), { recursive: true }),
+  ];
+  await client.events("/api/jobs/live", (events) => {
+    const told = events.filter(({ event }) => event === "runs").length;
+    const isNew = events.some(({ event }) => event === "jobs") && !heard.has(told);
+    heard.add(told);
+    if (isNew && told < acts.length) acts[told]();
+    return told === acts.length;
+  });
+  expect([...heard].at(-1)).toBe(acts.length);
+});
 
 test("the preview and the status are told when they change, and the end of the run", async () => {
   const { run, live } = await newRun();
