@@ -16,7 +16,7 @@ import { nameOf } from "../workbench/feature-facts.ts";
 import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
 import { requireRunWithSae } from "./routes-runs.ts";
-import { NotFound } from "./run-store.ts";
+import { NotFound, type OpenedFeatures } from "./run-store.ts";
 import {
   FeatureDetail,
   FeatureId,
@@ -124,38 +124,65 @@ export function featureRoutes({ runs, models, annotations }: Services) {
     })
     .openapi(get, async (c) => {
       const { run, latent } = c.req.valid("param");
-      const { features, explanations } = await runs.features(run);
-      const { index, labels } = features;
-      if (latent >= index.dSae)
-        throw new NotFound(`run ${run} has latents 0 to ${index.dSae - 1}; got ${latent}`);
-      const partners = partnersOf(features, latent);
-      const { provenance } = index;
-      const text = (value: unknown) =>
-        typeof value === "string" ? value : JSON.stringify(value ?? "unknown");
-      const detail: z.input<typeof FeatureDetail> = {
-        run,
-        model: text((provenance.model as { name?: unknown } | undefined)?.name ?? provenance.model),
-        hookPoint: [provenance.hookPoint ?? "unknown"].flat().map(text).join(" + "),
-        ...{ dSae: index.dSae, positions: index.positions, textDocuments: index.documents },
-        histogramScale: HISTOGRAM,
-        feature: features.feature(latent),
-        label: labels?.best[latent] ?? null,
-        explanation: (explanations?.latents[latent] ?? null) as Record<string, unknown> | null,
-        partners: partners && {
-          latents: [...partners.latents],
-          counts: [...partners.counts],
-          firings: [...partners.latents].map((one) => index.columns.firings[one]),
-          labels: [...partners.latents].map((one) => nameOf(features, one)),
-          error: partners.error,
-        },
-      };
-      return c.json(detail, 200);
+      const opened = await runs.features(run);
+      const { dSae } = opened.features.index;
+      if (latent >= dSae)
+        throw new NotFound(`run ${run} has latents 0 to ${dSae - 1}; got ${latent}`);
+      const answer = kept(opened.answers, latent, () => detailOf(run, opened, latent));
+      // Of bytes the types do not know that they are this JSON.
+      return c.body(answer, 200, { "Content-Type": "application/json" }) as never;
     })
     .openapi(similar, async (c) => {
       const { run, latent } = c.req.valid("param");
       const { cosines: cosine, least } = await likeness(run, latent);
       return bytes(c, packTable({ meta: { least }, numbers: { cosine }, texts: {} }));
     });
+}
+
+/** Answers that are kept: one has about 16 kB. */
+const KEPT = 2048;
+
+/** What `make` makes, as JSON in UTF-8, or made lately. */
+function kept(
+  answers: OpenedFeatures["answers"],
+  latent: number,
+  make: () => unknown,
+): Uint8Array<ArrayBuffer> {
+  const answer = answers.get(latent) ?? new TextEncoder().encode(JSON.stringify(make()));
+  answers.delete(latent);
+  answers.set(latent, answer); // last in order: used last
+  const [oldest] = answers.keys();
+  if (answers.size > KEPT) answers.delete(oldest);
+  return answer;
+}
+
+function detailOf(
+  run: string,
+  { features, explanations }: OpenedFeatures,
+  latent: number,
+): z.input<typeof FeatureDetail> {
+  const { index, labels } = features;
+  const partners = partnersOf(features, latent);
+  const { provenance } = index;
+  const text = (value: unknown) =>
+    typeof value === "string" ? value : JSON.stringify(value ?? "unknown");
+  return {
+    run,
+    model: text((provenance.model as { name?: unknown } | undefined)?.name ?? provenance.model),
+    hookPoint: [provenance.hookPoint ?? "unknown"].flat().map(text).join(" + "),
+    ...{ dSae: index.dSae, positions: index.positions, textDocuments: index.documents },
+    histogramScale: HISTOGRAM,
+    feature: features.feature(latent),
+    label: labels?.best[latent] ?? null,
+    explanation: (explanations?.latents[latent] ?? null) as Record<string, unknown> | null,
+    partners: partners && {
+      latents: [...partners.latents],
+      counts: [...partners.counts],
+      firings: [...partners.latents].map((one) => index.columns.firings[one]),
+      labels: [...partners.latents].map((one) => nameOf(features, one)),
+      error: partners.error,
+    },
+  };
 }
 
 /** An index without them is whole all the same. */

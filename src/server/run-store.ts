@@ -29,6 +29,8 @@ export interface OpenedFeatures {
   table: PackedTable;
   bytes: Uint8Array<ArrayBuffer>;
   damage: Damage;
+  /** Of latents that were asked for lately, as JSON. */
+  answers: Map<number, Uint8Array<ArrayBuffer>>;
 }
 
 /** Of the files beside an index: what is left out since it cannot be read, and why. */
@@ -169,9 +171,9 @@ export class RunStore {
    */
   async features(id: string): Promise<OpenedFeatures> {
     const dir = join(this.folderOf(id), "features");
-    if (!this.hasFeatures(id))
-      throw new NotFound(`run ${id} has no feature index yet; make one: lens features ${id}`);
     const stamp = featuresStamp(dir);
+    if (stamp.startsWith(","))
+      throw new NotFound(`run ${id} has no feature index yet; make one: lens features ${id}`);
     const known = this.#opened.get(id);
     this.#opened.delete(id);
     const entry = known?.stamp === stamp ? known : { stamp, opened: openAll(dir) };
@@ -217,7 +219,7 @@ async function openAll(dir: string): Promise<OpenedFeatures> {
   });
   try {
     const table = featureColumns(features, explanations);
-    return { features, explanations, table, bytes: packTable(table), damage };
+    return { features, explanations, table, bytes: packTable(table), damage, answers: new Map() };
   } catch (error) {
     throw new UserError(`the files in ${dir} do not hold what they should (${messageOf(error)}); index the features again`); // prettier-ignore
   }
@@ -249,6 +251,7 @@ function readWhole(folder: string): RunInfo {
   return run;
 }
 
+/** Begins with a comma where there is no index. */
 function featuresStamp(dir: string): string {
   return FILES.map((name) => stampOf(join(dir, name))).join();
 }
