@@ -3,14 +3,14 @@
 // Takes a finished run (absent: the newest of runs/ with features), and an index of as many latents
 // generated from it. Needs a Chromium (CHROMIUM, or /usr/bin/chromium). No peer is measured: theirs need
 // services that are not there; the numbers stand beside the targets they were built for.
-import { spawn } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
 import { once } from "node:events";
 import { createReadStream, existsSync } from "node:fs";
 import { cp, mkdir, mkdtemp, open, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { Agent, get } from "node:http";
 import { availableParallelism, cpus, tmpdir } from "node:os";
 import { basename, join } from "node:path";
 import { createInterface } from "node:readline";
+import { fileURLToPath } from "node:url";
 import { parseArgs, promisify } from "node:util";
 import { createGunzip, gzip } from "node:zlib";
 import { chromium } from "playwright-core";
@@ -196,38 +196,11 @@ async function readers() {
   note("their requests a second", fast.rate, "");
 }
 
+/** In a process of their own: what this one has to clean up is not theirs. */
 async function read200(pause) {
-  const agent = new Agent({ keepAlive: true, maxSockets: 200 });
-  const times = [];
-  const seconds = 6;
-  const until = performance.now() + 1000 * seconds;
-  const read = (latent) =>
-    new Promise((done, failed) => {
-      const began = performance.now();
-      get(
-        { host: "127.0.0.1", port, path: `/api/runs/${small}/features/${latent}`, agent },
-        (response) => {
-          response.resume();
-          response.on("end", () => done(times.push(performance.now() - began)));
-        },
-      ).on("error", failed);
-    });
-  await Promise.all(
-    Array.from({ length: 200 }, async (_, i) => {
-      // Not in step.
-      await new Promise((done) => setTimeout(done, (pause * i) / 200));
-      for (let n = 0; performance.now() < until; n++) {
-        await read((37 * i + 13 * n) % 2000);
-        if (pause > 0) await new Promise((done) => setTimeout(done, pause));
-      }
-    }),
-  );
-  agent.destroy();
-  times.sort((a, b) => a - b);
-  return {
-    p99: times[Math.floor(0.99 * times.length)],
-    rate: Math.round(times.length / seconds),
-  };
+  const args = [fileURLToPath(new URL("lens/readers.mjs", import.meta.url)), port, small, pause];
+  const { stdout } = await promisify(execFile)(process.execPath, args.map(String));
+  return JSON.parse(stdout);
 }
 
 async function pageChanges() {
