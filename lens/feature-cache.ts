@@ -1,5 +1,5 @@
 /** Latents that were looked at lately, and those beside them. */
-import type { ConceptList, FeatureDetail } from "../src/server/schemas.ts";
+import type { ConceptList, FeatureDetail } from "../src/server/feature-schemas.ts";
 import { api, ask } from "./api.ts";
 
 const KEPT = 200;

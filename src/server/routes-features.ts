@@ -17,15 +17,8 @@ import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
 import { requireRunWithSae } from "./routes-runs.ts";
 import { NotFound, type OpenedFeatures } from "./run-store.ts";
-import {
-  FeatureDetail,
-  FeatureId,
-  FeaturePage,
-  RunId,
-  sortField,
-  whole,
-  type FeatureRow,
-} from "./schemas.ts";
+import { FeatureDetail, FeaturePage, type FeatureRow } from "./feature-schemas.ts";
+import { FeatureId, RunId, sortField, whole } from "./schemas.ts";
 
 const list = createRoute({
   method: "get",

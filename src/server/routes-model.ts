@@ -7,16 +7,8 @@ import { meaningOf } from "../workbench/model-run.ts";
 import { totalsOf } from "../workbench/text-codes.ts";
 import { ABSENT, body, events, json, router, type Services } from "./api.ts";
 import { requireRunWithSae } from "./routes-runs.ts";
-import {
-  Attribution,
-  FeatureId,
-  LogitEffect,
-  Neighbors,
-  RunId,
-  SteerRequest,
-  TextCodes,
-  whole,
-} from "./schemas.ts";
+import { Attribution, LogitEffect, Neighbors, SteerRequest, TextCodes } from "./feature-schemas.ts";
+import { FeatureId, RunId, whole } from "./schemas.ts";
 
 /** Characters of a text that may be sent: about 50,000 tokens. */
 const MOST_TEXT = 200_000;

@@ -7,7 +7,8 @@ import { messageOf, UserError } from "../error.ts";
 import { packTable, type NumberColumn } from "../packed-table.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
 import { NotFound } from "./run-store.ts";
-import { ConceptFile, ConceptList, RunId } from "./schemas.ts";
+import { ConceptFile, ConceptList } from "./feature-schemas.ts";
+import { RunId } from "./schemas.ts";
 
 const maps = createRoute({
   ...{ method: "get", path: "/runs/{run}/map", summary: "Where the latents lie" },

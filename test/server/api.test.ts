@@ -17,9 +17,9 @@ import type {
   ConceptList,
   FeatureDetail,
   FeatureRow,
-  RunDetail,
   TextCodes,
-} from "../../src/server/schemas.ts";
+} from "../../src/server/feature-schemas.ts";
+import type { RunDetail } from "../../src/server/schemas.ts";
 import { startLens } from "../command.ts";
 import { scratch, startServer, type Client } from "./server.ts";
 import { copyRun, SMALL } from "./shared-run.ts";
