@@ -1,6 +1,6 @@
 /* global document, innerWidth -- what runs in the page */
 // Pictures of every page of the dashboard: node scripts/dashboard-pictures.mjs <runs folder> <picture folder>
-// Light and dark at desktop width, light at a phone's, of the newest run with features, and of the newest two compared. Needs a Chromium
+// Light and dark at desktop width, light at a phone's, of the newest run with a map, and of the newest two compared. Needs a Chromium
 // (CHROMIUM, or /usr/bin/chromium). Fails when a page has an error or is wider than the screen.
 import { spawn } from "node:child_process";
 import { once } from "node:events";
@@ -18,7 +18,9 @@ const server = spawn(
 const [said] = await once(server.stdout, "data");
 const { url } = JSON.parse(String(said));
 const list = await (await fetch(`${url}api/runs`)).json();
-const run = list.runs.find(({ hasFeatures }) => hasFeatures)?.id;
+const hasMap = async ({ id }) => (await fetch(`${url}api/runs/${id}/map`)).ok;
+const maps = await Promise.all(list.runs.map(hasMap));
+const run = list.runs.find((_, i) => maps[i])?.id;
 const top = await (
   await fetch(`${url}api/runs/${run}/features?query=label:animal&sort=-f1`)
 ).json();
