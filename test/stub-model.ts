@@ -35,6 +35,8 @@ export function stubModel({ odd, delayMs }: StubOptions = {}): CollectModel {
       layers: 1,
       dModel: 4,
       heads: 1,
+      kvHeads: 1,
+      isParallel: false,
       dHead: 4,
       dMlp: 4,
       vocabSize: 65536,

@@ -64,7 +64,7 @@ export interface Completeness {
   error: number;
   /** What other parts of the model, before and after it, write into the residual stream. */
   rest: number;
-  /** The final norm's bias through the unembedding; of a log-probability also m − c·l, which is not linear. */
+  /** The final norm's bias through the unembedding; of a log-probability, and where logits are capped, also m − c·l, which is not linear. */
   constant: number;
   sum: number;
   value: number;
@@ -100,7 +100,14 @@ export async function directPath(
   const residual = subject.residual.subarray(0, dModel);
   const unembedding = await model.unembedding();
   const writer = await model.writer(hookPoint);
+  const { logitCap } = unembedding;
   const c = coefficientsOf(measure, logits, token, against);
+  let uncapped = logits;
+  if (logitCap !== null) {
+    // l = cap · tanh(u / cap): ∂l/∂u = 1 − (l / cap)².
+    uncapped = logits.map((l) => logitCap * Math.atanh(l / logitCap));
+    logits.forEach((l, v) => (c[v] *= 1 - (l / logitCap) ** 2));
+  }
   const { h, bias } = readerOf(unembedding, c, residual);
   const read = (values: ArrayLike<number>) => dot(h, carried(writer, Float64Array.from(values)));
   const direct = parts.map(({ part }) => read(part));
@@ -112,8 +119,9 @@ export async function directPath(
   const error = read(written.map((v, i) => v - decoded[i]));
   const rest = dot(h, residual) - read(written);
   let nonlinear = value;
-  logits.forEach((v, i) => (nonlinear -= c[i] * v));
-  const constant = bias + (measure === "logprob" ? nonlinear : 0);
+  uncapped.forEach((v, i) => (nonlinear -= c[i] * v));
+  const isLinear = measure !== "logprob" && logitCap === null;
+  const constant = bias + (isLinear ? 0 : nonlinear);
   const sum = latents + decoderBias + error + rest + constant;
 
   const rows = new Float32Array(parts.length * dModel);
@@ -134,7 +142,7 @@ export async function directPath(
   };
 }
 
-/** h with h·residual + bias = c·logits, the norm's scale being that of `residual` [dModel]. */
+/** h with h·residual + bias = c·logits, uncapped ones, the norm's scale being that of `residual` [dModel]. */
 function readerOf(
   { W_U, norm }: Unembedding,
   c: Float64Array,
@@ -155,6 +163,11 @@ function readerOf(
       const sigma = Math.sqrt(variance + norm.epsilon);
       const centre = h.reduce((sum, v) => sum + v, 0) / d;
       return { h: h.map((v) => (v - centre) / sigma), bias };
+    }
+    case "rmsNorm": {
+      const square = residual.reduce((sum, v) => sum + v * v, 0) / d;
+      const scale = Math.sqrt(square + norm.epsilon);
+      return { h: h.map((v) => v / scale), bias };
     }
     default:
       return norm.kind satisfies never;

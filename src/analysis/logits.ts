@@ -8,7 +8,8 @@
  *     folded   ℓ = W_U (gain ⊙ r)             the final norm's gain folded in
  *     centred  ℓ = (W_U − mean row) (gain ⊙ (r − mean r))
  *              what TransformerLens' processed weights give (fold_ln, center_unembed): a layer norm
- *              cannot see a constant on r, nor the softmax a constant on ℓ
+ *              cannot see a constant on r, nor the softmax a constant on ℓ; before an RMS norm, which
+ *              does, r is left as it is
  *
  * All are per unit of the latent, and of a residual stream whose deviation from its mean has a root
  * mean square of 1; the norm divides by the actual one. What later layers make of it, in real
@@ -140,6 +141,8 @@ function asRead(direction: Float32Array, { norm }: Unembedding, form: DirectForm
   switch (norm.kind) {
     case "layerNorm":
       if (form === "centred") subtractMean(direction);
+      break;
+    case "rmsNorm": // it sees a constant
       break;
     default:
       norm.kind satisfies never;

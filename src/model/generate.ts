@@ -135,12 +135,12 @@ async function logitsOf(
 /** Runs of the model, each of which sees the keys and values of these layers from those before. */
 async function cachedRun(model: Model, batch: number, cached: { from: number; to: number }) {
   const { Tensor } = await loadOrt();
-  const { heads, dHead } = model.info;
+  const { kvHeads, dHead } = model.info;
   const layers = Array.from({ length: cached.to - cached.from }, (_, i) => cached.from + i);
   const parts = layers.flatMap((layer) => [`${layer}.key`, `${layer}.value`]);
   const cache: Record<string, Ort.Tensor> = {};
   for (const part of parts)
-    cache[`past.${part}`] = new Tensor("float32", new Float32Array(0), [batch, heads, 0, dHead]);
+    cache[`past.${part}`] = new Tensor("float32", new Float32Array(0), [batch, kvHeads, 0, dHead]);
   return async (
     tokens: Int32Array,
     request: Pick<GraphRequest, "capture" | "logits">,

@@ -10,8 +10,9 @@
 import type { OnnxType } from "../onnx.ts";
 import { OnnxGraph } from "../onnx.ts";
 import type { TensorInfo, TensorType } from "../safetensors.ts";
-import type { Activation, Spec, Weights } from "./family.ts";
 import { hookPoints, hookWidth } from "./hook-point.ts";
+import type { Activation, Rotation, Spec } from "./spec.ts";
+import type { Weights } from "./weights.ts";
 
 export interface GraphRequest {
   /** Hook points whose values [batch, position, width] become outputs of that name. */
@@ -24,7 +25,7 @@ export interface GraphRequest {
   loss?: boolean;
   /**
    * Keys and values of earlier positions as inputs `past.<layer>.key|value`
-   * [batch, heads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`, of
+   * [batch, kvHeads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`, of
    * layers from … to-1: all that the other outputs depend on must be among them.
    */
   cache?: { from: number; to: number };
@@ -97,99 +98,212 @@ class Builder {
     const { dModel } = this.#spec;
     // Rows are gathered before they are widened: casting the whole table would copy it.
     const rows = graph.op("Gather", [this.#stored("embedding.weight"), "tokens"]);
-    const embedded = this.#hook("hook_embed", this.#flat(this.#widened("embedding", rows), dModel));
-    const table = this.#stored("positions.weight");
-    const [from, to] = [this.#pastLength(), this.#totalLength()];
-    const positions = this.#widened(
-      "positions",
-      graph.op("Slice", [table, from, to, graph.int64(0)]),
+    const scaled = this.#times(this.#widened("embedding", rows), this.#spec.embeddingScale);
+    const embedded = this.#hook("hook_embed", this.#flat(scaled, dModel));
+    const { positions } = this.#spec;
+    if (positions.kind === "rotary") return embedded;
+    const bounds = [this.#pastLength(), this.#totalLength()].map((length) =>
+      positions.offset === 0 ? length : graph.op("Add", [length, graph.int64(positions.offset)]),
     );
-    return this.#flat(graph.op("Add", [this.#unflat(embedded, dModel), positions]), dModel);
+    const table = this.#stored("positions.weight");
+    const added = this.#widened("positions", graph.op("Slice", [table, ...bounds, graph.int64(0)]));
+    return this.#flat(graph.op("Add", [this.#unflat(embedded, dModel), added]), dModel);
   }
 
   #block(layer: number, x: string): string {
     const graph = this.#graph;
+    const { isParallel, hasPostNorms } = this.#spec;
     const at = `blocks.${layer}`;
     const pre = this.#hook(`${at}.hook_resid_pre`, x);
+    const added = (name: string, norm: string, value: string) =>
+      this.#hook(`${at}.${name}`, hasPostNorms ? this.#norm(`${at}.${norm}`, value) : value);
 
     const z = this.#attention(layer, this.#norm(`${at}.norm1`, pre));
     const projected = this.#linear(`${at}.attentionOut`, this.#hook(`${at}.attn.hook_z`, z));
-    const attentionOut = this.#hook(`${at}.hook_attn_out`, projected);
-    const mid = this.#hook(`${at}.hook_resid_mid`, graph.op("Add", [pre, attentionOut]));
+    const attentionOut = added("hook_attn_out", "postNorm1", projected);
+    const sum = graph.op("Add", [pre, attentionOut]);
+    const mid = isParallel ? sum : this.#hook(`${at}.hook_resid_mid`, sum);
 
-    const hidden = this.#linear(`${at}.mlpIn`, this.#norm(`${at}.norm2`, mid));
-    const post = this.#hook(`${at}.mlp.hook_post`, this.#activation(hidden));
-    const mlpOut = this.#hook(`${at}.hook_mlp_out`, this.#linear(`${at}.mlpOut`, post));
+    const read = this.#norm(`${at}.norm2`, isParallel ? pre : mid);
+    const post = this.#hook(`${at}.mlp.hook_post`, this.#hidden(at, read));
+    const mlpOut = added("hook_mlp_out", "postNorm2", this.#linear(`${at}.mlpOut`, post));
     return this.#hook(`${at}.hook_resid_post`, graph.op("Add", [mid, mlpOut]));
+  }
+
+  /** The hidden layer of an MLP, behind its activation. */
+  #hidden(at: string, x: string): string {
+    const up = this.#linear(`${at}.mlpIn`, x);
+    if (!this.#spec.isGated) return this.#activation(up);
+    return this.#graph.op("Mul", [this.#activation(this.#linear(`${at}.gate`, x)), up]);
   }
 
   /** Causal multi-head attention: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
   #attention(layer: number, x: string): string {
     const graph = this.#graph;
-    const { heads, dHead, attentionScale } = this.#spec;
-    const width = heads * dHead;
-    const [q, k, v] = graph
-      .ops(
-        "Split",
-        [this.#linear(`blocks.${layer}.qkv`, x), graph.int64(width, width, width)],
-        { axis: -1 },
-        { outputs: 3 },
-      )
-      .map((part) => {
-        const split = graph.op("Reshape", [part, this.#shape(heads, dHead)]);
-        return graph.op("Transpose", [split], { perm: [0, 2, 1, 3] }); // [batch, head, position, dHead]
-      });
-
+    const { heads, dHead, attentionScale, hasQkNorms, positions } = this.#spec;
+    const rotation = positions.kind === "rotary" ? positions.layers[layer] : null;
+    const [query, key, value] = this.#queriesKeysValues(layer, x);
+    const placed = (name: string, x: string) => {
+      const normed = hasQkNorms ? this.#norm(`blocks.${layer}.${name}`, x) : x;
+      const byHead = this.#byHead(normed);
+      return rotation ? this.#turned(byHead, rotation) : byHead;
+    };
+    const q = placed("queryNorm", query);
+    const k = placed("keyNorm", key);
+    const v = this.#byHead(value);
     const scale = attentionScale[layer];
     const z =
       this.#request.attention === "plain"
         ? this.#plainAttention(layer, q, k, v, scale)
         : this.#onnxAttention(layer, q, k, v, scale);
-    return this.#flat(graph.op("Transpose", [z], { perm: [0, 2, 1, 3] }), width);
+    return this.#flat(graph.op("Transpose", [z], { perm: [0, 2, 1, 3] }), heads * dHead);
+  }
+
+  /** Each [batch, position, head, dHead]. */
+  #queriesKeysValues(layer: number, x: string): string[] {
+    const graph = this.#graph;
+    const { heads, kvHeads, dHead, qkv } = this.#spec;
+    const at = `blocks.${layer}`;
+    const split = (x: string, sizes: string) =>
+      graph.ops("Split", [x, sizes], { axis: -1 }, { outputs: 3 });
+    const shaped = (x: string, count: number) =>
+      graph.op("Reshape", [x, this.#shape(count, dHead)]);
+    switch (qkv) {
+      case "apart":
+        return [
+          shaped(this.#linear(`${at}.query`, x), heads),
+          shaped(this.#linear(`${at}.key`, x), kvHeads),
+          shaped(this.#linear(`${at}.value`, x), kvHeads),
+        ];
+      case "joined": {
+        const width = heads * dHead;
+        const parts = split(this.#linear(`${at}.qkv`, x), graph.int64(width, width, width));
+        return parts.map((part) => shaped(part, heads));
+      }
+      case "joinedByHead": {
+        const all = this.#linear(`${at}.qkv`, x);
+        const byHead = graph.op("Reshape", [all, this.#shape(heads, 3 * dHead)]);
+        return split(byHead, graph.int64(dHead, dHead, dHead));
+      }
+      default:
+        return qkv satisfies never;
+    }
+  }
+
+  /** [batch, position, head, dHead] → [batch, head, position, dHead]. */
+  #byHead(x: string): string {
+    return this.#graph.op("Transpose", [x], { perm: [0, 2, 1, 3] });
+  }
+
+  /** Queries or keys [batch, head, position, dHead], turned by their positions. */
+  #turned(x: string, { dim, inverse }: Rotation): string {
+    const graph = this.#graph;
+    // Told apart by what they are: layers share them.
+    const key = `turn ${inverse.join()}`;
+    const angles = this.#once(key, () => {
+      const row = graph.initializer(key, "float32", [1, dim / 2], inverse);
+      const column = graph.op("Unsqueeze", [this.#queryPositions(), graph.int64(1)]);
+      return graph.op("Mul", [graph.op("Cast", [column], { to: FLOAT }), row]);
+    });
+    const [cosines, sines] = ["Cos", "Sin"].map((op) =>
+      this.#once(`${op} ${key}`, () => graph.op(op, [angles])),
+    );
+    const rows = this.#once("rows of the turn", () => {
+      const tokens = this.#once("shape of tokens", () => graph.op("Shape", ["tokens"]));
+      const length = this.#scalar(this.#length());
+      const range = graph.op("Range", [graph.int64Scalar(0), length, graph.int64Scalar(1)]);
+      return graph.op("Expand", [graph.op("Unsqueeze", [range, graph.int64(0)]), tokens]);
+    });
+    const partial = dim === this.#spec.dHead ? {} : { rotary_embedding_dim: dim };
+    return graph.op("RotaryEmbedding", [x, cosines, sines, rows], partial);
   }
 
   #onnxAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.#graph;
-    const attributes = { scale: { float: scale } };
+    const { windows, scoreCap } = this.#spec;
+    const cap = scoreCap === null ? {} : { softcap: { float: scoreCap } };
+    const attributes = { scale: { float: scale }, ...cap };
     if (!this.#isCached(layer)) {
-      return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
+      if (windows[layer] === null)
+        return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
+      return graph.op("Attention", [q, k, v, this.#mask(windows[layer])], attributes);
     }
     const past = this.#pastOf(layer);
     const present = this.#presentOf(layer);
-    const inputs = [q, k, v, this.#causalMask(), past.key, past.value];
+    const inputs = [q, k, v, this.#mask(windows[layer]), past.key, past.value];
     const outputs = [`blocks.${layer}.attention`, present.key, present.value];
     return graph.ops("Attention", inputs, attributes, { outputs })[0];
   }
 
   #plainAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.#graph;
+    const { heads, kvHeads, dHead, scoreCap, windows } = this.#spec;
     if (this.#isCached(layer)) {
       const past = this.#pastOf(layer);
       const present = this.#presentOf(layer);
       k = graph.op("Concat", [past.key, k], { axis: 2 }, { name: present.key });
       v = graph.op("Concat", [past.value, v], { axis: 2 }, { name: present.value });
     }
-    const scaled = graph.op("Mul", [q, graph.floatScalar(scale)]);
-    const scores = graph.op("MatMul", [scaled, graph.op("Transpose", [k], { perm: [0, 1, 3, 2] })]);
-    const hidden = this.#once("additive mask", () =>
-      graph.op("Where", [this.#causalMask(), graph.floatScalar(0), graph.floatScalar(-Infinity)]),
+    // Queries that share keys and values become rows of one product: [batch, kvHead, share · position, …].
+    const share = heads / kvHeads;
+    const [length, total] = [this.#length(), this.#totalLength()];
+    const shape = (...sizes: string[]) =>
+      graph.op("Concat", [this.#batch(), ...sizes], { axis: 0 });
+    const grouped = (x: string) =>
+      share === 1 ? x : graph.op("Reshape", [x, shape(graph.int64(kvHeads, -1, dHead))]);
+    const apart = (x: string, last: string) =>
+      share === 1 ? x : graph.op("Reshape", [x, shape(graph.int64(heads), length, last)]);
+    const keys = graph.op("Transpose", [k], { perm: [0, 1, 3, 2] });
+    const products = graph.op("MatMul", [grouped(this.#times(q, scale)), keys]);
+    const scores = this.#capped(apart(products, total), scoreCap);
+    const window = windows[layer];
+    const hidden = this.#once(`additive mask ${window}`, () =>
+      graph.op("Where", [this.#mask(window), graph.floatScalar(0), graph.floatScalar(-Infinity)]),
     );
     const pattern = graph.op("Softmax", [graph.op("Add", [scores, hidden])], { axis: -1 });
-    return graph.op("MatMul", [pattern, v]);
+    const rows = share === 1 ? pattern : graph.op("Reshape", [pattern, shape(graph.int64(kvHeads, -1), total)]); // prettier-ignore
+    return apart(graph.op("MatMul", [rows, v]), graph.int64(dHead));
   }
 
   /** Boolean [position, past + position]: may the query see the key? */
-  #causalMask(): string {
+  #mask(window: number | null): string {
     const graph = this.#graph;
-    return this.#once("causal mask", () => {
-      const scalar = (length: string) => graph.op("Squeeze", [length, graph.int64(0)]);
-      const one = graph.int64Scalar(1);
-      const end = scalar(this.#totalLength());
-      const queries = graph.op("Range", [scalar(this.#pastLength()), end, one]);
-      const keys = graph.op("Range", [graph.int64Scalar(0), end, one]);
-      const column = graph.op("Unsqueeze", [queries, graph.int64(1)]);
-      return graph.op("GreaterOrEqual", [column, graph.op("Unsqueeze", [keys, graph.int64(0)])]);
+    return this.#once(`mask ${window}`, () => {
+      const keys = graph.op("Range", [
+        ...[graph.int64Scalar(0), this.#scalar(this.#totalLength()), graph.int64Scalar(1)],
+      ]);
+      const column = graph.op("Unsqueeze", [this.#queryPositions(), graph.int64(1)]);
+      const back = graph.op("Sub", [column, graph.op("Unsqueeze", [keys, graph.int64(0)])]);
+      const isPast = graph.op("GreaterOrEqual", [back, graph.int64Scalar(0)]);
+      if (window === null) return isPast;
+      return graph.op("And", [isPast, graph.op("Less", [back, graph.int64Scalar(window)])]);
     });
+  }
+
+  /** Positions of the tokens, those in the cache before them, as int64 [position]. */
+  #queryPositions(): string {
+    const graph = this.#graph;
+    return this.#once("query positions", () =>
+      graph.op("Range", [
+        this.#scalar(this.#pastLength()),
+        this.#scalar(this.#totalLength()),
+        graph.int64Scalar(1),
+      ]),
+    );
+  }
+
+  #scalar(vector: string): string {
+    return this.#graph.op("Squeeze", [vector, this.#graph.int64(0)]);
+  }
+
+  #times(x: string, factor: number): string {
+    return factor === 1 ? x : this.#graph.op("Mul", [x, this.#graph.floatScalar(factor)]);
+  }
+
+  /** cap · tanh(x / cap) */
+  #capped(x: string, cap: number | null): string {
+    if (cap === null) return x;
+    return this.#times(this.#graph.op("Tanh", [this.#times(x, 1 / cap)]), cap);
   }
 
   /** Final norm and unembedding, for the positions that are asked for. */
@@ -200,7 +314,8 @@ class Builder {
     const unembed = (rows: string) => {
       const normed = this.#norm("finalNorm", rows);
       const name = this.#weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-      return graph.op("Gemm", [normed, this.#float(`${name}.weight`)], { transB: 1 });
+      const logits = graph.op("Gemm", [normed, this.#float(`${name}.weight`)], { transB: 1 });
+      return this.#capped(logits, this.#spec.logitCap);
     };
     const positions = (from: number, to: number) => {
       const bounds = [graph.int64(from), graph.int64(to), graph.int64(1)];
@@ -238,23 +353,29 @@ class Builder {
     graph.output("loss", "float32", ["batch", "predicted"]);
   }
 
+  /** Over the last axis. */
   #norm(name: string, x: string): string {
-    const { norm } = this.#spec;
-    switch (norm.kind) {
-      case "layerNorm": {
-        const inputs = [x, this.#float(`${name}.weight`), this.#float(`${name}.bias`)];
-        return this.#graph.op("LayerNormalization", inputs, {
-          axis: -1,
-          epsilon: { float: norm.epsilon },
-        });
-      }
+    const { kind, epsilon, isPlusOne } = this.#spec.norm;
+    const stored = this.#float(`${name}.weight`);
+    const gain = isPlusOne
+      ? this.#once(`${name} gain`, () =>
+          this.#graph.op("Add", [stored, this.#graph.floatScalar(1)]),
+        )
+      : stored;
+    const attributes = { axis: -1, epsilon: { float: epsilon } };
+    switch (kind) {
+      case "layerNorm":
+        return this.#graph.op("LayerNormalization", [x, gain, this.#float(`${name}.bias`)], attributes); // prettier-ignore
+      case "rmsNorm":
+        return this.#graph.op("RMSNormalization", [x, gain], attributes);
       default:
-        return norm.kind satisfies never;
+        return kind satisfies never;
     }
   }
 
   #linear(name: string, x: string): string {
-    const inputs = [x, this.#float(`${name}.weight`), this.#float(`${name}.bias`)];
+    const inputs = [x, this.#float(`${name}.weight`)];
+    if (this.#weights.tensors.has(`${name}.bias`)) inputs.push(this.#float(`${name}.bias`));
     return this.#graph.op("Gemm", inputs, this.#weights.linear === "outIn" ? { transB: 1 } : {});
   }
 
@@ -355,17 +476,19 @@ class Builder {
   /** Number of positions in the cache and in `tokens` together, as [1]. */
   #totalLength(): string {
     const graph = this.#graph;
-    return this.#once("total length", () => {
-      const length = graph.op("Shape", ["tokens"], { start: 1, end: 2 });
-      return graph.op("Add", [this.#pastLength(), length]);
-    });
+    return this.#once("total length", () => graph.op("Add", [this.#pastLength(), this.#length()]));
+  }
+
+  /** Number of positions in `tokens`, as [1]. */
+  #length(): string {
+    return this.#once("length", () => this.#graph.op("Shape", ["tokens"], { start: 1, end: 2 }));
   }
 
   #pastOf(layer: number): { key: string; value: string } {
-    const { heads, dHead } = this.#spec;
+    const { kvHeads, dHead } = this.#spec;
     const [key, value] = ["key", "value"].map((part) =>
       this.#once(`past.${layer}.${part}`, () => {
-        const shape = ["batch", heads, "past", dHead];
+        const shape = ["batch", kvHeads, "past", dHead];
         return this.#graph.input(`past.${layer}.${part}`, "float32", shape);
       }),
     );
@@ -373,9 +496,9 @@ class Builder {
   }
 
   #presentOf(layer: number): { key: string; value: string } {
-    const { heads, dHead } = this.#spec;
+    const { kvHeads, dHead } = this.#spec;
     const [key, value] = ["key", "value"].map((part) => {
-      const shape = ["batch", heads, "total", dHead];
+      const shape = ["batch", kvHeads, "total", dHead];
       return this.#graph.output(`present.${layer}.${part}`, "float32", shape);
     });
     return { key, value };

@@ -1,8 +1,17 @@
 import { expect, test } from "vitest";
 
-import { expandHookPoints, hookPoints, hookWidth, parseHookPoint } from "./hook-point.ts";
+import {
+  expandHookPoints,
+  hookPoints,
+  hookWidth,
+  parseHookPoint,
+  residualBefore,
+} from "./hook-point.ts";
 
-const widths = { layers: 12, dModel: 48, heads: 4, dHead: 10, dMlp: 96 };
+const widths = {
+  ...{ layers: 12, dModel: 48, heads: 4, kvHeads: 2, dHead: 10, dMlp: 96 },
+  isParallel: false,
+};
 
 test("a model has one embedding hook and seven per block, each with its width", () => {
   expect(hookPoints(widths)).toHaveLength(1 + 7 * 12);
@@ -34,4 +43,12 @@ test("an unknown hook point is refused with the nearest and the valid names", ()
   }
   expect(() => expandHookPoints(["blocks.*.hook_q"], widths)).toThrow("no hook point");
   expect(() => parseHookPoint("blocks.0.toString", widths)).toThrow("no hook point");
+});
+
+test("a block whose attention and MLP read the same stream has no middle", () => {
+  const parallel = { ...widths, isParallel: true };
+  expect(hookPoints(parallel)).toHaveLength(1 + 6 * 12);
+  expect(() => parseHookPoint("blocks.0.hook_resid_mid", parallel)).toThrow("no hook point");
+  expect(residualBefore("blocks.3.hook_mlp_out", parallel)).toBe("blocks.3.hook_resid_pre");
+  expect(residualBefore("blocks.3.hook_mlp_out", widths)).toBe("blocks.3.hook_resid_mid");
 });

@@ -10,8 +10,12 @@ export interface Widths {
   layers: number;
   dModel: number;
   heads: number;
+  /** Heads of keys and values, each shared by heads / kvHeads queries. */
+  kvHeads: number;
   dHead: number;
   dMlp: number;
+  /** Attention and MLP read the same stream: there is no hook_resid_mid then. */
+  isParallel: boolean;
 }
 
 /** The hook points of one block in the order the data passes them, and their widths. */
@@ -35,10 +39,14 @@ export type HookPoint =
 /** Every hook point of a model, in the order the data passes them. */
 export function hookPoints(widths: Widths): string[] {
   const names = ["hook_embed"];
-  for (let layer = 0; layer < widths.layers; layer++) {
-    for (const kind of Object.keys(BLOCK_HOOKS)) names.push(`blocks.${layer}.${kind}`);
-  }
+  for (let layer = 0; layer < widths.layers; layer++)
+    for (const kind of blockHooks(widths)) names.push(`blocks.${layer}.${kind}`);
   return names;
+}
+
+function blockHooks({ isParallel }: Widths): BlockHook[] {
+  const all = Object.keys(BLOCK_HOOKS) as BlockHook[];
+  return isParallel ? all.filter((kind) => kind !== "hook_resid_mid") : all;
 }
 
 /** Takes a name apart. Throws UserError, with the names that would do, if the model has no such point. */
@@ -46,9 +54,8 @@ export function parseHookPoint(name: string, widths: Widths): HookPoint {
   if (name === "hook_embed") return { name, kind: name, layer: null };
   const [, digits, kind] = /^blocks\.(0|[1-9]\d*)\.(.+)$/.exec(name) ?? [];
   const layer = Number(digits);
-  if (layer < widths.layers && Object.hasOwn(BLOCK_HOOKS, kind)) {
-    return { name, kind: kind as BlockHook, layer };
-  }
+  const known = blockHooks(widths).find((one) => one === kind);
+  if (layer < widths.layers && known) return { name, kind: known, layer };
   throw unknown(name, widths);
 }
 
@@ -83,7 +90,7 @@ export function residualBefore(name: string, widths: Widths): string | null {
       return `blocks.${layer}.hook_resid_pre`;
     case "mlp.hook_post":
     case "hook_mlp_out":
-      return `blocks.${layer}.hook_resid_mid`;
+      return `blocks.${layer}.${widths.isParallel ? "hook_resid_pre" : "hook_resid_mid"}`;
     default:
       return kind satisfies never;
   }
@@ -127,6 +134,6 @@ function unknown(name: string, widths: Widths): UserError {
   return new UserError(
     `the model has no hook point ${name}${nearest ? `; did you mean ${nearest}?` : "."} ` +
       `It has hook_embed and blocks.N.<hook> for N from 0 to ${widths.layers - 1}, where <hook> is ` +
-      `one of ${Object.keys(BLOCK_HOOKS).join(", ")}.`,
+      `one of ${blockHooks(widths).join(", ")}.`,
   );
 }

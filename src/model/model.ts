@@ -10,7 +10,6 @@ import { fileURLToPath } from "node:url";
 import { messageOf, UserError } from "../error.ts";
 import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
 import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
-import { bindWeights, readSpec, type Spec, type Weights } from "./family.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
 import {
   expandHookPoints,
@@ -20,8 +19,10 @@ import {
   residualBefore,
   type Widths,
 } from "./hook-point.ts";
+import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
+import { bindWeights, readSpec, type Weights } from "./weights.ts";
 
 export interface ModelInfo extends Widths {
   /** As given to `loadModel`. */
@@ -312,8 +313,9 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   }
   let parameters = 0;
   for (const { shape } of weights.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1);
-  const { layers, dModel, heads, dHead, dMlp, vocabSize, contextLength, modelType } = spec;
-  const sizes = { layers, dModel, heads, dHead, dMlp, vocabSize, contextLength };
+  const { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, modelType } = spec;
+  const { vocabSize, contextLength } = spec;
+  const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, vocabSize, contextLength }; // prettier-ignore
   const info = { source, folder, family: modelType, ...sizes, parameters };
   const files = checkpoint.files;
   return new Model(info, tokenizer, { spec, weights, files, options });

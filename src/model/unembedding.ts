@@ -4,16 +4,22 @@
  * asked for; the runtime keeps copies of its own.
  *
  *     logits = W_U · norm(resid),    layerNorm(x) = gain ⊙ (x − mean x) / √(var x + epsilon) + bias
+ *                                    rmsNorm(x) = gain ⊙ x / √(mean x² + epsilon)
+ *
+ * and where the model caps its logits (Gemma 2), cap · tanh(logits / cap) of that.
  */
 import { UserError } from "../error.ts";
 import { Safetensors } from "../safetensors.ts";
-import type { Spec, Weights } from "./family.ts";
 import { parseHookPoint } from "./hook-point.ts";
+import type { Norm, Spec } from "./spec.ts";
+import type { Weights } from "./weights.ts";
 
 /** The norm between the last residual stream and the unembedding. */
 export interface FinalNorm {
-  kind: "layerNorm";
+  kind: Norm["kind"];
+  /** As it is applied: 1 added where the family does. */
   gain: Float32Array; // [dModel]
+  /** Zeros where there is none. */
   bias: Float32Array; // [dModel]
   epsilon: number;
 }
@@ -25,6 +31,8 @@ export interface Unembedding {
   /** [vocabSize, dModel]: row t is the direction that token t's logit reads (TransformerLens' W_U, transposed). */
   W_U: Float32Array;
   norm: FinalNorm;
+  /** Logits l become cap · tanh(l / cap); null: they stay. */
+  logitCap: number | null;
 }
 
 /** Where a model's weights are. */
@@ -36,20 +44,21 @@ export interface WeightFiles {
 
 export async function readUnembedding({ spec, weights, files }: WeightFiles): Promise<Unembedding> {
   const { vocabSize, dModel, norm } = spec;
+  const { kind, epsilon, isPlusOne } = norm;
   const name = weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-  const [W_U, gain, bias] = await readFloats(weights, files, [
-    `${name}.weight`,
-    "finalNorm.weight",
-    "finalNorm.bias",
-  ]);
-  return { vocabSize, dModel, W_U, norm: { kind: norm.kind, gain, bias, epsilon: norm.epsilon } };
+  const names = [`${name}.weight`, "finalNorm.weight"];
+  if (kind === "layerNorm") names.push("finalNorm.bias");
+  const [W_U, stored, bias = new Float32Array(dModel)] = await readFloats(weights, files, names);
+  const gain = isPlusOne ? stored.map((one) => 1 + one) : stored;
+  const { logitCap } = spec;
+  return { vocabSize, dModel, W_U, norm: { kind, gain, bias, epsilon }, logitCap };
 }
 
 /**
  * The matrix [width, dModel] by which values at a hook point enter the residual stream: W_out of an
  * MLP's hidden layer, W_O of attention's heads; null where the values already are what is added to
  * the stream, or the stream itself. Biases, which no value there changes, are left out.
- * @throws UserError when the model has no such hook point.
+ * @throws UserError when the model has no such hook point, or puts a norm between it and the stream.
  */
 export async function readWriter(
   { spec, weights, files }: WeightFiles,
@@ -58,8 +67,10 @@ export async function readWriter(
   const { kind, layer } = parseHookPoint(hookPoint, spec);
   switch (kind) {
     case "mlp.hook_post":
+      requireNoNorm("hook_mlp_out");
       return linear(`blocks.${layer}.mlpOut`, spec.dMlp);
     case "attn.hook_z":
+      requireNoNorm("hook_attn_out");
       return linear(`blocks.${layer}.attentionOut`, spec.heads * spec.dHead);
     case "hook_embed":
     case "hook_resid_pre":
@@ -70,6 +81,13 @@ export async function readWriter(
       return null;
     default:
       return kind satisfies never;
+  }
+
+  function requireNoNorm(after: string): void {
+    if (spec.hasPostNorms)
+      throw new UserError(
+        `what is at ${hookPoint} goes through a norm before it is added to the stream, so that no matrix carries it there; use blocks.${layer}.${after} instead`,
+      );
   }
 
   /** The weight of a linear layer as [in, out]. */

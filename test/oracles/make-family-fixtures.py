@@ -1,0 +1,186 @@
+"""Tiny random models of every family, with the values at every hook point, logits and losses that
+Hugging Face transformers computes for them.
+
+    python test/oracles/make-family-fixtures.py --out test/fixtures/families
+
+Each folder has config.json, model.safetensors and expected.safetensors; the tokenizer of
+test/fixtures/gpt2-tiny goes with all of them. Settings are such that every trap of a family matters:
+windows shorter than the text, fewer key heads than query heads, positions that are scaled.
+Needs torch, transformers and safetensors; their versions are kept in each file's metadata.
+"""
+
+import argparse
+import json
+import shutil
+from pathlib import Path
+
+import torch
+import transformers
+from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForCausalLM
+
+VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
+VOCABULARY, LENGTH = 300, 14
+
+common = dict(vocab_size=VOCABULARY, bos_token_id=0, eos_token_id=0, pad_token_id=0)
+llama = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    num_key_value_heads=2, max_position_embeddings=64, **common,
+)
+gemma = dict(llama, head_dim=12, hidden_activation="gelu_pytorch_tanh")
+FAMILIES = {
+    "gpt_neo": ("gpt_neo", dict(
+        hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, max_position_embeddings=64,
+        attention_types=[[["global", "local"], 1]], window_size=4, **common)),
+    "opt": ("opt", dict(
+        hidden_size=32, ffn_dim=48, num_hidden_layers=2, num_attention_heads=4,
+        max_position_embeddings=64, word_embed_proj_dim=32, **dict(common, pad_token_id=1))),
+    "gpt_neox": ("gpt_neox", dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, rotary_pct=0.25, **common)),
+    "gpt_neox-sequential": ("gpt_neox", dict(
+        hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+        max_position_embeddings=64, use_parallel_residual=False, tie_word_embeddings=True, **common)),
+    "llama": ("llama", llama),
+    "llama3": ("llama", dict(llama, tie_word_embeddings=True, rope_parameters=dict(
+        rope_type="llama3", rope_theta=50.0, factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0,
+        original_max_position_embeddings=16))),
+    "llama-biased": ("llama", dict(
+        llama, attention_bias=True, mlp_bias=True, head_dim=10,
+        rope_parameters=dict(rope_type="linear", rope_theta=10000.0, factor=4.0))),
+    "mistral": ("mistral", dict(llama, sliding_window=5)),
+    "smollm3": ("smollm3", dict(llama, num_hidden_layers=4, no_rope_layer_interval=2)),
+    "qwen2": ("qwen2", dict(
+        llama, use_sliding_window=True, sliding_window=5, max_window_layers=1)),
+    "qwen3": ("qwen3", dict(llama, head_dim=12)),
+    "gemma": ("gemma", gemma),
+    "gemma2": ("gemma2", dict(
+        gemma, sliding_window=5, query_pre_attn_scalar=20, attn_logit_softcapping=5.0,
+        final_logit_softcapping=3.0)),
+    "gemma3_text": ("gemma3_text", dict(
+        gemma, num_hidden_layers=3, sliding_window=5, query_pre_attn_scalar=20,
+        layer_types=["sliding_attention", "sliding_attention", "full_attention"],
+        rope_parameters=dict(
+            sliding_attention=dict(rope_type="default", rope_theta=100.0),
+            full_attention=dict(rope_type="linear", rope_theta=1000.0, factor=8.0)))),
+}
+
+
+def randomised(model: torch.nn.Module) -> torch.nn.Module:
+    """Larger than an initialisation's, so that every part matters in the result."""
+    generator = torch.Generator().manual_seed(20261127)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            noise = torch.randn(parameter.shape, generator=generator)
+            is_norm = "norm" in name or ".ln_" in name
+            if is_norm and name.endswith("weight"):
+                # Gemma's gain is 1 + weight.
+                parameter.copy_(("gemma" not in model.config.model_type) + 0.3 * noise)
+            elif name.endswith("bias"):
+                parameter.copy_(0.3 * noise)
+            elif parameter.shape[0] >= VOCABULARY or "embed_positions" in name or "wpe" in name:
+                parameter.copy_(0.7 * noise)
+            else:
+                parameter.copy_(1.2 * noise / parameter.shape[1] ** 0.5)
+    return model.eval()
+
+
+def parts_of(model):
+    """The modules that hook points are read from: embedding, blocks, and of a block what it names."""
+    kind = model.config.model_type
+    if kind == "gpt_neo":
+        body = model.transformer
+        return body.wte, body.h, lambda b: dict(
+            out=b.attn.attention.out_proj, attn=b.attn, mid=b.ln_2, down=b.mlp.c_proj, mlp=b.mlp)
+    if kind == "opt":
+        body = model.model.decoder
+        return body.embed_tokens, body.layers, lambda b: dict(
+            out=b.self_attn.out_proj, attn=b.self_attn, mid=b.final_layer_norm, down=b.fc2, mlp=b.fc2)
+    if kind == "gpt_neox":
+        body = model.gpt_neox
+        return body.embed_in, body.layers, lambda b: dict(
+            out=b.attention.dense, attn=b.attention, mid=b.post_attention_layernorm,
+            down=b.mlp.dense_4h_to_h, mlp=b.mlp)
+    body = model.model
+    if kind in ("gemma2", "gemma3_text"):
+        return body.embed_tokens, body.layers, lambda b: dict(
+            out=b.self_attn.o_proj, attn=b.post_attention_layernorm, mid=b.pre_feedforward_layernorm,
+            down=b.mlp.down_proj, mlp=b.post_feedforward_layernorm)
+    return body.embed_tokens, body.layers, lambda b: dict(
+        out=b.self_attn.o_proj, attn=b.self_attn, mid=b.post_attention_layernorm,
+        down=b.mlp.down_proj, mlp=b.mlp)
+
+
+def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """TransformerLens' hook points, read from the modules' inputs and outputs."""
+    values: dict[str, torch.Tensor] = {}
+
+    def keep(name: str, module: torch.nn.Module, side: str) -> None:
+        def hook(_module, inputs, *output):
+            value = inputs[0] if side == "input" else output[0]
+            value = value[0] if isinstance(value, tuple) else value
+            values[name] = value.detach().float().reshape(*ids.shape, -1).clone().contiguous()
+
+        if side == "input":
+            module.register_forward_pre_hook(hook)
+        else:
+            module.register_forward_hook(hook)
+
+    embedding, blocks, parts = parts_of(model)
+    # Gemma's embedding is scaled by the time that it enters the first block.
+    is_scaled = "gemma" in model.config.model_type
+    keep("hook_embed", blocks[0] if is_scaled else embedding, "input" if is_scaled else "output")
+    is_parallel = getattr(model.config, "use_parallel_residual", False)
+    for i, block in enumerate(blocks):
+        part = parts(block)
+        keep(f"blocks.{i}.hook_resid_pre", block, "input")
+        keep(f"blocks.{i}.attn.hook_z", part["out"], "input")
+        keep(f"blocks.{i}.hook_attn_out", part["attn"], "output")
+        if not is_parallel:
+            keep(f"blocks.{i}.hook_resid_mid", part["mid"], "input")
+        keep(f"blocks.{i}.mlp.hook_post", part["down"], "input")
+        keep(f"blocks.{i}.hook_mlp_out", part["mlp"], "output")
+        keep(f"blocks.{i}.hook_resid_post", block, "output")
+    with torch.no_grad():
+        logits = model(ids, use_cache=False).logits.float()
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+    # By whole passes: what a cache gives is what is tested.
+    written = ids[:1, :5]
+    with torch.no_grad():
+        for _ in range(16):
+            following = model(written, use_cache=False).logits[:, -1].argmax(-1, keepdim=True)
+            written = torch.cat([written, following], dim=1)
+    log_probabilities = torch.log_softmax(logits[:, :-1], dim=-1)
+    values["loss"] = -log_probabilities.gather(-1, ids[:, 1:, None])[..., 0].contiguous()
+    values["logits"] = logits.contiguous()
+    values["tokens"] = ids.to(torch.int32).contiguous()
+    values["generated"] = written[0].to(torch.int32).contiguous()
+    return values
+
+
+def make(out: Path, name: str) -> None:
+    kind, settings = FAMILIES[name]
+    config = AutoConfig.for_model(kind, **settings)
+    config._attn_implementation = "eager"
+    torch.manual_seed(0)
+    model = randomised(AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    ids = torch.randint(2, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(1))
+    folder = out / name
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    values = run(model, ids)
+    save_file(values, folder / "expected.safetensors", metadata=VERSIONS)
+    largest = max(float(v.abs().max()) for k, v in values.items() if "hook" in k)
+    print(f"{name}: {len(values)} values, largest at a hook point {largest:.1f}")
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    print(json.dumps(VERSIONS))
+    for name in FAMILIES:
+        make(arguments.out, name)
