@@ -137,3 +137,40 @@ describe("loading a tokenizer", () => {
     await expect(loadTokenizer(folder)).rejects.toThrow("tokenizer.json is not JSON");
   });
 });
+
+describe.each(["llama", "metaspace", "gemma", "nfc"])(
+  "a tokenizer of the kind %s",
+  async (kind) => {
+    const own = fileURLToPath(new URL(`../../test/fixtures/tokenizers/${kind}`, import.meta.url));
+    const known = JSON.parse(await readFile(join(own, "cases.json"), "utf8")) as Case[];
+    const tokenizer = await loadTokenizer(own);
+
+    test.each(known)("gives the ids and characters of Hugging Face's for $text", (expected) => {
+      const { ids, starts, ends } = tokenizer.encode(expected.text);
+      expect([...ids]).toEqual(expected.ids);
+      const at = codePointStarts(expected.text);
+      expect(Array.from(ids, (_, i) => [starts[i], ends[i]])).toEqual(
+        expected.offsets.map(([start, end]) => [at[start], at[end]]),
+      );
+    });
+
+    test.each(known)(
+      "covers the text without a gap, in order, and decodes it: $text",
+      ({ text }) => {
+        const { ids, starts, ends } = tokenizer.encode(text);
+        let covered = 0;
+        for (let i = 0; i < ids.length; i++) {
+          expect(starts[i]).toBeLessThanOrEqual(covered);
+          covered = Math.max(covered, ends[i]);
+        }
+        expect(covered).toBe(text.length);
+        const decoded = tokenizer.decode(ids);
+        const wanted = kind === "nfc" ? text.normalize("NFC") : text;
+        // The space that was put before the text, and with llama before what follows a special token.
+        const isSame = (a: string, b: string) =>
+      a === b || (kind !== "gemma" && a.replace(/^ |(?<=<\/?s>) /g, "") === b.replace(/(?<=<\/?s>) /g, "")); // prettier-ignore
+        expect(isSame(decoded, wanted), decoded).toBe(true);
+      },
+    );
+  },
+);

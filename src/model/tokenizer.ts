@@ -1,7 +1,7 @@
 /**
- * Text ↔ tokens for byte-level BPE (GPT-2 and its kin), with the exact characters of every token.
- * The tokenizing itself is @huggingface/tokenizers; it reports no offsets, but a byte-level token
- * says which bytes it stands for, so the offsets follow from walking the text's UTF-8.
+ * Text ↔ tokens, with the exact characters of every token. The tokenizing itself is
+ * @huggingface/tokenizers; it reports no offsets, but a token says which bytes it stands for
+ * (token-bytes.ts), so the offsets follow from walking the text's UTF-8.
  */
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
@@ -9,6 +9,7 @@ import { Tokenizer as UntypedTokenizer } from "@huggingface/tokenizers";
 
 import { messageOf, UserError } from "../error.ts";
 import { hashBytes } from "../safetensors.ts";
+import { isRecord, kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";
 
 /** What is used of the library, whose own declarations do not resolve under Node's module rules. */
 interface HuggingFaceTokenizer {
@@ -56,7 +57,7 @@ export interface Tokenizer {
 /**
  * Loads `tokenizer.json` of a model's folder, and the names of the special tokens from
  * `tokenizer_config.json` if that exists; `ids` are the model's own, used where it names none.
- * Throws UserError if a file is missing or damaged, or the tokenizer is not byte-level.
+ * Throws UserError if a file is missing or damaged, or the tokenizer does not keep texts as they are.
  */
 export async function loadTokenizer(
   folder: string,
@@ -71,7 +72,7 @@ export async function loadTokenizer(
   const configBytes = await readOptional(configPath);
   const config = configBytes ? parse(configBytes, configPath) : {};
   const json = parse(bytes, path) as unknown as TokenizerJson;
-  checkByteLevel(json, path);
+  const kind = kindOf(json, path);
 
   let inner: HuggingFaceTokenizer;
   try {
@@ -84,39 +85,45 @@ export async function loadTokenizer(
     const name = isRecord(value) ? value["content"] : value;
     return (typeof name === "string" ? inner.token_to_id(name) : undefined) ?? fallback;
   };
-  return new ByteLevelTokenizer(inner, path, {
+  return new ExactTokenizer(inner, path, kind, {
     bosId: special("bos_token", ids.bosId),
     eosId: special("eos_token", ids.eosId),
     hash: await hashBytes(bytes),
   });
 }
 
-class ByteLevelTokenizer implements Tokenizer {
+class ExactTokenizer implements Tokenizer {
   readonly vocabSize: number;
   readonly bosId: number | null;
   readonly eosId: number | null;
   readonly hash: string;
   readonly #inner: HuggingFaceTokenizer;
   readonly #path: string;
+  readonly #kind: TokenKind;
+  /** Tokens that stand for themselves: they end a stretch of text. */
+  readonly #added: ReadonlySet<number>;
   /** Bytes by id; undefined where the ids have a hole. */
   readonly #bytes: (Uint8Array | undefined)[] = [];
 
   constructor(
     inner: HuggingFaceTokenizer,
     path: string,
+    kind: TokenKind,
     facts: { bosId: number | null; eosId: number | null; hash: string },
   ) {
     this.#inner = inner;
     this.#path = path;
+    this.#kind = kind;
     this.bosId = facts.bosId;
     this.eosId = facts.eosId;
     this.hash = facts.hash;
     const added = inner.get_added_tokens_decoder();
+    this.#added = new Set(added.keys());
     const encoder = new TextEncoder();
     for (const [token, id] of inner.get_vocab()) {
       if (token === undefined) continue; // a hole in the ids
-      // Added tokens are spelt as they are; those of the vocabulary in the byte-level alphabet.
-      this.#bytes[id] = added.has(id) ? encoder.encode(token) : bytesOfToken(token, id, path);
+      // Added tokens are spelt as they are.
+      this.#bytes[id] = added.has(id) ? encoder.encode(token) : kind.bytesOf(token, id);
     }
     this.vocabSize = this.#bytes.length;
   }
@@ -126,28 +133,40 @@ class ByteLevelTokenizer implements Tokenizer {
     const ids = Int32Array.from(found);
     const starts = new Int32Array(ids.length);
     const ends = new Int32Array(ids.length);
+    const { prepended } = this.#kind;
+    const read = this.#kind.normalised(text);
     // The character at `index`, `width` code units wide, has the bytes [from, to).
     let [index, width, from, to] = [0, 0, 0, 0];
     let byte = 0;
     const advance = () => {
       index += width;
       from = to;
-      const code = text.codePointAt(index);
+      const code = read.codePointAt(index);
       if (code === undefined) throw this.#inexact(text);
       width = code > 0xffff ? 2 : 1;
       // A lone surrogate is encoded as U+FFFD: three bytes, as by this count.
       to = from + (code < 0x80 ? 1 : code < 0x800 ? 2 : code < 0x10000 ? 3 : 4);
     };
+    let isFirst = true;
     for (let i = 0; i < ids.length; i++) {
-      const length = this.#bytes[ids[i]]?.length ?? 0;
+      const bytes = this.#bytes[ids[i]];
+      let length = bytes?.length ?? 0;
       if (length === 0) throw this.#inexact(text);
+      const isAdded = this.#added.has(ids[i]);
+      // The space that was put before the text is no byte of it.
+      if (isFirst && !isAdded && prepended && bytes![0] === SPACE)
+        if (prepended.evenBeforeSpace || read[index + width] !== " ") length--;
+      isFirst = isAdded && prepended?.everywhere === true;
+      // One that is nothing but that space covers the character after it, as in Hugging Face's library.
       if (byte >= to) advance();
       starts[i] = index;
       byte += length;
       while (to < byte) advance();
       ends[i] = index + width;
     }
-    if (byte !== to || index + width !== text.length) throw this.#inexact(text);
+    if (byte !== to || index + width !== read.length) throw this.#inexact(text);
+    if (read.length !== text.length || (this.#kind.isNfc && read !== text))
+      toOriginal(text, read, starts, ends);
     return { ids, starts, ends };
   }
 
@@ -173,64 +192,36 @@ class ByteLevelTokenizer implements Tokenizer {
     const start = text.length > 40 ? `${text.slice(0, 40)}…` : text;
     return new UserError(
       `${this.#path} does not keep every byte of ${JSON.stringify(start)}: its vocabulary or rules ` +
-        "drop or change some. Only byte-level tokenizers that keep the text as it is are supported.",
+        "drop or change some. Only tokenizers that keep the text as it is are supported.",
     );
   }
 }
 
-/** What is read of tokenizer.json. */
-interface TokenizerJson {
-  normalizer: unknown;
-  pre_tokenizer: unknown;
-  model: unknown;
-  added_tokens: { content: string; lstrip?: boolean; rstrip?: boolean }[];
-}
-
-/** Refuses tokenizers whose tokens are not the bytes of the text. */
-function checkByteLevel(json: TokenizerJson, path: string): void {
-  const refuse = (what: string) =>
-    new UserError(`${path}: ${what}. Only byte-level BPE tokenizers (GPT-2's kind) are supported.`);
-  const nameOf = (type: unknown) => (typeof type === "string" ? type : "unnamed");
-  const typeOf = (part: unknown) => (isRecord(part) ? nameOf(part["type"]) : "none");
-  if (!isRecord(json.model)) throw refuse('it has no "model"');
-  if (!Array.isArray(json.added_tokens)) json.added_tokens = [];
-  const type = json.model["type"] ?? ("merges" in json.model ? "BPE" : "unnamed");
-  if (type !== "BPE" || json.model["byte_fallback"] === true) {
-    throw refuse(`its model is ${nameOf(type)}${type === "BPE" ? " with byte fallback" : ""}`);
-  }
-  if (json.normalizer != null) throw refuse(`it normalizes text (${typeOf(json.normalizer)})`);
-
-  const { pre_tokenizer: first } = json;
-  const steps: unknown[] =
-    isRecord(first) && Array.isArray(first["pretokenizers"]) ? first["pretokenizers"] : [first];
-  const byteLevel = steps.find((step) => typeOf(step) === "ByteLevel");
-  if (!isRecord(byteLevel)) {
-    throw refuse(`its pre-tokenizer is ${steps.map(typeOf).join(" + ")}, without ByteLevel`);
-  }
-  if (byteLevel["add_prefix_space"] === true) throw refuse("it adds a space before the text");
-  const greedy = json.added_tokens.find((token) => token.lstrip || token.rstrip);
-  if (greedy) throw refuse(`its token ${greedy.content} swallows the spaces around it`);
-}
+const SPACE = 0x20;
+const CLUSTERS = new Intl.Segmenter("und", { granularity: "grapheme" });
 
 /**
- * The byte that each character of the byte-level alphabet stands for. Bytes that print in Latin-1
- * stand for themselves; the other 68 are numbered from U+0100 on (GPT-2's `bytes_to_unicode`).
+ * Offsets in the text composed to NFC become those in the text itself, in place. Composition stays within
+ * what is seen as one character; where it changed one, its tokens cover all of it.
  */
-const BYTE_OF = new Map<string, number>();
-for (let byte = 0, next = 256; byte < 256; byte++) {
-  const prints = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
-  BYTE_OF.set(String.fromCharCode(prints ? byte : next++), byte);
-}
-
-function bytesOfToken(token: string, id: number, path: string): Uint8Array {
-  return Uint8Array.from(token, (character) => {
-    const byte = BYTE_OF.get(character);
-    if (byte !== undefined) return byte;
-    throw new UserError(
-      `${path}: token ${id} (${JSON.stringify(token)}) is not in the byte-level alphabet. Only ` +
-        "byte-level BPE tokenizers (GPT-2's kind) are supported.",
-    );
-  });
+function toOriginal(text: string, composed: string, starts: Int32Array, ends: Int32Array): void {
+  /** By code unit of the composed text: where its character begins and ends in the text. */
+  const from = new Int32Array(composed.length + 1).fill(text.length);
+  const to = new Int32Array(composed.length + 1);
+  let at = 0;
+  for (const { segment, index } of CLUSTERS.segment(text)) {
+    const own = segment.normalize("NFC");
+    const isSame = own === segment;
+    for (let i = 0; i < own.length; i++, at++) {
+      from[at] = isSame ? index + i : index;
+      to[at] = isSame ? index + i + 1 : index + segment.length;
+    }
+  }
+  for (let i = 0; i < starts.length; i++) {
+    const [start, end] = [starts[i], ends[i]];
+    starts[i] = from[start];
+    ends[i] = end > start ? to[end - 1] : from[start];
+  }
 }
 
 async function readOptional(path: string): Promise<Uint8Array | undefined> {
@@ -250,8 +241,4 @@ function parse(bytes: Uint8Array, path: string): Record<string, unknown> {
     throw new UserError(`${path} is not JSON (${messageOf(error)}): fetch it again.`);
   }
   throw new UserError(`${path} is not a JSON object: fetch it again.`);
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
