@@ -106,9 +106,10 @@ describe("loading a tokenizer", () => {
     const model = json["model"] as Record<string, unknown>;
     const cases: [Record<string, unknown>, string][] = [
       [{ model: { type: "Unigram", vocab: [] } }, "its model is Unigram"],
-      [{ model: { ...model, byte_fallback: true } }, "BPE with byte fallback"],
+      [{ model: { ...model, byte_fallback: true } }, "its pre-tokenizer is ByteLevel"],
       [{ model: null }, 'no "model"'],
-      [{ normalizer: { type: "NFC" } }, "normalizes text (NFC)"],
+      [{ normalizer: { type: "NFKC" } }, "normalizes text (NFKC)"],
+      [{ normalizer: { type: "Sequence", normalizers: [{ type: "NFC" }, { type: "Lowercase" }] } }, "normalizes text (Lowercase)"], // prettier-ignore
       [{ pre_tokenizer: { type: "Whitespace" } }, "Whitespace, without ByteLevel"],
       [{ pre_tokenizer: { ...byteLevel, add_prefix_space: true } }, "adds a space"],
       [{ added_tokens: [{ id: 0, content: "<x>", lstrip: true }] }, "<x> swallows the spaces"],
@@ -145,14 +146,22 @@ describe.each(["llama", "metaspace", "gemma", "nfc"])(
     const known = JSON.parse(await readFile(join(own, "cases.json"), "utf8")) as Case[];
     const tokenizer = await loadTokenizer(own);
 
-    test.each(known)("gives the ids and characters of Hugging Face's for $text", (expected) => {
-      const { ids, starts, ends } = tokenizer.encode(expected.text);
-      expect([...ids]).toEqual(expected.ids);
-      const at = codePointStarts(expected.text);
-      expect(Array.from(ids, (_, i) => [starts[i], ends[i]])).toEqual(
-        expected.offsets.map(([start, end]) => [at[start], at[end]]),
-      );
-    });
+    test.each(known)(
+      "gives the ids and characters of Hugging Face's for $text",
+      ({ text, ...expected }) => {
+        const { ids, starts, ends } = tokenizer.encode(text);
+        expect([...ids]).toEqual(expected.ids);
+        const at = codePointStarts(text);
+        expect([...starts]).toEqual(expected.offsets.map(([start]) => at[start]));
+        for (const [i, [start, end]] of expected.offsets.entries()) {
+          // Of a character that was composed of several theirs has the first only.
+          const whole = text.slice(at[start], ends[i]);
+          const isComposed = kind === "nfc" && whole.normalize("NFC") !== whole;
+          if (isComposed) expect(whole.normalize("NFC")).toHaveLength(1);
+          else expect(ends[i]).toBe(at[end]);
+        }
+      },
+    );
 
     test.each(known)(
       "covers the text without a gap, in order, and decodes it: $text",
@@ -165,11 +174,12 @@ describe.each(["llama", "metaspace", "gemma", "nfc"])(
         }
         expect(covered).toBe(text.length);
         const decoded = tokenizer.decode(ids);
+        // A space is put before the text, or before what follows a special token.
+        const put = { llama: /(^|<\/?s>) /g, metaspace: text.startsWith(" ") ? /$^/ : /(^) / }[
+          kind
+        ];
         const wanted = kind === "nfc" ? text.normalize("NFC") : text;
-        // The space that was put before the text, and with llama before what follows a special token.
-        const isSame = (a: string, b: string) =>
-      a === b || (kind !== "gemma" && a.replace(/^ |(?<=<\/?s>) /g, "") === b.replace(/(?<=<\/?s>) /g, "")); // prettier-ignore
-        expect(isSame(decoded, wanted), decoded).toBe(true);
+        expect(put ? decoded.replace(put, "$1") : decoded).toBe(wanted);
       },
     );
   },
