@@ -19,10 +19,11 @@ import {
   residualBefore,
   type Widths,
 } from "./hook-point.ts";
+import { readSpec } from "./read-spec.ts";
 import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
-import { bindWeights, readSpec, type Weights } from "./weights.ts";
+import { bindWeights, type Weights } from "./weights.ts";
 
 export interface ModelInfo extends Widths {
   /** As given to `loadModel`. */

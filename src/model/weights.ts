@@ -1,33 +1,8 @@
 /** The tensors of a checkpoint under the graph's names. */
-import { nearestName, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import type { Safetensors, TensorInfo } from "../safetensors.ts";
-import { FAMILIES, WRAPPERS, type Role } from "./families.ts";
-import { ModelConfig } from "./model-config.ts";
+import { FAMILIES, type Role } from "./families.ts";
 import type { LinearLayout, Spec } from "./spec.ts";
-
-/**
- * The spec that a `config.json` describes. `path` is its path, for messages. Throws UserError,
- * naming the field, its value and what is supported, for anything this runtime would compute wrongly.
- */
-export function readSpec(json: unknown, path: string): Spec {
-  const outer = new ModelConfig(json, path);
-  if (outer.value("quantization_config") != null) {
-    throw outer.error(
-      "quantization_config",
-      "is not supported: use the checkpoint in float32, float16 or bfloat16",
-    );
-  }
-  const wrapped = Object.hasOwn(WRAPPERS, outer.modelType) ? WRAPPERS[outer.modelType] : undefined;
-  const config = (wrapped !== undefined && outer.part(wrapped)) || outer;
-  if (Object.hasOwn(FAMILIES, config.modelType)) return FAMILIES[config.modelType].read(config);
-  const supported = [...Object.keys(FAMILIES), ...Object.keys(WRAPPERS)];
-  const nearest = nearestName(config.modelType, supported);
-  throw config.error(
-    "model_type",
-    `is not a supported family${nearest ? ` (did you mean ${nearest}?)` : ""}; supported: ` +
-      supported.join(", "),
-  );
-}
 
 export interface Weights {
   /** How the matrices of linear layers lie. */
