@@ -7,6 +7,7 @@
  * again, and prints one line of JSON for each version that was acknowledged.
  */
 import { once } from "node:events";
+import { setTimeout } from "node:timers/promises";
 
 import { Annotations } from "../src/server/annotations.ts";
 
@@ -19,6 +20,12 @@ export interface Task {
   count: number;
   /** Tags that are added one by one. */
   tags: string[];
+  /** Another who edits too: after its first edit this one goes on when that one has begun. */
+  beside?: string;
+}
+
+async function hasBegun(other: string): Promise<boolean> {
+  return (await annotations.history(run, latent)).some(({ author }) => author === other);
 }
 
 const task = JSON.parse(process.argv[2]) as Task;
@@ -32,6 +39,8 @@ for (let i = 0; i < task.count; i++) {
   const change = { [field]: said, tags: [...tags, ...task.tags.slice(i, i + 1)] };
   ({ version, tags } = await annotations.edit(run, latent, change, { author, basedOn: version }));
   console.log(JSON.stringify({ version, said }));
+  while (i === 0 && task.beside !== undefined && !(await hasBegun(task.beside)))
+    await setTimeout(5);
 }
 await annotations.close();
 process.stdin.destroy();

@@ -10,7 +10,7 @@ import { readMetrics, readRun } from "../../src/runs.ts";
 import { Jobs } from "../../src/server/jobs.ts";
 import { createJob, jobsFolder, readJob, type Job } from "../../src/workbench/job-folder.ts";
 import { serveLens, type Served } from "../command.ts";
-import { scratch, startServer, until, Client, type TestServer } from "./server.ts";
+import { scratch, startServer, until, Client, type ServerEvent, type TestServer } from "./server.ts";
 
 const root = scratch();
 
@@ -92,13 +92,15 @@ test("a run that is asked for is trained, and its progress told", async () => {
   const client = await serveHere();
   const job = await train(client, STEPS);
   expect(job).toMatchObject({ kind: "train", title: "train tiny" });
-  const heard = await client.events("/api/jobs/live", (events) => {
-    const [last] = JSON.parse(events.at(-1)!.data || "[]") as Job[];
-    return last?.status === "finished";
-  });
-  const told = heard
-    .slice(1)
-    .map(({ data }) => (JSON.parse(data) as Job[]).find(({ id }) => id === job.id)!);
+  const jobsIn = (events: ServerEvent[]) =>
+    events
+      .filter(({ event }) => event === "jobs")
+      .map(({ data }) => (JSON.parse(data) as Job[]).find(({ id }) => id === job.id)!);
+  const heard = await client.events(
+    "/api/jobs/live",
+    (events) => jobsIn(events).at(-1)?.status === "finished",
+  );
+  const told = jobsIn(heard);
   const last = told.at(-1)!;
   expect(last.state!.progress).toMatchObject({ label: "training", done: STEPS, total: STEPS });
   expect(told.map(({ status }) => status)).toContain("running");
