@@ -10,7 +10,14 @@ import { readMetrics, readRun } from "../../src/runs.ts";
 import { Jobs } from "../../src/server/jobs.ts";
 import { createJob, jobsFolder, readJob, type Job } from "../../src/workbench/job-folder.ts";
 import { serveLens, type Served } from "../command.ts";
-import { scratch, startServer, until, Client, type ServerEvent, type TestServer } from "./server.ts";
+import {
+  scratch,
+  startServer,
+  until,
+  Client,
+  type ServerEvent,
+  type TestServer,
+} from "./server.ts";
 
 const root = scratch();
 
