@@ -1,6 +1,9 @@
 import { afterAll, describe, expect, test } from "vitest";
 
 import { expected, fixtureModel, isNear, saeOf } from "../../test/ablation-fixture.ts";
+import { familyFolder } from "../../test/family-fixture.ts";
+import { loadModel } from "../model/model.ts";
+import { Rng } from "../rng.ts";
 import { Sae } from "../sae/sae.ts";
 import { attribute, singleToken, type AttributeOptions, type Contribution } from "./attribute.ts";
 import { attributionFigure } from "./attribution-figure.ts";
@@ -89,6 +92,31 @@ describe("attribution", () => {
     for (const { latent } of result.contributions.slice(0, 5))
       expect(svg).toContain(`&lt;${latent}`);
     expect(svg.match(/<rect/g)).toHaveLength(5);
+  });
+});
+
+describe.each(["llama", "gemma2", "gpt_neox"])("in a model of another family, %s", (family) => {
+  test.each(["centred", "logprob"] as const)("the parts sum up to the %s", async (measure) => {
+    const other = await loadModel(await familyFolder(family));
+    const { dModel } = other.info;
+    const rng = new Rng(3, "sae");
+    const normal = (length: number) => Float32Array.from({ length }, () => rng.normal());
+    const sae = new Sae(
+      { selection: { architecture: "relu" }, dIn: dModel, dSae: 24, applyBDecToInput: false },
+      {
+        ...{ W_enc: normal(24 * dModel), b_enc: normal(24) },
+        ...{ W_dec: normal(24 * dModel).map((v) => v / 8), b_dec: normal(dModel) },
+      },
+    );
+    const hookPoint = [other.lastResidual()];
+    const found = await attribute(sae, other, "The fox laughed", { hookPoint, measure });
+    expect(found.contributions.length).toBeGreaterThan(10);
+    const { completeness, contributions, position } = found;
+    expect(completeness.sum).toBeCloseTo(completeness.value, 4);
+    // Behind it is nothing but the norm and the unembedding.
+    for (const one of contributions)
+      if (one.position === position) expect(one.ablation).toBeCloseTo(one.directAblation!, 4);
+    await other.close();
   });
 });
 

@@ -1,32 +1,12 @@
 /** Every family against what Hugging Face transformers computes; test/oracles/make-family-fixtures.py. */
-import { cp, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { tmpdir } from "node:os";
+import { readFile, writeFile } from "node:fs/promises";
 import { join } from "node:path";
-import { fileURLToPath } from "node:url";
-import { afterAll, describe, expect, test } from "vitest";
+import { describe, expect, test } from "vitest";
 
+import { families, familyFixture, familyFolder } from "../../test/family-fixture.ts";
 import { Safetensors } from "../safetensors.ts";
 import { generate } from "./generate.ts";
 import { loadModel, type LoadOptions } from "./model.ts";
-
-const root = fileURLToPath(new URL("../../test/fixtures/", import.meta.url));
-const families = (await readdir(join(root, "families"))).sort();
-const scratch = await mkdtemp(join(tmpdir(), "lens-families-"));
-afterAll(() => rm(scratch, { recursive: true, force: true }));
-
-/** The fixture with a tokenizer, and other settings in its config.json. */
-async function folderOf(family: string, settings?: Record<string, unknown>): Promise<string> {
-  const folder = await mkdtemp(join(scratch, `${family}-`));
-  await cp(join(root, "families", family), folder, { recursive: true });
-  for (const name of ["tokenizer.json", "tokenizer_config.json"])
-    await cp(join(root, "gpt2-tiny", "f32", name), join(folder, name));
-  if (settings) {
-    const path = join(folder, "config.json");
-    const config = JSON.parse(await readFile(path, "utf8")) as object;
-    await writeFile(path, JSON.stringify({ ...config, ...settings }));
-  }
-  return folder;
-}
 
 async function expectedOf(folder: string) {
   const file = await Safetensors.open(join(folder, "expected.safetensors"));
@@ -55,7 +35,7 @@ describe.each(families)("%s", (family) => {
   test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(
     "every hook point, the logits and the losses agree to 1e-4, and what it writes with a cache (%o)",
     async (options) => {
-      const folder = await folderOf(family);
+      const folder = await familyFolder(family);
       const model = await loadModel(folder, options);
       const { batch, length, tokens, generated, values } = await expectedOf(folder);
       const capture = model.hookPoints();
@@ -95,8 +75,8 @@ test.each<[string, Record<string, unknown>]>([
   ["gemma2", { query_pre_attn_scalar: 12 }],
   ["gemma3_text", { layer_types: ["full_attention", "full_attention", "full_attention"] }],
 ])("a setting of %s is followed: %o", async (family, settings) => {
-  const { batch, length, tokens, values } = await expectedOf(join(root, "families", family));
-  const model = await loadModel(await folderOf(family, settings));
+  const { batch, length, tokens, values } = await expectedOf(familyFixture(family));
+  const model = await loadModel(await familyFolder(family, settings));
   const { logits } = await model.forward({ tokens, batch, length, logits: "all" });
   expect(maxDifference(logits!, values.get("logits")!)).toBeGreaterThan(1e-3);
   await model.close();
@@ -116,12 +96,12 @@ test.each<[string, Record<string, unknown>, RegExp]>([
 ])(
   "settings of %s that would be computed wrongly are refused: %o",
   async (family, settings, said) => {
-    await expect(loadModel(await folderOf(family, settings))).rejects.toThrow(said);
+    await expect(loadModel(await familyFolder(family, settings))).rejects.toThrow(said);
   },
 );
 
 test("the text model of one that also sees is found below text_config", async () => {
-  const folder = await folderOf("gemma3_text");
+  const folder = await familyFolder("gemma3_text");
   const path = join(folder, "config.json");
   const text = JSON.parse(await readFile(path, "utf8")) as object;
   await writeFile(path, JSON.stringify({ model_type: "gemma3", text_config: text }));
