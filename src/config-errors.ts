@@ -46,6 +46,7 @@ function requirementOf(issue: z.core.$ZodIssue, seen: unknown): string {
       return `must be ${issue.inclusive ? "at most" : "less than"} ${issue.maximum}`;
     case "invalid_value":
     case "invalid_union": {
+      if (issue.code === "invalid_union" && !("options" in issue)) return issue.message;
       const allowed = "values" in issue ? issue.values : "options" in issue ? issue.options : [];
       const options = (allowed as unknown[]).map(String);
       const near = nearestName(String(seen), options);

@@ -83,7 +83,7 @@ describe("a .jsonl file", () => {
       { id: "some.jsonl:3", text: "two\nlines" },
     ]);
     await expect(texts(path, { field: "title" })).rejects.toThrow(
-      'line 1: the field "title" is missing; the line\'s fields: text, id, spans',
+      'line 1: the field "title" is missing; there are: text (string), id (string), spans (list).',
     );
   });
 
@@ -104,12 +104,14 @@ describe("a .jsonl file", () => {
   });
 });
 
-test("a folder is its files by name", async () => {
+test("a folder is its files by path, those of the folders in it too", async () => {
   await file("f/b.jsonl", '{"text": "second"}');
   await file("f/a.txt", "first");
   await file("f/c.bin", "not read");
-  expect(await texts(join(folder, "f"))).toEqual(["first", "second"]);
-  expect(await texts(join(folder, "f"), { skip: 1 })).toEqual(["second"]);
+  await file("f/b/x.csv", "text\nbetween");
+  await file("f/.cache/y.txt", "hidden");
+  expect(await texts(join(folder, "f"))).toEqual(["first", "second", "between"]);
+  expect(await texts(join(folder, "f"), { skip: 1 })).toEqual(["second", "between"]);
 });
 
 test("the splits of files hold every document once", async () => {
@@ -135,12 +137,12 @@ test("the splits of files hold every document once", async () => {
 
 test("what cannot be read as text is refused by name", async () => {
   await expect(read(join(folder, "none.txt"))).rejects.toThrow("none.txt does not exist");
-  await expect(read(await file("x.csv", "a,b"))).rejects.toThrow("neither .txt nor .jsonl");
-  await expect(read(await file("empty/x.csv", "a,b").then((path) => join(path, ".."))))
+  await expect(read(await file("x.doc", "a,b"))).rejects.toThrow("x.doc is not .txt, .jsonl");
+  await expect(read(await file("empty/x.doc", "a,b").then((path) => join(path, ".."))))
     .rejects //
-    .toThrow("holds no .txt or .jsonl file");
+    .toThrow("holds no file of .txt, .jsonl");
   const latin1 = await file("latin1.txt", Uint8Array.of(0x61, 0x0a, 0xe9, 0x0a));
-  await expect(read(latin1)).rejects.toThrow(/latin1\.txt is not valid UTF-8/);
+  await expect(read(latin1)).rejects.toThrow(/latin1\.txt is not valid UTF-8 in line 2/);
   const cut = await file("cut.txt", Uint8Array.of(0x61, 0xf0, 0x9f));
-  await expect(read(cut)).rejects.toThrow(/cut\.txt is not valid UTF-8/);
+  await expect(read(cut)).rejects.toThrow(/cut\.txt is not valid UTF-8 in line 1/);
 });

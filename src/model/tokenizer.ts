@@ -9,6 +9,7 @@ import { Tokenizer as UntypedTokenizer } from "@huggingface/tokenizers";
 
 import { messageOf, UserError } from "../error.ts";
 import { hashBytes } from "../safetensors.ts";
+import { chatRenderer, type RenderChat } from "./chat.ts";
 
 /** What is used of the library, whose own declarations do not resolve under Node's module rules. */
 interface HuggingFaceTokenizer {
@@ -51,6 +52,8 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>): string;
   /** The bytes a token stands for; UserError if there is no such token. */
   tokenBytes(id: number): Uint8Array;
+  /** A conversation as text, through the model's chat template; absent where there can be none. */
+  readonly renderChat?: RenderChat;
 }
 
 /**
@@ -88,6 +91,7 @@ export async function loadTokenizer(
     bosId: special("bos_token", ids.bosId),
     eosId: special("eos_token", ids.eosId),
     hash: await hashBytes(bytes),
+    renderChat: chatRenderer(folder),
   });
 }
 
@@ -96,6 +100,7 @@ class ByteLevelTokenizer implements Tokenizer {
   readonly bosId: number | null;
   readonly eosId: number | null;
   readonly hash: string;
+  readonly renderChat: RenderChat;
   readonly #inner: HuggingFaceTokenizer;
   readonly #path: string;
   /** Bytes by id; undefined where the ids have a hole. */
@@ -104,13 +109,14 @@ class ByteLevelTokenizer implements Tokenizer {
   constructor(
     inner: HuggingFaceTokenizer,
     path: string,
-    facts: { bosId: number | null; eosId: number | null; hash: string },
+    facts: Pick<Required<Tokenizer>, "bosId" | "eosId" | "hash" | "renderChat">,
   ) {
     this.#inner = inner;
     this.#path = path;
     this.bosId = facts.bosId;
     this.eosId = facts.eosId;
     this.hash = facts.hash;
+    this.renderChat = facts.renderChat;
     const added = inner.get_added_tokens_decoder();
     const encoder = new TextEncoder();
     for (const [token, id] of inner.get_vocab()) {
@@ -122,8 +128,7 @@ class ByteLevelTokenizer implements Tokenizer {
   }
 
   encode(text: string): Encoding {
-    const found = text === "" ? [] : this.#inner.encode(text, { add_special_tokens: false }).ids;
-    const ids = Int32Array.from(found);
+    const ids = this.#idsOf(text);
     const starts = new Int32Array(ids.length);
     const ends = new Int32Array(ids.length);
     // The character at `index`, `width` code units wide, has the bytes [from, to).
@@ -151,6 +156,21 @@ class ByteLevelTokenizer implements Tokenizer {
     return { ids, starts, ends };
   }
 
+  #idsOf(text: string): Int32Array {
+    if (text === "") return new Int32Array();
+    const found: Int32Array[] = [];
+    for (const piece of piecesOf(text))
+      found.push(Int32Array.from(this.#inner.encode(piece, { add_special_tokens: false }).ids));
+    if (found.length === 1) return found[0];
+    const ids = new Int32Array(found.reduce((sum, { length }) => sum + length, 0));
+    let at = 0;
+    for (const piece of found) {
+      ids.set(piece, at);
+      at += piece.length;
+    }
+    return ids;
+  }
+
   decode(ids: ArrayLike<number>): string {
     const pieces = Array.from(ids, (id) => this.tokenBytes(id));
     const joined = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
@@ -176,6 +196,25 @@ class ByteLevelTokenizer implements Tokenizer {
         "drop or change some. Only byte-level tokenizers that keep the text as it is are supported.",
     );
   }
+}
+
+/** Characters that go through the tokenizer at once: it takes many times their memory. */
+const PIECE = 1 << 18;
+
+/**
+ * A long text in pieces that have the same tokens as the whole: they end between a letter or digit
+ * and white space, where byte-level pre-tokenizers always cut. A text without such places is one.
+ */
+function* piecesOf(text: string): Generator<string> {
+  let from = 0;
+  const seam = /[\p{L}\p{N}](?=\s)/gu;
+  while (text.length - from > PIECE) {
+    seam.lastIndex = from + PIECE;
+    if (!seam.exec(text)) break;
+    yield text.slice(from, seam.lastIndex);
+    from = seam.lastIndex;
+  }
+  yield text.slice(from);
 }
 
 /** What is read of tokenizer.json. */
