@@ -41,6 +41,18 @@ test("flags are parsed by their field's type: numbers with exponents and undersc
   expect(config.name).toBe("7");
 });
 
+test("the text's source is a place, or a list of places with weights", () => {
+  const read = (data: string) =>
+    (readSettings(undefined, { "activations.data": data }).activations as { data: unknown }).data;
+  expect(read("a, b.jsonl")).toBe("a, b.jsonl");
+  expect(read("[a, {source: b, weight: 3, field: body}]")).toEqual([
+    ...["a", { source: "b", weight: 3, field: "body" }],
+  ]);
+  expect(read("[unfinished")).toBe("[unfinished");
+  for (const wrong of ["[{source: a, weight: 0}]", "[{sauce: a}]", "[3]"])
+    expect(() => read(wrong)).toThrow("activations.data must be a source, or a list of sources or");
+});
+
 test("text that is no number reaches the person as it was typed", () => {
   for (const raw of ["", "1_", "_1", "1__0", "0x", "ten", "1,5"])
     expect(() => readSettings(undefined, { "sae.k": raw })).toThrow(

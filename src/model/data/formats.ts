@@ -41,30 +41,40 @@ export async function* readFile(
   options: RecordOptions,
 ): AsyncGenerator<Document, void, undefined> {
   const kind = kindOf(file);
-  if (kind === "parquet") return yield* parquet(file, options);
-  if (kind === "csv") return yield* csv(file, ",", options);
-  if (kind === "tsv") return yield* csv(file, "\t", options);
+  if (kind === "parquet") yield* parquet(file, options);
+  else if (kind === "csv") yield* csv(file, ",", options);
+  else if (kind === "tsv") yield* csv(file, "\t", options);
+  else yield* lined(file, kind, options);
+}
+
+async function* lined(
+  file: string,
+  kind: Kind | undefined,
+  options: RecordOptions,
+): AsyncGenerator<Document, void, undefined> {
   const { start, blocks } = await withStart(blocksOf(file));
   if (kind === "txt" || (file === STDIN && start !== "{")) yield* texts(file, blocks);
   else if (kind === "json" && start === "[") yield* jsonList(file, blocks, options);
   else yield* jsonLines(file, blocks, options);
 }
 
-/** The first character that is not white space, of the first block; and all of the blocks. */
+/** The first character that is not white space (empty when there is none), and all of the blocks. */
 async function withStart(
   blocks: AsyncGenerator<Block, void, undefined>,
 ): Promise<{ start: string; blocks: AsyncGenerator<Block, void, undefined> }> {
-  const first = await blocks.next();
+  const head: Block[] = [];
+  let start = "";
+  for (let next; start === "" && !(next = await blocks.next()).done; head.push(next.value))
+    start = /\S/u.exec(next.value.text)?.[0] ?? "";
   const whole = async function* () {
-    if (first.done) return;
     try {
-      yield first.value;
+      yield* head;
       yield* blocks;
     } finally {
       await blocks.return();
     }
   };
-  return { start: first.done ? "" : first.value.text.trimStart().slice(0, 1), blocks: whole() };
+  return { start, blocks: whole() };
 }
 
 const SEPARATOR = /^<\|endoftext\|>[ \t]*\r?\n?$/;

@@ -64,7 +64,7 @@ export async function toDocument(
     );
   const { id, spans } = record;
   const named = ["string", "number", "bigint"].includes(typeof id);
-  const document: Document = { id: named ? String(id as string) : ownId, text };
+  const document: Document = { id: named ? String(id) : ownId, text };
   if (spans != null) document.spans = checkSpans(spans, text, fail);
   return document;
 }
