@@ -100,7 +100,11 @@ function unwrap(schema: z.ZodType | undefined): z.ZodType | undefined {
 
 function valueAt(values: unknown, path: PropertyKey[]): unknown {
   let value = values;
-  for (const key of path) value = isRecord(value) ? value[String(key)] : undefined;
+  for (const key of path)
+    value =
+      typeof value === "object" && value !== null
+        ? (value as Record<PropertyKey, unknown>)[key]
+        : undefined;
   return value;
 }
 

@@ -49,8 +49,14 @@ test("the text's source is a place, or a list of places with weights", () => {
     ...["a", { source: "b", weight: 3, field: "body" }],
   ]);
   expect(read("[unfinished")).toBe("[unfinished");
-  for (const wrong of ["[{source: a, weight: 0}]", "[{sauce: a}]", "[3]"])
-    expect(() => read(wrong)).toThrow("activations.data must be a source, or a list of sources or");
+  const problem = "activations.data must be a source, or a list of sources or";
+  const cases: [string, string][] = [
+    ["[]", "activations.data must be at least 1"],
+    ["[{source: a, weight: 0}]", "activations.data.0.weight must be more than 0; got 0"],
+    ["[{sauce: a}]", problem],
+    ["[3]", problem],
+  ];
+  for (const [wrong, message] of cases) expect(() => read(wrong)).toThrow(message);
 });
 
 test("text that is no number reaches the person as it was typed", () => {

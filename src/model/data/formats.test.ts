@@ -1,6 +1,7 @@
 import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { gzipSync } from "node:zlib";
 import { parquetWriteFile } from "hyparquet-writer";
 import { afterAll, describe, expect, test } from "vitest";
@@ -171,6 +172,21 @@ describe("chats", () => {
     const bad = await file("chat3.jsonl", '{"messages": ["Hi"]}');
     expect(await refused(bad, { field: "messages", renderChat })).toContain('"Hi" is no message');
   });
+});
+
+test("a Parquet file that pyarrow wrote holds what it was given, null and nested columns too", async () => {
+  const path = fileURLToPath(new URL("../../../test/fixtures/text/pyarrow.parquet", import.meta.url)); // prettier-ignore
+  const numbers = [0, 1, 2, 5, 6, 7, 8, 9, 10, 11]; // 3 is null, 4 empty
+  const spans = [{ concept: "c", start: 0, end: 1 }];
+  expect(await read(path)).toEqual(
+    numbers.map((i) => ({ id: `${i}`, text: `${i}: é🦊\n`, ...(i % 5 === 0 && { spans }) })),
+  );
+  expect((await texts(path, { field: "kind" })).join("")).toBe("012012012012");
+  expect((await texts(path, { field: "meta.body" })).at(-1)).toBe("b11");
+  const renderChat: DocumentOptions["renderChat"] = async (messages) => JSON.stringify(messages);
+  expect((await texts(path, { field: "messages", renderChat }))[6]).toBe(
+    '[{"role":"user","content":"q6"},{"role":"assistant","content":"a6"}]',
+  );
 });
 
 describe("damage is named with its place", () => {
