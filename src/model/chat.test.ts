@@ -1,9 +1,10 @@
-import { mkdir, mkdtemp, rm, writeFile } from "node:fs/promises";
+import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test } from "vitest";
 
 import { chatRenderer } from "./chat.ts";
+import { loadTokenizer } from "./tokenizer.ts";
 
 const root = await mkdtemp(join(tmpdir(), "lens-chat-"));
 afterAll(() => rm(root, { recursive: true, force: true }));
@@ -49,6 +50,16 @@ test("of several templates the default one is taken, and chat_template.jinja bef
   expect(await chatRenderer(several)(messages)).toBe("user</s>");
   const files = { "tokenizer_config.json": config, "chat_template.jinja": CHATML };
   expect(await chatRenderer(await model("jinja", files))(messages)).toBe(chatml);
+});
+
+test("a model's tokenizer renders with the template beside it", async () => {
+  const fixture = new URL("../../test/fixtures/gpt2-tiny/f32/", import.meta.url);
+  const tokenizerJson = await readFile(new URL("tokenizer.json", fixture), "utf8");
+  const none = await loadTokenizer(await model("plain", { "tokenizer.json": tokenizerJson }));
+  await expect(none.renderChat!(messages)).rejects.toThrow(/has no chat template/);
+  const files = { "tokenizer.json": tokenizerJson, "chat_template.jinja": CHATML };
+  const chatty = await loadTokenizer(await model("chatty", files));
+  expect(await chatty.renderChat!(messages)).toBe(chatml);
 });
 
 test("a model without a template, and messages that it does not take, are refused", async () => {
