@@ -46,6 +46,7 @@ function requirementOf(issue: z.core.$ZodIssue, seen: unknown): string {
       return `must be ${issue.inclusive ? "at most" : "less than"} ${issue.maximum}`;
     case "invalid_value":
     case "invalid_union": {
+      if (issue.code === "invalid_union" && !("options" in issue)) return issue.message;
       const allowed = "values" in issue ? issue.values : "options" in issue ? issue.options : [];
       const options = (allowed as unknown[]).map(String);
       const near = nearestName(String(seen), options);
@@ -99,7 +100,11 @@ function unwrap(schema: z.ZodType | undefined): z.ZodType | undefined {
 
 function valueAt(values: unknown, path: PropertyKey[]): unknown {
   let value = values;
-  for (const key of path) value = isRecord(value) ? value[String(key)] : undefined;
+  for (const key of path)
+    value =
+      typeof value === "object" && value !== null
+        ? (value as Record<PropertyKey, unknown>)[key]
+        : undefined;
   return value;
 }
 

@@ -26,6 +26,16 @@ const HOOK_POINT_TWICE =
 const TARGET_AND_SEVERAL =
   "cannot be combined with several hook points: a transcoder predicts one hook point from one other, a crosscoder reconstructs what it reads";
 
+const sourcePart = z.strictObject({
+  source: text("Where its documents come from."),
+  weight: z
+    .number()
+    .positive()
+    .default(1)
+    .describe("How often a document is taken from here, relative to the others."),
+  field: text("Its own field; absent: that of all.").optional(),
+});
+
 const fromModelFields = z.strictObject({
   from: z.literal("model").describe("Run a language model over text and take its activations."),
   model: z
@@ -33,10 +43,18 @@ const fromModelFields = z.strictObject({
     .default("builtin:tiny")
     .describe("builtin:tiny, or a folder in Hugging Face layout."),
   data: z
-    .string()
+    .union([z.string(), z.array(z.union([z.string(), sourcePart])).min(1)], {
+      error:
+        "must be a source, or a list of sources or {source, weight, field} with weights above 0",
+    })
     .default("builtin:stories")
-    .describe("builtin:stories, a .txt or .jsonl file, or a folder of them."),
-  field: z.string().default("text").describe("The field of a JSONL record that holds the text."),
+    .describe(
+      "builtin:stories; a file (.txt, .jsonl, .json, .csv, .tsv, also .gz; .parquet), a folder of them or the URL of one; - for standard input; or a list of these, mixed by their weights.",
+    ),
+  field: z
+    .string()
+    .default("text")
+    .describe("The field or column that holds the text, or a list of the messages of a chat."),
   hookPoint: text(
     `Hook point in TransformerLens notation; absent: ${DEFAULT_HOOK_POINT}, unless there are hookPoints.`,
   ).optional(),
@@ -51,6 +69,9 @@ const fromModelFields = z.strictObject({
     .describe(
       "Where the beginning-of-sequence token goes: before each document, also at each row's start, or nowhere. Its own activations are never kept.",
     ),
+  shuffleDocuments: count(
+    "Mix the documents of files: each is drawn from so many held in memory. Absent: in their order.",
+  ).optional(),
   dtype: z
     .enum(["f32", "f16", "bf16"])
     .default("f16")

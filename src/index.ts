@@ -9,7 +9,8 @@ export { openDevice, type Device, type DeviceOptions, type Tensor } from "./devi
 // Text → tokens → activations
 export { stories, storyAt, CONCEPTS, type Concept, type Story } from "./corpus/index.ts";
 export { labelWords } from "./corpus/labeller.ts";
-export { documents, type Document, type DocumentOptions, type Span } from "./model/text.ts";
+export { documents, documentsOfFiles, type Document, type DocumentOptions } from "./model/text.ts";
+export type { Message, Source, SourcePart, Span } from "./model/text.ts";
 export { loadModel, Model, type ForwardOptions, type ForwardResult } from "./model/model.ts";
 export type { FinalNorm, Unembedding } from "./model/unembedding.ts";
 export { loadTokenizer, type Encoding, type Tokenizer } from "./model/tokenizer.ts";

@@ -8,7 +8,7 @@ import { UserError } from "../error.ts";
 import { openActivations, type ActivationStore, type StoreTokens } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
 import type { StoreManifest } from "../model/store-manifest.ts";
-import type { Document } from "../model/text.ts";
+import { sourceText, type Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
 import { sideBySide } from "../zipped-source.ts";
 import {
@@ -273,6 +273,6 @@ class StoredText {
 
   #remedy(): string {
     const { source, split, seed } = this.#manifest.data;
-    return `give the text that it was collected from (${source}, split ${split}, seed ${seed}), or none`;
+    return `give the text that it was collected from (${sourceText(source)}, split ${split}, seed ${seed}), or none`;
   }
 }

@@ -73,7 +73,7 @@ async function run(list: string, id: string, options: Options, signal: AbortSign
   });
   try {
     const { contextLength, bos } = activations;
-    const text = interruptibly(heldOutDocuments(config), signal);
+    const text = interruptibly(heldOutDocuments(config, model), signal);
     const result = await ablate(sae, model, text, {
       ...{ ...places, at: options.at, latents, device, tokens, contextLength, bos },
       controls: numberOf("controls", options.controls),

@@ -7,7 +7,7 @@ import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
 import { openStored } from "../analysis/stored-codes.ts";
 import type { Model } from "../model/model.ts";
-import { documents } from "../model/text.ts";
+import { documents, stampOfSource } from "../model/text.ts";
 import { readResults, type RunFolder } from "../runs.ts";
 import { saveSae } from "../sae/formats.ts";
 import { evaluateReconstruction, latentSummary, type Evaluation } from "../sae/metrics.ts";
@@ -17,7 +17,7 @@ import { kindOf } from "../sae/weights.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
 import { Progress } from "./progress.ts";
-import { filesOf, type Activations, type Context } from "./sources.ts";
+import type { Activations, Context } from "./sources.ts";
 import { scoresText, type Trained } from "./stages.ts";
 import { short } from "../readable.ts";
 
@@ -156,7 +156,7 @@ export async function measureInModel(
   let done = 0;
   const text = async function* () {
     const weight = (pass++ === 0 ? 1 : passes - 1) / passes;
-    for await (const document of interruptibly(heldOutDocuments(config), signal)) {
+    for await (const document of interruptibly(heldOutDocuments(config, model), signal)) {
       done += weight * model.tokenizer.encode(document.text).ids.length;
       progress.update(Math.min(tokens, Math.round(done)));
       yield document;
@@ -202,7 +202,7 @@ export async function featuresStage(
   const { openFeatures } = await import("../analysis/features.ts");
   const out = run.path("features");
   if (existsSync(run.path("features", "index.json"))) return openFeatures(out);
-  const { data, field, contextLength, bos } = config.activations;
+  const { data, field, shuffleDocuments, contextLength, bos } = config.activations;
   const { gallery: _, store: path, tokens, ...shown } = config.features;
   const { inputs } = hookPointsOf(model, config.activations);
   const stored = path === undefined ? undefined : await openStored(sae, path, inputs);
@@ -211,12 +211,20 @@ export async function featuresStage(
     ...{ label: "features", unit: "tokens", total, quiet: terminal.quiet },
   });
   const { data: from } = stored?.manifest ?? { data: undefined };
-  const text = from ? documents(from.source, from) : heldOutDocuments(config);
+  const text = from
+    ? documents(from.source, { ...from, renderChat: model.tokenizer.renderChat })
+    : heldOutDocuments(config, model);
   try {
     const features = await indexFeatures(sae, model, text, {
       ...{ out, device, hookPoint: inputs, contextLength, bos, seed: config.seed, tokens, signal },
       ...{ ...shown, ...(stored && { stored }) },
-      resume: JSON.stringify({ data, field, split: "test", files: filesOf(data) }),
+      resume: JSON.stringify({
+        data,
+        field,
+        split: "test",
+        ...(shuffleDocuments && { shuffleDocuments }),
+        files: await stampOfSource(data),
+      }),
       provenance: { run: run.id },
       onPlan: ({ counterBytes, labelBytes, tokenBytes, logBytesPerFiring }) =>
         terminal.note(

@@ -8,6 +8,7 @@ import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-po
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
+import { noteEmpty } from "./sources.ts";
 import { Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
@@ -47,21 +48,23 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
     throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);
   const terminal = new Terminal(options);
   const { out } = options;
-  const { data, field, contextLength, bos, dtype, shardRows } = activations;
+  const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
   const model = await loadModel(activations.model, { threads });
   let progress: Progress | undefined;
+  let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });
     const store = await collect(model, data, {
-      ...{ out, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
-      hookPoint: namesOf(hookPoints),
+      ...{ out, tokens, split, field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+      ...{ signal, hookPoint: namesOf(hookPoints), onEmpty: () => void empty++ },
       onProgress: ({ done }) => progress!.update(done),
     });
     progress.end();
+    noteEmpty(terminal, empty);
     const points = store.manifest!.hookPoints.map((point) => point.name);
     terminal.result(
       { out, rows: store.rows, dIn: store.dIn, hookPoints: points },

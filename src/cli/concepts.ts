@@ -64,8 +64,8 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   try {
     const text =
       options.labels === undefined
-        ? heldOutDocuments(config)
-        : documents(options.labels, { field });
+        ? heldOutDocuments(config, model)
+        : documents(options.labels, { field, renderChat: model.tokenizer.renderChat });
     const found = await conceptAlignment(sae, model, interruptibly(text, signal), {
       ...{ device, hookPoint: places.hookPoint },
       ...{ tokens, contextLength, bos, seed: config.seed },

@@ -136,8 +136,9 @@ function onTextOf(first: Subject, second: Subject): Subject {
     throw new UserError(
       `a comparison needs text that both are measured on; the activations of ${text.from === "model" ? second.folder : first.folder} come from no model`,
     );
-  const { data, field, validationTokens, contextLength, bos } = text;
-  const activations = { ...own, data, field, validationTokens, contextLength, bos };
+  const { data, field, shuffleDocuments, validationTokens, contextLength, bos } = text;
+  const read = { data, field, shuffleDocuments, validationTokens, contextLength, bos };
+  const activations = { ...own, ...read };
   return { ...second, config: { ...second.config, activations } };
 }
 

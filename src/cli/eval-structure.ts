@@ -21,7 +21,7 @@ export async function evaluateStructure(
   const { contextLength, bos, validationTokens: tokens } = config.activations;
   const { inputs: hookPoint } = hookPointsOf(model, config.activations);
   return stepProgress(terminal.quiet, (onStep) =>
-    structureOf(sae, model, heldOutDocuments(config), {
+    structureOf(sae, model, heldOutDocuments(config, model), {
       ...{ device, hookPoint, tokens },
       ...{ contextLength, bos, seed: config.seed, signal, onStep },
     }),

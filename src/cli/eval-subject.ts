@@ -9,6 +9,7 @@ import { renderPng, type Figure } from "../analysis/plots.ts";
 import { parseConfig, type ModelActivationsConfig, type RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import type { Model } from "../model/model.ts";
+import { sourceText } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { loadSae, type SaeDetails } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -71,10 +72,10 @@ export async function recordFor(
 ): Promise<EvaluationRecord> {
   const activations = config.activations as ModelActivationsConfig;
   const { inputs, target } = hookPointsOf(model, activations);
-  const { contextLength = Math.min(model.info.contextLength, 256), bos, data } = activations;
+  const { contextLength = Math.min(model.info.contextLength, 256), bos } = activations;
   return evaluationRecord(sae, device, evaluation, {
     ...{ model: activations.model, hookPoints: inputs, targetHookPoint: target },
-    ...{ data, contextLength, bos },
+    ...{ data: sourceText(activations.data), contextLength, bos },
   });
 }
 

@@ -39,7 +39,7 @@ export async function evaluateSupervised(
   const { contextLength, bos } = config.activations;
   const { inputs: hookPoint } = hookPointsOf(model, config.activations);
   return stepProgress(terminal.quiet, (onStep) =>
-    superviseSae(sae, model, heldOutDocuments(config), {
+    superviseSae(sae, model, heldOutDocuments(config, model), {
       ...{ device, hookPoint, tokens },
       ...{ contextLength, bos, seed: config.seed, signal, ...(only && { only }), onStep },
     }),

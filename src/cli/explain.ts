@@ -146,7 +146,7 @@ async function byRules(
     new Progress({ label, unit, total, quiet: terminal.quiet });
   let progress = bar("reading", "tokens", tokens);
   try {
-    const documents = interruptibly(heldOutDocuments(config), signal);
+    const documents = interruptibly(heldOutDocuments(config, model), signal);
     const text = await readText(sae, model, documents, {
       ...{ ...places, device, tokens, contextLength, bos },
       onProgress: (done) => progress.update(done),

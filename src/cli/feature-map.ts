@@ -135,7 +135,7 @@ async function countCoActivation(run: FeaturesRun, device: Device): Promise<CoAc
     ...{ label: "co-activation", unit: "tokens", total: tokens, quiet: terminal.quiet },
   });
   try {
-    const text = interruptibly(heldOutDocuments(config), signal);
+    const text = interruptibly(heldOutDocuments(config, model), signal);
     const options = { tokens, contextLength, bos };
     for await (const { chunk, codes } of encodeText(
       sae,

@@ -171,7 +171,7 @@ async function effectOn(
     ...{ label: "true effect", unit: "documents", total: 2 * documents, quiet: terminal.quiet },
   });
   try {
-    const text = interruptibly(heldOutDocuments(config), signal);
+    const text = interruptibly(heldOutDocuments(config, model), signal);
     const effect = await trueLogitEffect(sae, model, text, {
       ...{ ...places, device, latent, top, documents, contextLength, bos, seed: config.seed },
       amount: features.index.columns.mean[latent],

@@ -6,9 +6,9 @@ import { findByEffect, tokensOfConcept } from "../analysis/steer-search.ts";
 import { conceptNamed } from "../analysis/text-score.ts";
 import type { RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
-import { documents } from "../model/text.ts";
 import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
+import { heldOutText } from "../workbench/model-run.ts";
 import { Progress } from "./progress.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -74,9 +74,8 @@ async function byEffect(words: string, finder: Finder): Promise<Target> {
   const concept = tokensOfConcept(model, name);
   if (concept.tokens.length === 0)
     throw new UserError(`no token of this model is a word of ${name} by itself: use --by meaning`);
-  const { data, field } = activations;
   let progress: Progress | undefined;
-  const text = documents(data, { split: "test", field });
+  const text = heldOutText(activations, model);
   const [{ found, baseline }] = await findByEffect(sae, model, [concept], text, {
     ...{ hookPoint, together },
     onProgress: (done, total) => {

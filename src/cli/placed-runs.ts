@@ -9,14 +9,19 @@ import { parseConfig, type ModelActivationsConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
-import { documents, type Document } from "../model/text.ts";
+import type { Document } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { readCheckpoint } from "../sae/checkpoint.ts";
 import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { Trainer } from "../sae/train.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
-import { featuresForNames, saeFolder } from "../workbench/model-run.ts";
+import {
+  featuresForNames,
+  heldOutText,
+  saeFolder,
+  type TextSettings,
+} from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -37,7 +42,7 @@ export interface PlacedRuns {
   model: Model;
   modelName: string;
   /** What text is read, and how: that of the first. */
-  text: Pick<ModelActivationsConfig, "data" | "field" | "contextLength" | "bos">;
+  text: TextSettings & Pick<ModelActivationsConfig, "contextLength" | "bos">;
 }
 
 interface Found {
@@ -88,11 +93,11 @@ export async function openPlacedRuns(
 }
 
 /** Text of which the autoencoders saw nothing in training. */
-export function heldOutText(
-  { text: { data, field } }: PlacedRuns,
+export function heldOutTextOf(
+  { text, model }: PlacedRuns,
   signal: AbortSignal,
 ): AsyncGenerator<Document> {
-  return interruptibly(documents(data, { split: "test", field }), signal);
+  return interruptibly(heldOutText(text, model), signal);
 }
 
 /** Whether decoder rows can be compared: the same place, or places that all are the residual stream. */

@@ -4,7 +4,7 @@ import { BYTES_PER_ACTIVATION, FiringsCollector } from "../analysis/firings.ts";
 import { encodeTogether } from "../analysis/joint-codes.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
-import { heldOutText, type PlacedRuns } from "./placed-runs.ts";
+import { heldOutTextOf, type PlacedRuns } from "./placed-runs.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
 import { type Terminal } from "./terminal.ts";
@@ -30,7 +30,7 @@ export async function readHalves(
   const progress = new Progress({
     ...{ label: "reading", unit: "tokens", total: tokens, quiet: terminal.quiet },
   });
-  const documents = heldOutText(placed, signal);
+  const documents = heldOutTextOf(placed, signal);
   const reading = { tokens, contextLength: text.contextLength, bos: text.bos };
   let activations = 0;
   try {

@@ -28,7 +28,7 @@ export function previewOf(
       if (began < due && !isLast) return;
       const preview = await previewFeatures(
         ...([await trainer.sae(), device, model, hookPoints.inputs] as const),
-        heldOutDocuments(config),
+        heldOutDocuments(config, model),
         { tokens: TOKENS, contextLength, bos, step: trainer.step, features: 12 },
       );
       run.writeJson(PREVIEW_FILE, preview);

@@ -7,6 +7,7 @@ import type { SplicedEvaluation } from "../analysis/evaluate.ts";
 import { latentFigures, renderPng, trainingFigures } from "../analysis/plots.ts";
 import { writeReport, type Tile } from "../analysis/report.ts";
 import type { RunConfig } from "../config.ts";
+import { sourceText as textSource } from "../model/text.ts";
 import { readMetrics, readRun, writeWhole, type RunFolder } from "../runs.ts";
 import { kindOf } from "../sae/weights.ts";
 import type { RunEvaluation } from "./analyse.ts";
@@ -156,7 +157,7 @@ function sourceText({ activations: a }: RunConfig, { sae, details }: Trained): s
   if (targetHookPoint !== undefined) places = `from ${hookPoint} to ${targetHookPoint}`;
   switch (a.from) {
     case "model":
-      return `${places} of ${a.model} over ${a.data}, ${width}`;
+      return `${places} of ${a.model} over ${textSource(a.data)}, ${width}`;
     case "synthetic":
       return `on synthetic activations of ${a.features} directions, ${width}`;
     case "folder": {

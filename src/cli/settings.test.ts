@@ -41,6 +41,24 @@ test("flags are parsed by their field's type: numbers with exponents and undersc
   expect(config.name).toBe("7");
 });
 
+test("the text's source is a place, or a list of places with weights", () => {
+  const read = (data: string) =>
+    (readSettings(undefined, { "activations.data": data }).activations as { data: unknown }).data;
+  expect(read("a, b.jsonl")).toBe("a, b.jsonl");
+  expect(read("[a, {source: b, weight: 3, field: body}]")).toEqual([
+    ...["a", { source: "b", weight: 3, field: "body" }],
+  ]);
+  expect(read("[unfinished")).toBe("[unfinished");
+  const problem = "activations.data must be a source, or a list of sources or";
+  const cases: [string, string][] = [
+    ["[]", "activations.data must be at least 1"],
+    ["[{source: a, weight: 0}]", "activations.data.0.weight must be more than 0; got 0"],
+    ["[{sauce: a}]", problem],
+    ["[3]", problem],
+  ];
+  for (const [wrong, message] of cases) expect(() => read(wrong)).toThrow(message);
+});
+
 test("text that is no number reaches the person as it was typed", () => {
   for (const raw of ["", "1_", "_1", "1__0", "0x", "ten", "1,5"])
     expect(() => readSettings(undefined, { "sae.k": raw })).toThrow(

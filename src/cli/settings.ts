@@ -22,8 +22,11 @@ export interface Field {
   /** "" for those at the top. */
   section: string;
   description: string;
-  /** integers, strings: several, with commas between them on the command line. */
-  type: "integer" | "number" | "boolean" | "string" | "integers" | "strings";
+  /**
+   * integers, strings: several, with commas between them on the command line. text or list: text, or
+   * a list in YAML, which on the command line begins with "[".
+   */
+  type: "integer" | "number" | "boolean" | "string" | "integers" | "strings" | "text or list";
   choices?: string[];
   default?: string | number | boolean | number[] | string[];
   /** Variants of the section that have the field, when not all do: "sae.architecture topk". */
@@ -100,7 +103,9 @@ function toField(section: string, key: string, schema: JsonSchema): Field {
     path: section ? `${section}.${key}` : key,
     section,
     description: schema.description ?? "",
-    type: (schema.type === "array" ? `${schema.items!.type}s` : schema.type) as Field["type"],
+    type: schema.anyOf
+      ? "text or list"
+      : ((schema.type === "array" ? `${schema.items!.type}s` : schema.type) as Field["type"]),
   };
   if (schema.enum) field.choices = schema.enum;
   if (schema.default !== undefined) field.default = schema.default as Field["default"];
@@ -116,7 +121,7 @@ export function addSettings(command: Command, sections: string[]): Command {
         ? "[true|false]"
         : field.type === "integers" || field.type === "strings"
           ? `<${field.type === "strings" ? "text" : "integer"},…>`
-          : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type)}>`;
+          : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type.replaceAll(" ", "-"))}>`;
     const option = new Option(`--${field.path} ${placeholder}`, describe(field));
     const heading = SECTIONS[field.section];
     option.helpGroup(field.section ? `${heading} (${field.section}):` : `${heading}:`);
@@ -227,6 +232,7 @@ function fromFlag(raw: unknown, { type }: Pick<Field, "type">): unknown {
   if (typeof raw !== "string") return raw;
   if (type === "boolean") return raw === "true" ? true : raw === "false" ? false : raw;
   if (type === "string") return raw;
+  if (type === "text or list") return raw.startsWith("[") ? listFrom(raw) : raw;
   if (type === "integers" || type === "strings") {
     const parts = raw.split(",").map((part) => part.trim());
     if (parts.join("") === "") return [];
@@ -235,6 +241,15 @@ function fromFlag(raw: unknown, { type }: Pick<Field, "type">): unknown {
   const digits = raw.replace(/(?<=\d)_(?=\d)/g, "");
   const number = Number(digits);
   return digits.trim() === "" || Number.isNaN(number) ? raw : number;
+}
+
+/** What is no YAML stays, for the schema to refuse. */
+function listFrom(raw: string): unknown {
+  try {
+    return parse(raw);
+  } catch {
+    return raw;
+  }
 }
 
 function setAt(values: Record<string, unknown>, { path, section }: Field, value: unknown): void {

@@ -1,5 +1,5 @@
 /** From settings to activations: collected (or found collected), read from folders, or made. */
-import { existsSync, readdirSync, statSync } from "node:fs";
+import { existsSync } from "node:fs";
 import { join } from "node:path";
 
 import { memorySource, splitSource, type RowSource } from "../activation-source.ts";
@@ -16,6 +16,7 @@ import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
 import { readManifest, type StoreManifest } from "../model/store-manifest.ts";
+import { requireRereadable, stampOfSource } from "../model/text.ts";
 import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { syntheticActivations, type SyntheticActivations } from "../sae/synthetic.ts";
@@ -102,6 +103,7 @@ async function collectSources(
   activations: ModelActivationsConfig,
   saes: readonly SaeConfig[],
 ): Promise<Activations> {
+  requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
   const model = await loadModel(activations.model, { threads: config.threads });
   const hookPoints = hookPointsOf(model, activations);
@@ -117,16 +119,17 @@ async function collectSources(
     hookPoint: names.length === 1 ? names[0] : names,
     model: await model.weightsHash(),
     tokenizer: model.tokenizer.hash,
-    files: filesOf(activations.data),
+    files: await stampOfSource(activations.data),
   });
   const places = names.length > 2 ? `${names[0]}+${names.length - 1}-more` : names.join("+");
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
   const folder = join(config.runs, "activations", name);
-  const { data, field, contextLength, bos, dtype, shardRows } = activations;
+  const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const store = async (split: "train" | "validation", tokens: number) => {
     const out = join(folder, split);
     const finished = existsSync(join(out, "manifest.json"));
+    let empty = 0;
     const progress = new Progress({
       label: `collecting (${split})`,
       unit: "tokens",
@@ -135,12 +138,13 @@ async function collectSources(
     });
     try {
       const opened = await collect(model, data, {
-        ...{ out, tokens, split, field, contextLength, bos, dtype, shardRows, signal },
-        hookPoint: names,
+        ...{ out, tokens, split, field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+        ...{ signal, hookPoint: names, onEmpty: () => void empty++ },
         onProgress: ({ done }) => progress.update(done),
       });
       if (finished) terminal.note(`activations (${split}): ${short(opened.rows)} found in ${out}`);
       else progress.end(out);
+      noteEmpty(terminal, empty);
       return opened;
     } catch (error) {
       progress.stop();
@@ -158,16 +162,10 @@ async function collectSources(
   };
 }
 
-/** Names, sizes and times of text files, so that changed text is collected anew. */
-export function filesOf(data: string): unknown {
-  if (data.startsWith("builtin:") || !existsSync(data)) return null;
-  const paths = statSync(data).isDirectory()
-    ? readdirSync(data).map((name) => join(data, name))
-    : [data];
-  return paths.sort().map((path) => {
-    const { size, mtimeMs } = statSync(path);
-    return [path, size, mtimeMs];
-  });
+/** Says how many documents had no text, when there were any. */
+export function noteEmpty(terminal: Terminal, count: number): void {
+  if (count === 0) return;
+  terminal.note(`${short(count)} ${count === 1 ? "document" : "documents"} without text left out`);
 }
 
 async function folderSources(

@@ -9,6 +9,7 @@ import type { ActivationSource, RowSource } from "../activation-source.ts";
 import { configJsonSchema, type RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
+import { sourceText } from "../model/text.ts";
 import { readMetrics, RunFolder, writeWhole } from "../runs.ts";
 import { latestCheckpoint, writeCheckpoint } from "../sae/checkpoint.ts";
 import { loadSae, saveSae, type SaeDetails } from "../sae/formats.ts";
@@ -244,7 +245,7 @@ async function detailsOf(
       ...placeOf(hookPoints),
       contextLength: manifest?.contextLength,
       prependBos: manifest ? manifest.bos !== "none" : undefined,
-      dataset: manifest?.data.source,
+      dataset: manifest && sourceText(manifest.data.source),
       averageSparsity: metrics.l0 / sae.spec.dSae,
       activeFeatures: summary.activeFeatures,
       trainingConfig: { seed: config.seed, sae: config.sae, train: config.train },

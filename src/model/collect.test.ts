@@ -10,6 +10,7 @@ import { stubActivation, stubModel, BOS } from "../../test/stub-model.ts";
 import { UserError } from "../error.ts";
 import { hashFile } from "../safetensors.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
+import type { RenderChat } from "./chat.ts";
 import { collect, type CollectOptions } from "./collect.ts";
 import { readManifest, type StoreManifest } from "./store-manifest.ts";
 
@@ -172,6 +173,54 @@ describe("a collected store", () => {
       await collect(stubModel(), at("text.jsonl"), options({ tokens: 1e6, out, shardRows }));
       expect(await contents(out)).toEqual(before);
     }
+  });
+
+  it("goes on within a mixture in another order, and counts what has no text", async () => {
+    const more = Array.from({ length: 40 }, (_, i) => JSON.stringify({ body: `More ${i}.` }));
+    await writeFile(at("more.jsonl"), [...more, '{"body": " "}', '{"body": null}'].join("\n"));
+    const part = { source: at("more.jsonl"), weight: 2, field: "body" };
+    const source = [await writeTexts(), part];
+    let empty = 0;
+    const own = { shuffleDocuments: 7, seed: 3, tokens: 1e6, onEmpty: () => void empty++ };
+    const { path } = await collect(stubModel(), source, options(own));
+    expect(empty).toBe(2);
+    const whole = await contents(path);
+    // From every shard on, the rest is the same again.
+    await rm(at("store", "manifest.json"));
+    await rm(at("store", "tokens", "00003.safetensors"));
+    await collect(stubModel(), source, options(own));
+    expect(await contents(path)).toEqual(whole);
+    const others = [
+      { ...own, shuffleDocuments: 8 },
+      { ...own, seed: 4 },
+    ];
+    for (const other of others)
+      await expect(collect(stubModel(), source, options(other))).rejects.toThrow(
+        /data\.(shuffle|seed) was/,
+      );
+    const weights = [source[0], { ...part, weight: 1 }];
+    await expect(collect(stubModel(), weights, options(own))).rejects.toThrow(/data\.hash was/);
+  });
+
+  it("renders chats through the model, and refuses them without a template", async () => {
+    const messages = [{ role: "user", content: "Hi" }];
+    await writeFile(at("chat.jsonl"), JSON.stringify({ messages }));
+    const { tokenizer, ...rest } = stubModel();
+    const renderChat: RenderChat = async ([{ role, content }]) => `<${role}>${content as string}`;
+    const model = { ...rest, tokenizer: { ...tokenizer, renderChat } };
+    const store = await collect(model, at("chat.jsonl"), options({ field: "messages" }));
+    expect(store.rows).toBe("<user>Hi".length);
+    const none = options({ field: "messages", out: at("none") });
+    await expect(collect(stubModel(), at("chat.jsonl"), none)).rejects.toThrow(
+      /no model is at hand/,
+    );
+  });
+
+  it("does not go on from standard input", async () => {
+    await collect(stubModel(), await writeTexts(), options());
+    await expect(collect(stubModel(), "-", options())).rejects.toThrow(
+      /going on with .*store needs the text again, and standard input/,
+    );
   });
 
   it("tells how far it is", async () => {

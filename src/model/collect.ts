@@ -9,7 +9,6 @@ import { dirname, join } from "node:path";
 import type { ModelActivationsConfig } from "../config.ts";
 import { messageOf, UserError } from "../error.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
-import { hashBytes, hashFile } from "../safetensors.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { Model } from "./model.ts";
 import { packRows, type PackedRow, type PackingPosition } from "./packing.ts";
@@ -24,10 +23,20 @@ import {
   type ShardRecord,
   type StorePlan,
 } from "./store-manifest.ts";
-import { documents, type DocumentOptions } from "./text.ts";
+import {
+  documents,
+  hashSource,
+  requireRereadable,
+  sourceText,
+  type DocumentOptions,
+  type Source,
+} from "./text.ts";
 
 export interface CollectOptions extends Partial<
-  Pick<ModelActivationsConfig, "field" | "contextLength" | "bos" | "dtype" | "shardRows">
+  Pick<
+    ModelActivationsConfig,
+    "field" | "shuffleDocuments" | "contextLength" | "bos" | "dtype" | "shardRows"
+  >
 > {
   /** The folder to fill. */
   out: string;
@@ -37,8 +46,10 @@ export interface CollectOptions extends Partial<
   tokens: number;
   /** Which documents; training and validation never share one. */
   split?: DocumentOptions["split"];
-  /** Seed of the built-in corpus. */
+  /** Seed of the built-in corpus, of mixtures and of shuffling. */
   seed?: number;
+  /** Is told of each document without text that was read. */
+  onEmpty?: DocumentOptions["onEmpty"];
   /** Rows of tokens per forward pass. */
   batchRows?: number;
   onProgress?: (progress: { done: number; total: number }) => void;
@@ -58,7 +69,7 @@ const DEFAULT_CONTEXT = 256;
 const MAX_FILE_BYTES = 2 ** 30;
 
 /**
- * Runs `model` over `source` (builtin:stories, a file, a folder) and stores the activations at one
+ * Runs `model` over `source` (see `documents`) and stores the activations at one
  * or many hook points in `out`. Activations of beginning-of-sequence tokens are left out: they say
  * nothing about the text and are far larger than all others.
  *
@@ -71,7 +82,7 @@ const MAX_FILE_BYTES = 2 ** 30;
  */
 export async function collect(
   model: CollectModel,
-  source: string,
+  source: Source,
   options: CollectOptions,
 ): Promise<ActivationStore> {
   const { out } = options;
@@ -79,6 +90,7 @@ export async function collect(
   await mkdir(out, { recursive: true }).catch((error: unknown) => {
     throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
   });
+  if (await readPlan(out)) requireRereadable(source, `going on with ${out}`);
   lockFolder(out);
   let plan: StorePlan;
   try {
@@ -98,7 +110,7 @@ export async function collect(
 
 async function makePlan(
   model: CollectModel,
-  source: string,
+  source: Source,
   options: CollectOptions,
 ): Promise<StorePlan> {
   const { dtype = "f16", tokens, batchRows = 8, shardRows = 131_072, bos = "document" } = options;
@@ -124,6 +136,7 @@ async function makePlan(
       source,
       split: options.split ?? "train",
       field: options.field ?? "text",
+      ...(options.shuffleDocuments !== undefined && { shuffle: options.shuffleDocuments }),
       seed: options.seed ?? 0,
       hash: await hashSource(source),
     },
@@ -136,18 +149,6 @@ async function makePlan(
     shardRows: Math.min(shardRows, Math.floor(MAX_FILE_BYTES / rowBytes)),
     batchRows,
   };
-}
-
-/** xxh64 over names and contents of the files of `source`; null for the built-in corpus. */
-async function hashSource(source: string): Promise<string | null> {
-  if (source.startsWith("builtin:")) return null;
-  const info = await stat(source).catch(() => undefined);
-  if (!info) return null; // opening it will say so
-  if (!info.isDirectory()) return hashFile(source);
-  const hashes: string[] = [];
-  for (const name of (await readdir(source)).sort())
-    if (/\.(txt|jsonl)$/.test(name)) hashes.push(name, await hashFile(join(source, name)));
-  return hashBytes(new TextEncoder().encode(hashes.join("\n")));
 }
 
 /** The plan that the store was begun with, when it asks for the same; otherwise `wanted`, written. */
@@ -226,9 +227,9 @@ async function removeUncommitted(out: string, plan: StorePlan, shards: number): 
 /** Collects what is missing after `shards`, and adds to them. */
 async function collectShards(
   model: CollectModel,
-  source: string,
+  source: Source,
   plan: StorePlan,
-  { out, signal, onProgress }: CollectOptions,
+  { out, signal, onProgress, onEmpty }: CollectOptions,
   shards: ShardRecord[],
 ): Promise<void> {
   const capture = plan.hookPoints.map(({ name }) => name);
@@ -249,7 +250,7 @@ async function collectShards(
   };
   try {
     onProgress?.({ done, total });
-    for await (const batch of tokenBatches(model, source, plan, last?.next.packing)) {
+    for await (const batch of tokenBatches(model, source, plan, last?.next.packing, onEmpty)) {
       signal?.throwIfAborted();
       const length = batch.rows[0].tokens.length;
       const tokens = new Int32Array(batch.rows.length * length);
@@ -289,19 +290,23 @@ async function collectShards(
   }
   if (shards.length === 0)
     throw new UserError(
-      `${plan.data.source} (${plan.data.split}) yields no tokens to collect activations of: is the text empty?`,
+      `${sourceText(plan.data.source)} (${plan.data.split}) yields no tokens to collect activations of: is the text empty?`,
     );
 }
 
 async function* tokenBatches(
   model: CollectModel,
-  source: string,
+  source: Source,
   plan: StorePlan,
   resumeAt: PackingPosition | undefined,
+  onEmpty: DocumentOptions["onEmpty"],
 ): AsyncGenerator<TokenBatch> {
   const { contextLength, bos, batchRows } = plan;
-  const { split, seed, field } = plan.data;
-  const texts = documents(source, { split, seed, field, skip: resumeAt?.document });
+  const { split, seed, field, shuffle } = plan.data;
+  const texts = documents(source, {
+    ...{ split, seed, field, shuffle, skip: resumeAt?.document, onEmpty },
+    renderChat: model.tokenizer.renderChat,
+  });
   const options = { contextLength, bos, resumeAt, partial: true };
   let before = resumeAt ?? { document: 0, token: 0 };
   let rows: PackedRow[] = [];

@@ -24,10 +24,27 @@ const planSchema = z.object({
   model: z.object({ name: z.string(), weightsHash: z.string() }),
   tokenizer: z.object({ hash: z.string() }),
   data: z.object({
-    source: z.string(),
+    /** One place, or the parts of a mixture. */
+    source: z.union([
+      z.string(),
+      z
+        .array(
+          z.union([
+            z.string(),
+            z.object({
+              source: z.string(),
+              weight: z.number().optional(),
+              field: z.string().optional(),
+            }),
+          ]),
+        )
+        .readonly(),
+    ]),
     split: z.enum(["train", "validation", "test"]),
     field: z.string(),
-    /** Of the built-in corpus. */
+    /** Documents that were held to draw from; absent: they came in the order of their files. */
+    shuffle: count.optional(),
+    /** Of the built-in corpus, mixtures and shuffling. */
     seed: count,
     /** Of the files' contents; null for the built-in corpus. */
     hash: z.string().nullable(),

@@ -23,6 +23,8 @@ export interface TokenKind {
   /** The text whose bytes the tokens are. */
   normalised(text: string): string;
   isNfc: boolean;
+  /** Whether a long text may be cut between a letter and white space without changing a token. */
+  canCut: boolean;
   /** Whether a space is put before the text; after every added token too, and before a space too? */
   prepended: { everywhere: boolean; evenBeforeSpace: boolean } | undefined;
 }
@@ -64,7 +66,7 @@ function byteLevel(
   if (step["add_prefix_space"] === true) throw refuse("it adds a space before the text");
   const isNfc = normalizers.length > 0;
   return {
-    isNfc,
+    ...{ isNfc, canCut: true },
     normalised: (text) => (isNfc ? text.normalize("NFC") : text),
     prepended: undefined,
     bytesOf: (token, id) =>
@@ -99,6 +101,7 @@ function spaces(normalizers: unknown[], preTokenizers: unknown[], refuse: Refuse
   const encoder = new TextEncoder();
   return {
     isNfc: false,
+    canCut: false, // a space would be put before each part
     // The sign itself becomes what a space becomes.
     normalised: (text) => text.replaceAll(METASPACE, " "),
     prepended,

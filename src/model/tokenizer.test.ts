@@ -2,6 +2,7 @@ import { mkdir, mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
+import { Tokenizer as HuggingFaceTokenizer } from "@huggingface/tokenizers";
 import { afterAll, describe, expect, test } from "vitest";
 
 import { UserError } from "../error.ts";
@@ -53,6 +54,31 @@ describe("a byte-level tokenizer", () => {
       covered = ends[i];
     }
     expect(covered).toBe(text.length);
+  });
+
+  test("a long text has the tokens that it has in one piece", () => {
+    const hard = [
+      "don't",
+      "  two",
+      "x1 2",
+      "é🦊 日本",
+      "end.\n\n",
+      "\t",
+      "A-b",
+      "<|endoftext|>",
+      "\r\nfox ",
+    ];
+    const part = Array.from({ length: 5000 }, (_, i) => hard[(i * i + i) % 9] + hard[i % 7]).join(
+      "",
+    );
+    const text = part.repeat(Math.ceil((3 * 2 ** 18) / part.length));
+    const { ids } = tokenizer.encode(text);
+    expect(tokenizer.decode(ids) === text).toBe(true);
+    const Library = HuggingFaceTokenizer as unknown as new (...files: object[]) => {
+      encode(text: string, options: object): { ids: number[] };
+    };
+    const inner = new Library(json, {});
+    expect(Array.from(ids)).toEqual(inner.encode(text, { add_special_tokens: false }).ids);
   });
 
   test("every token that holds a byte of a character covers that character", () => {

@@ -9,6 +9,7 @@ import { Tokenizer as UntypedTokenizer } from "@huggingface/tokenizers";
 
 import { messageOf, UserError } from "../error.ts";
 import { hashBytes } from "../safetensors.ts";
+import { chatRenderer, type RenderChat } from "./chat.ts";
 import { isRecord, kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";
 
 /** What is used of the library, whose own declarations do not resolve under Node's module rules. */
@@ -52,6 +53,8 @@ export interface Tokenizer {
   decode(ids: ArrayLike<number>): string;
   /** The bytes a token stands for; UserError if there is no such token. */
   tokenBytes(id: number): Uint8Array;
+  /** A conversation as text, through the model's chat template; absent where there can be none. */
+  readonly renderChat?: RenderChat;
 }
 
 /**
@@ -89,6 +92,7 @@ export async function loadTokenizer(
     bosId: special("bos_token", ids.bosId),
     eosId: special("eos_token", ids.eosId),
     hash: await hashBytes(bytes),
+    renderChat: chatRenderer(folder),
   });
 }
 
@@ -97,6 +101,7 @@ class ExactTokenizer implements Tokenizer {
   readonly bosId: number | null;
   readonly eosId: number | null;
   readonly hash: string;
+  readonly renderChat: RenderChat;
   readonly #inner: HuggingFaceTokenizer;
   readonly #path: string;
   readonly #kind: TokenKind;
@@ -109,7 +114,7 @@ class ExactTokenizer implements Tokenizer {
     inner: HuggingFaceTokenizer,
     path: string,
     kind: TokenKind,
-    facts: { bosId: number | null; eosId: number | null; hash: string },
+    facts: Pick<Required<Tokenizer>, "bosId" | "eosId" | "hash" | "renderChat">,
   ) {
     this.#inner = inner;
     this.#path = path;
@@ -117,6 +122,7 @@ class ExactTokenizer implements Tokenizer {
     this.bosId = facts.bosId;
     this.eosId = facts.eosId;
     this.hash = facts.hash;
+    this.renderChat = facts.renderChat;
     const added = inner.get_added_tokens_decoder();
     this.#added = new Set(added.keys());
     const encoder = new TextEncoder();
@@ -129,8 +135,7 @@ class ExactTokenizer implements Tokenizer {
   }
 
   encode(text: string): Encoding {
-    const found = text === "" ? [] : this.#inner.encode(text, { add_special_tokens: false }).ids;
-    const ids = Int32Array.from(found);
+    const ids = this.#idsOf(text);
     const starts = new Int32Array(ids.length);
     const ends = new Int32Array(ids.length);
     const { prepended } = this.#kind;
@@ -170,6 +175,21 @@ class ExactTokenizer implements Tokenizer {
     return { ids, starts, ends };
   }
 
+  #idsOf(text: string): Int32Array {
+    if (text === "") return new Int32Array();
+    const found: Int32Array[] = [];
+    for (const piece of this.#kind.canCut ? piecesOf(text) : [text])
+      found.push(Int32Array.from(this.#inner.encode(piece, { add_special_tokens: false }).ids));
+    if (found.length === 1) return found[0];
+    const ids = new Int32Array(found.reduce((sum, { length }) => sum + length, 0));
+    let at = 0;
+    for (const piece of found) {
+      ids.set(piece, at);
+      at += piece.length;
+    }
+    return ids;
+  }
+
   decode(ids: ArrayLike<number>): string {
     const pieces = Array.from(ids, (id) => this.tokenBytes(id));
     const joined = new Uint8Array(pieces.reduce((sum, piece) => sum + piece.length, 0));
@@ -199,6 +219,25 @@ class ExactTokenizer implements Tokenizer {
 
 const SPACE = 0x20;
 const CLUSTERS = new Intl.Segmenter("und", { granularity: "grapheme" });
+
+/** Characters that go through the tokenizer at once: it takes many times their memory. */
+const PIECE = 1 << 18;
+
+/**
+ * A long text in pieces that have the same tokens as the whole: they end between a letter or digit
+ * and white space, where byte-level pre-tokenizers always cut. A text without such places is one.
+ */
+function* piecesOf(text: string): Generator<string> {
+  let from = 0;
+  const seam = /[\p{L}\p{N}](?=\s)/gu;
+  while (text.length - from > PIECE) {
+    seam.lastIndex = from + PIECE;
+    if (!seam.exec(text)) break;
+    yield text.slice(from, seam.lastIndex);
+    from = seam.lastIndex;
+  }
+  yield text.slice(from);
+}
 
 /**
  * Offsets in the text composed to NFC become those in the text itself, in place. Composition stays within

@@ -4,11 +4,17 @@ import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "nod
 
 import type { RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
+import { isUrl } from "../model/data/download.ts";
+import { partsOf } from "../model/text.ts";
 
 /** @throws UserError for a path that leads out of the working folder, by a link too. */
 export function requireConfined(config: RunConfig): void {
   for (const path of pathsOf(config)) {
     if (path === undefined || path.startsWith("builtin:")) continue;
+    if (isUrl(path))
+      throw new UserError(
+        `a server that others can reach fetches nothing from the web; got ${path}`,
+      );
     const way = relative(realOf(process.cwd()), realOf(resolve(path)));
     if (way === ".." || way.startsWith(`..${sep}`) || isAbsolute(way))
       throw new UserError(
@@ -24,7 +30,7 @@ function pathsOf({ activations, train, features }: RunConfig): (string | undefin
     case "synthetic":
       return own;
     case "model":
-      return [...own, activations.model, activations.data];
+      return [...own, activations.model, ...partsOf(activations.data).map((part) => part.source)];
     case "folder":
       return [
         ...own,

@@ -23,6 +23,7 @@ export function runRow(run: RunInfo, metrics: readonly MetricsLine[]): RunRow {
   const logged = ["fvu", "l0", "deadFraction", "loss"].map((name) => [name, finite(last?.[name])]);
   const isHeldOut = heldOut.length > 0;
   const width = widthOf(folder);
+  const data: unknown = activations?.data;
   const text = (name: string, value: unknown) =>
     typeof value === "string" && value !== "" ? { [name]: value } : {};
   return {
@@ -31,7 +32,7 @@ export function runRow(run: RunInfo, metrics: readonly MetricsLine[]): RunRow {
     ...text("error", summary?.error),
     ...text("model", activations?.model),
     ...text("hookPoint", hookPointText(activations)),
-    ...text("data", activations?.data),
+    ...text("data", Array.isArray(data) ? sourcesText(data) : data),
     ...text("architecture", sae?.architecture),
     ...(width !== undefined && { dSae: width }),
     scores: Object.fromEntries(
@@ -43,6 +44,12 @@ export function runRow(run: RunInfo, metrics: readonly MetricsLine[]): RunRow {
     hasSae: existsSync(join(folder, "sae", "cfg.json")),
     hasFeatures: existsSync(join(folder, "features", "index.json")),
   };
+}
+
+/** The places of a mixture, of whatever a config holds. */
+function sourcesText(parts: readonly unknown[]): string {
+  const names = parts.map((part) => (part as { source?: unknown } | null)?.source ?? part);
+  return names.filter((name) => typeof name === "string").join(" + ");
 }
 
 /** What pages cannot show of a run, and what makes it (anew, of what is damaged). */

@@ -87,9 +87,25 @@ export function saeFolder(runs: string, id: string): string {
   return sae;
 }
 
-/** Text that neither training nor validation saw. */
-export function heldOutDocuments(config: RunConfig) {
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { data, field } = config.activations;
-  return documents(data, { split: "test", field });
+/** Text that neither training nor validation saw, as `model` reads it. */
+export function heldOutDocuments(
+  { activations }: Pick<RunConfig, "activations">,
+  model: Pick<Model, "tokenizer">,
+) {
+  if (activations.from !== "model") throw new Error("only a model reads text");
+  return heldOutText(activations, model);
 }
+
+/** The same, of what the settings say of the text. */
+export function heldOutText(
+  { data, field, shuffleDocuments }: TextSettings,
+  { tokenizer }: Pick<Model, "tokenizer">,
+) {
+  return documents(data, {
+    ...{ split: "test", field, shuffle: shuffleDocuments },
+    renderChat: tokenizer.renderChat,
+  });
+}
+
+/** What settings say of which documents are read. */
+export type TextSettings = Pick<ModelActivationsConfig, "data" | "field" | "shuffleDocuments">;

@@ -204,6 +204,7 @@ describe.each([
     for (const config of [
       model({ model: path }),
       model({ data: path }),
+      model({ data: ["builtin:stories", { source: path }] }),
       read({ path }),
       read({ targetPath: path }),
       read({ joinPaths: ["below", path] }),
@@ -216,6 +217,13 @@ describe.each([
     const named = encodeURIComponent(path);
     expect(await client.refused("GET", `/api/setup/model?model=${named}`, 400)).toContain(CONFINED);
     expect(await client.get("/api/jobs")).toEqual([]);
+  });
+
+  test("fetches nothing from the web", async () => {
+    const config = { activations: { from: "model", data: "https://example.org/x.jsonl" } };
+    expect(await client.refused("POST", "/api/runs", 400, { config })).toContain(
+      "fetches nothing from the web; got https://example.org/x.jsonl",
+    );
   });
 
   test.each(["below", "below/text.txt", "./below", "..below", "nothing"])(
