@@ -187,7 +187,8 @@ export const operations = {
 
   /** A model's layers and hook points, with their widths. */
   async describe(_: Call, source: string) {
-    const model = await loadModel(source);
+    // Asked while a name is typed: nothing is fetched for that.
+    const model = await loadModel(source, { download: false });
     try {
       const { folder: _folder, ...info } = model.info;
       const hookPoints = model.hookPoints();
