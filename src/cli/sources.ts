@@ -103,7 +103,7 @@ async function collectSources(
   saes: readonly SaeConfig[],
 ): Promise<Activations> {
   const { loadModel } = await import("../model/model.ts");
-  const model = await loadModel(activations.model, { threads: config.threads });
+  const model = await loadModel(activations.model, { threads: config.threads, signal });
   const hookPoints = hookPointsOf(model, activations);
   terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));
