@@ -253,7 +253,7 @@ class ListedRepo implements HubRepo {
   async fetch(paths: readonly string[]): Promise<string[]> {
     const { bytes, missing } = await this.plan(paths);
     if (missing.length > 0) {
-      // Weights last: where they are, a model is whole.
+      // What is small says soonest whether the rest is worth its time.
       missing.sort((a, b) => a.size - b.size);
       await this.#fetchMissing(missing, bytes);
     }
