@@ -21,8 +21,10 @@ export interface HubSettings {
 
 const TIMEOUT_S = 60;
 const MAX_REDIRECTS = 10;
-/** Attempts in a row that bring nothing. */
+/** Attempts in a row that bring nothing, while a file is fetched. */
 export const ATTEMPTS = 5;
+/** Of a question: who has no network should hear so soon. */
+const QUESTION_ATTEMPTS = 3;
 const MAX_WAIT_MS = 30_000;
 
 /** What the environment says, read anew each time. */
@@ -81,7 +83,7 @@ export async function ask(
   repo: RepoName,
   url: string,
   init: RequestInit = {},
-  { signal, attempts = ATTEMPTS, retryMs = 500 }: AskOptions = {},
+  { signal, attempts = QUESTION_ATTEMPTS, retryMs = 500 }: AskOptions = {},
 ): Promise<Response> {
   for (let attempt = 1; ; attempt++) {
     let wait = retryMs * 2 ** (attempt - 1);
