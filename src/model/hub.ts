@@ -80,7 +80,7 @@ export async function openRepo(
     const repo = await cached("the cache is to be used as it is");
     if (repo) return repo;
     throw new UserError(
-      `${type} ${showName(name)} is not in the cache of the Hugging Face hub (${cacheFolder()}) yet, and is not fetched for this.`,
+      `${type} ${showName(name)} is not in the cache of the Hugging Face hub (${cacheFolder()}) yet; a run that names it fetches it.`,
     );
   }
   if (hubSettings().isOffline) {

@@ -4,7 +4,6 @@ import {
   existsSync,
   readdirSync,
   readFileSync,
-  rmSync,
   statSync,
   truncateSync,
   writeFileSync,
@@ -18,7 +17,7 @@ import { describe, expect, test, vi } from "vitest";
 import { fetchModel, openRepo } from "../../src/model/hub.ts";
 import { Rng } from "../../src/rng.ts";
 import { startLens } from "../command.ts";
-import { commitOf, filesOf, hashOf, useHub } from "./hub-server.ts";
+import { commitOf, filesOf, hashOf, type StoredRepo, useHub } from "./hub-server.ts";
 
 const place = useHub();
 const commit = commitOf("only");
@@ -34,7 +33,7 @@ function made(length: number, seed: string): Buffer {
   return Buffer.concat(parts).subarray(0, length);
 }
 
-function offer(size = 300_000) {
+function offer(size = 300_000): StoredRepo {
   const repo = {
     commit,
     files: { [LARGE]: made(size, "large"), [SMALL]: Buffer.from("a few words\n") },

@@ -60,6 +60,8 @@ export const hashOf = (bytes: Buffer) => (isLarge(bytes) ? sha256(bytes) : gitHa
 export class HubServer {
   /** By `models/owner/name` or `datasets/owner/name`. */
   readonly repos = new Map<string, StoredRepo>();
+  /** Models that are asked for by another name: what they are called now, or an address elsewhere. */
+  readonly moved = new Map<string, string>();
   readonly asked: Asked[] = [];
   /** What goes wrong with a file this time. */
   fault: (file: string, asked: Asked) => Fault | undefined = () => undefined;
@@ -96,6 +98,13 @@ export class HubServer {
     const asked = this.#note("hub", request);
     const url = new URL(request.url!, this.endpoint);
     const path = decodeURIComponent(url.pathname);
+    for (const [before, now] of this.moved) {
+      const at = [`/api/models/${before}/`, `/${before}/resolve/`].find((p) => path.startsWith(p));
+      if (at === undefined) continue;
+      const to = /^http/.test(now) ? now + path : path.replace(before, now);
+      response.writeHead(307, { location: to + url.search }).end();
+      return;
+    }
     const search = /^\/api\/(models|datasets)$/.exec(path);
     if (search) {
       const ids = [...this.repos.keys()].filter((key) => key.startsWith(`${search[1]}/`));
@@ -163,7 +172,8 @@ export class HubServer {
   async #cdn(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const asked = this.#note("cdn", request);
     const [, kind, owner, name, ...rest] = decodeURIComponent(asked.path.split("?")[0]).split("/");
-    const bytes = this.repos.get(`${kind}/${owner}/${name}`)!.files[rest.join("/")];
+    const bytes = this.repos.get(`${kind}/${owner}/${name}`)?.files[rest.join("/")];
+    if (!bytes) return refuse(response, 404);
     await this.#send(asked, response, rest.join("/"), bytes, { etag: '"of-the-store"' });
   }
 

@@ -18,7 +18,7 @@ import { reportDownloads } from "../../src/model/download-report.ts";
 import { parseRepoName, placeInSnapshot } from "../../src/model/hub-cache.ts";
 import { fetchModel, modelFiles, openRepo } from "../../src/model/hub.ts";
 import { loadModel } from "../../src/model/model.ts";
-import { commitOf, filesOf, hashOf, useHub } from "./hub-server.ts";
+import { commitOf, filesOf, hashOf, type StoredRepo, useHub } from "./hub-server.ts";
 
 const fixture = (name: string) =>
   fileURLToPath(new URL(`../fixtures/gpt2-tiny/${name}`, import.meta.url));
@@ -27,7 +27,7 @@ const place = useHub();
 const fast = { retryMs: 1 };
 
 /** The small model on the hub as owner/tiny, with files that Lens does not read. */
-function offer(variant = "f32", more: Record<string, Buffer> = {}) {
+function offer(variant = "f32", more: Record<string, Buffer> = {}): StoredRepo {
   const { "expected.safetensors": _, ...files } = filesOf(fixture(variant));
   const other = Buffer.alloc(20_000, 1);
   const repo = {
@@ -215,7 +215,9 @@ describe("without network", () => {
 
   test("download: false never asks", async () => {
     offer();
-    expect(await refusal(loadModel("owner/tiny", { download: false }))).toContain("is not fetched");
+    expect(await refusal(loadModel("owner/tiny", { download: false }))).toContain(
+      "not in the cache",
+    );
     expect(place.hub.asked).toEqual([]);
   });
 });
@@ -254,7 +256,7 @@ describe("refused with what to do", () => {
 
   test("weights that are no safetensors, before anything is fetched", async () => {
     const { files } = offer();
-    delete (files as Record<string, Buffer>)["model.safetensors"];
+    delete files["model.safetensors"];
     expect(await refusal(fetchModel("owner/tiny"))).toMatch(
       /no weights as model\.safetensors; it has pytorch_model\.bin/,
     );
@@ -278,6 +280,33 @@ describe("refused with what to do", () => {
   test("an address that is no hub", async () => {
     vi.stubEnv("HF_ENDPOINT", "no address");
     expect(await refusal(fetchModel("owner/tiny"))).toContain("HF_ENDPOINT must be");
+  });
+});
+
+describe("a redirect", () => {
+  test("within the hub is followed with the token: of models that moved to an owner", async () => {
+    offer();
+    place.hub.moved.set("tiny", "owner/tiny");
+    vi.stubEnv("HF_TOKEN", "hf_mine");
+    const folder = await fetchModel("tiny");
+    expect(folder).toContain(join("models--tiny", "snapshots", commit));
+    const tokens = place.hub.asked.map(({ at, token }) => [at, token].join());
+    expect(new Set(tokens)).toEqual(new Set(["hub,Bearer hf_mine", "cdn,"]));
+    await (await loadModel("tiny")).close();
+  });
+
+  test("to another host loses the token, also when it lists files", async () => {
+    offer();
+    vi.stubEnv("HF_TOKEN", "hf_mine");
+    place.hub.moved.set("owner/tiny", `${place.hub.cdn}/elsewhere`);
+    await refusal(fetchModel("owner/tiny", fast));
+    expect(place.hub.asked.some(({ at }) => at === "cdn")).toBe(true);
+    for (const { at, token } of place.hub.asked) if (at === "cdn") expect(token).toBeUndefined();
+  });
+
+  test("without end is refused", async () => {
+    place.hub.moved.set("owner/tiny", "owner/tiny");
+    expect(await refusal(fetchModel("owner/tiny", fast))).toMatch(/redirects more than 10 times/);
   });
 });
 
