@@ -130,11 +130,17 @@ export function modelFiles(paths: readonly string[], model: string): string[] {
 /** Brings a model into the cache and returns the folder it is in, as `loadModel` reads it. */
 export async function fetchModel(source: string, options: HubOptions = {}): Promise<string> {
   const repo = await openRepo("model", source, options);
-  const paths = modelFiles(
-    repo.files.map((file) => file.path),
-    source,
-  );
-  await repo.fetch(repo.offline === undefined ? paths : [...paths, ...(await shardsOf(repo))]);
+  const all = repo.files.map((file) => file.path);
+  if (repo.offline !== undefined) {
+    // What is in the cache may be a part: a fetch that was cut off, or another program's choice of files.
+    const hasWeights = all.some((path) => /^model\.safetensors(?:\.index\.json)?$/.test(path));
+    await repo.fetch([
+      "config.json",
+      ...(hasWeights ? await shardsOf(repo) : ["model.safetensors"]),
+    ]);
+    return repo.folder;
+  }
+  await repo.fetch(modelFiles(all, source));
   return repo.folder;
 }
 
@@ -142,8 +148,12 @@ export async function fetchModel(source: string, options: HubOptions = {}): Prom
 async function shardsOf({ folder }: HubRepo): Promise<string[]> {
   if ((await sizeOf(join(folder, "model.safetensors"))) !== undefined) return [];
   const text = await fs.readFile(join(folder, "model.safetensors.index.json"), "utf8");
-  const index = JSON.parse(text) as { weight_map?: Record<string, string> };
-  return [...new Set(Object.values(index.weight_map ?? {}))];
+  try {
+    const index = JSON.parse(text) as { weight_map?: Record<string, string> };
+    return [...new Set(Object.values(index.weight_map ?? {}))];
+  } catch {
+    return []; // whoever reads it for its weights says what is wrong with it
+  }
 }
 
 async function listed(
@@ -205,10 +215,11 @@ async function withHint(
         return new UserError(`${error.message} It has ${names.slice(0, 8).join(", ")}.`);
     } else {
       const words = encodeURIComponent(id.split("/").at(-1)!);
-      const found = await (await request(`/api/${type}s?search=${words}&limit=20`)).json();
+      const answer = await request(`/api/${type}s?search=${words}&limit=20`);
+      const found = (await answer.json()) as { id: string }[];
       near = nearestName(
         id,
-        (found as { id: string }[]).map((one) => one.id),
+        found.map((one) => one.id),
       );
     }
   } catch {

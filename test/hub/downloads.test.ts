@@ -296,6 +296,20 @@ describe("`lens` that fetches a model", () => {
     expect(stdout).toMatch(/^Once/);
   });
 
+  test("interrupted, stops at once and keeps what arrived", async () => {
+    place.hub.repos.set("models/owner/tiny", { commit, files: filesOf(fixture) });
+    place.hub.fault = (file) => (file === "model.safetensors" ? { pauseMs: 500 } : undefined);
+    const out = join(place.cache, "activations");
+    const collect = ["collect", "--out", out, "--activations.model", "owner/tiny"];
+    const { child, outcome } = startLens(dirname(fixture), ...collect);
+    await vi.waitFor(() => expect(statSync(partial()).size).toBeGreaterThan(0), 30_000);
+    child.kill("SIGINT");
+    const { code, stderr } = await outcome;
+    expect(code).toBe(130);
+    expect(stderr).toMatch(/stopped\n$/);
+    expect(statSync(partial()).size).toBeGreaterThan(0);
+  });
+
   test("killed in the middle, goes on from there", async () => {
     place.hub.repos.set("models/owner/tiny", { commit, files: filesOf(fixture) });
     place.hub.fault = (file) => (file === "model.safetensors" ? { pauseMs: 100 } : undefined);

@@ -201,6 +201,16 @@ describe("without network", () => {
     );
   });
 
+  test("a model of which the cache has no weights says so", async () => {
+    offer();
+    place.hub.fault = (file) => (file === "model.safetensors" ? { status: 500 } : undefined);
+    expect(await refusal(fetchModel(`owner/tiny@${commit}`, fast))).toContain("answered 500");
+    vi.stubEnv("HF_HUB_OFFLINE", "1");
+    expect(await refusal(fetchModel(`owner/tiny@${commit}`))).toMatch(
+      /^UserError: model\.safetensors of model .* is not in the cache .*HF_HUB_OFFLINE/,
+    );
+  });
+
   test("a hub that is out of order counts as none", async () => {
     offer();
     await fetchModel("owner/tiny");
