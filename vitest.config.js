@@ -9,6 +9,8 @@ export default defineConfig({
     alias: { "latent-lens": source("index.ts"), "#platform": source("platform.node.ts") },
   },
   test: {
+    // No test asks the real hub, or finds what a person has fetched from it.
+    env: { HF_HUB_OFFLINE: "1", HF_HOME: "/nonexistent/huggingface" },
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
     // Native add-ons are not all safe in worker threads.
     pool: "forks",

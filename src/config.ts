@@ -41,7 +41,9 @@ const fromModelFields = z.strictObject({
   model: z
     .string()
     .default("builtin:tiny")
-    .describe("builtin:tiny, or a folder in Hugging Face layout."),
+    .describe(
+      "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision].",
+    ),
   data: z
     .union([z.string(), z.array(z.union([z.string(), sourcePart])).min(1)], {
       error:

@@ -50,7 +50,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   const { out } = options;
   const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
-  const model = await loadModel(activations.model, { threads });
+  const model = await loadModel(activations.model, { threads, signal });
   let progress: Progress | undefined;
   let empty = 0;
   try {

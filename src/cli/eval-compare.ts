@@ -38,7 +38,8 @@ export async function compare(
   const models: Model[] = [];
   try {
     const open = async (subject: Subject) => {
-      const model = await loadModel(modelOf(subject), { threads: subject.config.threads });
+      const { threads } = subject.config;
+      const model = await loadModel(modelOf(subject), { threads, signal });
       models.push(model);
       return model;
     };

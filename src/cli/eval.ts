@@ -86,7 +86,7 @@ async function run(
       );
       return;
     }
-    const model = await loadModel(config.activations.model, { threads: config.threads });
+    const model = await loadModel(config.activations.model, { threads: config.threads, signal });
     try {
       const context = { config, terminal, signal };
       if (options.supervised || options.structure) {

@@ -53,7 +53,11 @@ export function define(command: Command): void {
   command
     .argument("[text...]", "how the text begins; absent: as the model likes")
     .description("Let a model continue a text, until it ends it or the tokens are used up.")
-    .option("--model <text>", "builtin:tiny, or a folder in Hugging Face layout", "builtin:tiny");
+    .option(
+      "--model <text>",
+      "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision]",
+      "builtin:tiny",
+    );
   samplingOptions(command).option("--json", "print {prompt, text, tokens} as JSON").action(run);
 }
 

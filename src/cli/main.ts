@@ -6,7 +6,9 @@ import { Command, CommanderError } from "commander";
 import { messageOf, UserError } from "../error.ts";
 import { ownVersion } from "../runs.ts";
 import { currentJob, STOPPED_CODE } from "../workbench/job-folder.ts";
+import { showDownloads } from "./downloads.ts";
 import { Interrupted } from "./interrupt.ts";
+import { Terminal } from "./terminal.ts";
 
 interface Entry {
   name: string;
@@ -162,6 +164,7 @@ export async function runCommandLine(args: string[]): Promise<void> {
   }
   try {
     const job = currentJob();
+    program.hook("preAction", (_, command) => showDownloads(new Terminal(command.opts())));
     await program.parseAsync(args, { from: "user" });
     job?.exit(0);
   } catch (error) {

@@ -105,7 +105,7 @@ async function collectSources(
 ): Promise<Activations> {
   requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
-  const model = await loadModel(activations.model, { threads: config.threads });
+  const model = await loadModel(activations.model, { threads: config.threads, signal });
   const hookPoints = hookPointsOf(model, activations);
   terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));

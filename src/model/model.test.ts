@@ -311,9 +311,9 @@ describe("loading", () => {
 
   test("a source that is no folder of a model is refused with what to give instead", async () => {
     expect(await refusal("openai-community/gpt2")).toMatch(
-      /hub is not part of this version.*local/,
+      /openai-community\/gpt2 is not in the cache .*give a folder/,
     );
-    expect(await refusal("gpt2")).toContain("hub is not part");
+    expect(await refusal("gpt2@v1")).toContain("gpt2@v1 is not in the cache");
     expect(await refusal("./no/such/folder")).toContain("does not exist");
     expect(await refusal("builtin:huge")).toContain("builtin:tiny");
     expect(await refusal(join(fixtures, "variants.json"))).toContain("is not a folder");

@@ -11,6 +11,7 @@ import { messageOf, UserError } from "../error.ts";
 import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
 import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
+import { parseRepoName } from "./hub-cache.ts";
 import {
   expandHookPoints,
   hookPoints,
@@ -69,6 +70,10 @@ export interface LoadOptions {
   threads?: number;
   /** How attention is computed; see `GraphRequest.attention`. */
   attention?: "onnx" | "plain";
+  /** False: a model of the Hugging Face hub is taken from its cache or not at all. */
+  download?: boolean;
+  /** Ends a download. */
+  signal?: AbortSignal;
 }
 
 /** Graphs kept open. Each holds its own copy of the weights it packs. */
@@ -92,7 +97,7 @@ export class Model {
   #unembedding: Promise<Unembedding> | undefined;
   #closed = false;
 
-  /** Use `loadModel`. `files`: real paths of the weights. */
+  /** Use `loadModel`. `files`: real paths of the weights, in the order of the shards' names. */
   constructor(
     info: ModelInfo,
     tokenizer: Tokenizer,
@@ -157,7 +162,7 @@ export class Model {
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
   async weightsHash(): Promise<string> {
     const hashes: string[] = [];
-    for (const file of [...this.#files].sort()) hashes.push(await hashOnce(file));
+    for (const file of this.#files) hashes.push(await hashOnce(file));
     if (hashes.length === 1) return hashes[0];
     return hashBytes(new TextEncoder().encode(hashes.join("")));
   }
@@ -289,12 +294,14 @@ export class Model {
 }
 
 /**
- * Loads a model. `source`: "builtin:tiny", or a folder in Hugging Face layout. Reads the
- * configuration, the tokenizer and the weights' headers; the weights are read when first used.
+ * Loads a model. `source`: "builtin:tiny", a folder in Hugging Face layout, or where there is no such
+ * folder a model of the Hugging Face hub, `owner/name` or `owner/name@revision`, which is fetched
+ * into its cache first (see hub.ts). Reads the configuration, the tokenizer and the weights' headers; the
+ * weights are read when first used.
  * Throws UserError, naming file and field, for anything missing, damaged or not supported.
  */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
-  const folder = await folderOf(source);
+  const folder = await folderOf(source, options);
   const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
   const checkpoint = await openCheckpoint(folder);
   let weights: Weights;
@@ -322,7 +329,7 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   return new Model(info, tokenizer, { spec, weights, files, options });
 }
 
-async function folderOf(source: string): Promise<string> {
+async function folderOf(source: string, options: LoadOptions): Promise<string> {
   if (source.startsWith("builtin:")) {
     if (source !== "builtin:tiny") {
       throw new UserError(`there is no built-in model ${source}; the only one is builtin:tiny.`);
@@ -331,16 +338,14 @@ async function folderOf(source: string): Promise<string> {
   }
   const status = await stat(source).catch(() => undefined);
   if (status?.isDirectory()) return resolve(source);
-  if (!status && /^[\w-][\w.-]*(\/[\w.-]+)?$/.test(source)) {
-    throw new UserError(
-      `${source} is not a folder here. Downloading from the Hugging Face hub is not part of this ` +
-        "version: give the path of a local folder with config.json, model.safetensors and " +
-        "tokenizer.json, or builtin:tiny.",
-    );
+  if (!status && parseRepoName("model", source)) {
+    const { fetchModel } = await import("./hub.ts");
+    return fetchModel(source, options);
   }
   throw new UserError(
     `model ${source} ${status ? "is not a folder" : "does not exist"}: give the path of a folder ` +
-      "with config.json, model.safetensors and tokenizer.json, or builtin:tiny.",
+      "with config.json, model.safetensors and tokenizer.json, a model of the Hugging Face hub " +
+      "(owner/name or owner/name@revision), or builtin:tiny.",
   );
 }
 
@@ -360,9 +365,9 @@ async function openCheckpoint(folder: string): Promise<Safetensors> {
   );
 }
 
-/** The same tensors with every file under its real path. */
+/** The same tensors with every file under its real path, in the order of their names: blobs of a cache are named by hash. */
 async function realShards(shards: Safetensors): Promise<Safetensors> {
-  const real = await Promise.all(shards.files.map((file) => realpath(file)));
+  const real = await Promise.all([...shards.files].sort().map((file) => realpath(file)));
   await shards.close();
   return Safetensors.openAll(real);
 }

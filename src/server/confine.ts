@@ -1,13 +1,14 @@
 /** What a server that is open to others lets them name: models and texts below the folder it was started in. */
-import { realpathSync } from "node:fs";
+import { existsSync, realpathSync } from "node:fs";
 import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "node:path";
 
 import type { RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
 import { isUrl } from "../model/data/download.ts";
 import { partsOf } from "../model/text.ts";
+import { parseRepoName } from "../model/hub-cache.ts";
 
-/** @throws UserError for a path that leads out of the working folder, by a link too. */
+/** @throws UserError for a path that leads out of the working folder, by a link too, and for a model of the hub. */
 export function requireConfined(config: RunConfig): void {
   for (const path of pathsOf(config)) {
     if (path === undefined || path.startsWith("builtin:")) continue;
@@ -21,6 +22,16 @@ export function requireConfined(config: RunConfig): void {
         `a server that others can reach reads files below its own folder only; got ${path}`,
       );
   }
+  requireNoHub(config);
+}
+
+/** A name that is no folder would be looked for on the hub: who reaches the server must not fill its disk. */
+function requireNoHub({ activations }: RunConfig): void {
+  if (activations.from !== "model" || !parseRepoName("model", activations.model)) return;
+  if (!existsSync(activations.model))
+    throw new UserError(
+      `a server that others can reach fetches no models from the Hugging Face hub, and ${activations.model} is no folder here`,
+    );
 }
 
 /** Everything in the settings that names a file or folder to be read. */

@@ -28,17 +28,27 @@ import { Busy, NotFound } from "./run-store.ts";
 const ID = /^[\w-]+$/;
 const LOOK_MS = 400;
 
+export interface JobsOptions {
+  /** The script that is the command line. */
+  lens?: string;
+  /** Jobs that run at the same time. */
+  atOnce?: number;
+  /** Whether they may fetch models from the hub. */
+  mayDownload?: boolean;
+}
+
 export class Jobs {
   readonly #runs: string;
   readonly #lens: string;
   readonly #atOnce: number;
+  readonly #mayDownload: boolean;
   #timer: ReturnType<typeof setInterval> | undefined;
 
-  /** @param lens the script that is the command line. @param atOnce jobs that run at the same time. */
-  constructor(runs: string, { lens = LENS, atOnce = 1 }: { lens?: string; atOnce?: number } = {}) {
+  constructor(runs: string, { lens = LENS, atOnce = 1, mayDownload = true }: JobsOptions = {}) {
     this.#runs = runs;
     this.#lens = lens;
     this.#atOnce = atOnce;
+    this.#mayDownload = mayDownload;
   }
 
   /** Begins to start what is queued, now and from an earlier life of the server. */
@@ -180,7 +190,11 @@ export class Jobs {
       const child = spawn(process.execPath, [this.#lens, ...args], {
         // A session of its own: neither Ctrl-C at the server's terminal nor its end reaches it.
         ...{ detached: true, stdio: ["ignore", out, err], windowsHide: true },
-        env: { ...process.env, [JOB_VARIABLE]: folder },
+        env: {
+          ...process.env,
+          [JOB_VARIABLE]: folder,
+          ...(!this.#mayDownload && { HF_HUB_OFFLINE: "1" }),
+        },
       });
       child.on("error", (error) => failed(folder, 1, error.message));
       child.on("exit", (code, signal) => {

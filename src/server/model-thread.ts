@@ -187,7 +187,7 @@ export const operations = {
 
   /** A model's layers and hook points, with their widths. */
   async describe(_: Call, source: string) {
-    const model = await loadModel(source);
+    const model = await loadModel(source, FROM_CACHE);
     try {
       const { folder: _folder, ...info } = model.info;
       const hookPoints = model.hookPoints();
@@ -197,7 +197,8 @@ export const operations = {
     }
   },
 
-  estimate: (_: Call, config: RunConfig): Promise<RunEstimate | undefined> => estimateRun(config),
+  estimate: (_: Call, config: RunConfig): Promise<RunEstimate | undefined> =>
+    estimateRun(config, FROM_CACHE),
 };
 
 interface Call {
@@ -259,6 +260,9 @@ function stampOf(folder: string): string {
     .join();
 }
 
+/** Questions are asked while a name is typed, and by others than the owner: only jobs fetch models. */
+const FROM_CACHE = { download: false };
+
 async function openAll(folder: string): Promise<Opened> {
   const { sae } = await loadSae(saeFolder("", folder));
   // Labels that are damaged cost the names; the run's page says so.
@@ -275,7 +279,7 @@ async function openAll(folder: string): Promise<Opened> {
     facts: () => (facts ??= neighborFacts(sae, features)),
     // A model that was not there may be by the next time.
     withModel: () =>
-      (run ??= openModelRun("", folder, "this", sae).catch((error: unknown) => {
+      (run ??= openModelRun("", folder, "this", sae, FROM_CACHE).catch((error: unknown) => {
         run = undefined;
         throw error;
       })),

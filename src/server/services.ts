@@ -25,7 +25,7 @@ export async function openServices(
   const kept = database ?? join(folder, ".annotations", "annotations.db");
   return {
     runs: new RunStore(folder),
-    jobs: new Jobs(folder, { ...(jobsAtOnce && { atOnce: jobsAtOnce }) }),
+    jobs: new Jobs(folder, { mayDownload: !isConfined, ...(jobsAtOnce && { atOnce: jobsAtOnce }) }),
     models: new Models(),
     annotations: await Annotations.open(kept),
     isConfined,

@@ -2,7 +2,7 @@
 import { memorySource } from "../activation-source.ts";
 import type { ModelActivationsConfig, RunConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
-import { loadModel, type Model } from "../model/model.ts";
+import { loadModel, type LoadOptions, type Model } from "../model/model.ts";
 import { Rng } from "../rng.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { planMemory, type MemoryPlan } from "../sae/memory-plan.ts";
@@ -39,14 +39,17 @@ const FEATURES_PASSES = 2.5;
  * machine does meanwhile slows them as it would the run.
  * @throws UserError as the run itself would, for settings that do not go together or do not fit.
  */
-export async function estimateRun(config: RunConfig): Promise<RunEstimate | undefined> {
+export async function estimateRun(
+  config: RunConfig,
+  options: LoadOptions = {},
+): Promise<RunEstimate | undefined> {
   const { activations } = config;
   if (activations.from === "folder") return undefined; // known when its files have been read
   if (activations.from === "synthetic") {
     const { dIn, samples } = activations;
     return estimateTraining(config, { dIn, heads: [dIn], rows: samples });
   }
-  const model = await loadModel(activations.model, { threads: config.threads });
+  const model = await loadModel(activations.model, { threads: config.threads, ...options });
   try {
     const roles = hookPointsOf(model, activations);
     const heads = roles.inputs.map((name) => model.hookWidth(name));

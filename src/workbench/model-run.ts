@@ -5,7 +5,7 @@ import { join } from "node:path";
 import { openFeatures, type Features } from "../analysis/features.ts";
 import { parseConfig, type ModelActivationsConfig, type RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
-import { loadModel, type Model } from "../model/model.ts";
+import { loadModel, type LoadOptions, type Model } from "../model/model.ts";
 import { documents } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { loadSae } from "../sae/formats.ts";
@@ -32,6 +32,7 @@ export async function openModelRun(
   id: string,
   purpose: string,
   known?: Sae,
+  options: LoadOptions = {},
 ): Promise<ModelRun> {
   const { folder, config: stored } = findRun(runs, id);
   const config = parseConfig(stored);
@@ -41,7 +42,7 @@ export async function openModelRun(
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
   const sae = known ?? (await loadSae(saeFolder(runs, id))).sae;
-  const model = await loadModel(activations.model, { threads: config.threads });
+  const model = await loadModel(activations.model, { threads: config.threads, ...options });
   const { inputs, target } = hookPointsOf(model, activations);
   const places = {
     ...{ hookPoint: inputs },

@@ -3,7 +3,7 @@ import { once } from "node:events";
 import { existsSync, mkdirSync, readFileSync, writeFileSync } from "node:fs";
 import { join } from "node:path";
 import { setTimeout } from "node:timers/promises";
-import { afterEach, expect, test } from "vitest";
+import { afterEach, expect, test, vi } from "vitest";
 
 import { lockFolder, unlockFolder } from "../../src/lock.ts";
 import { readMetrics, readRun } from "../../src/runs.ts";
@@ -271,6 +271,24 @@ test("a process that ends before it takes its job up is told as failed with its 
   const job = await until("its end", () => jobs.list().find(({ status }) => status !== "running"));
   expect(job).toMatchObject({ id, status: "failed", exit: { code: 3 } });
 });
+
+test.each([true, false])(
+  "a job may fetch from the hub where its server may (%s)",
+  async (mayDownload) => {
+    newFolder();
+    mkdirSync(folder);
+    const script = join(folder, "environment.mjs");
+    writeFileSync(script, 'process.exit(process.env.HF_HUB_OFFLINE === "1" ? 4 : 5);');
+    vi.stubEnv("HF_HUB_OFFLINE", undefined);
+    const jobs = new Jobs(folder, { lens: script, mayDownload });
+    jobs.add({ kind: "map", title: "", args: () => [] });
+    const job = await until("its end", () =>
+      jobs.list().find(({ status }) => status !== "running"),
+    );
+    vi.unstubAllEnvs();
+    expect(job).toMatchObject({ exit: { code: mayDownload ? 5 : 4 } });
+  },
+);
 
 const parts: [string, string][] = [
   ["job.json", "null"],

@@ -226,6 +226,19 @@ describe.each([
     );
   });
 
+  test("fetches no model of the hub, in whatever way it is asked to", async () => {
+    for (const model of ["owner/name", "gpt2", "owner/name@main"]) {
+      const config = { activations: { from: "model", model } };
+      const said = [
+        await client.refused("POST", "/api/runs", 400, { config }),
+        await client.refused("POST", "/api/setup/estimate", 400, { config }),
+        await client.refused("GET", `/api/setup/model?model=${encodeURIComponent(model)}`, 400),
+      ];
+      for (const one of said) expect(one).toContain("fetches no models from the Hugging Face hub");
+    }
+    expect(await client.get("/api/jobs")).toEqual([]);
+  });
+
   test.each(["below", "below/text.txt", "./below", "..below", "nothing"])(
     "looks at %s, which is its own",
     async (path) => {

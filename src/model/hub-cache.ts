@@ -1,0 +1,177 @@
+/**
+ * The cache of the Hugging Face hub on disk, as its Python library lays it out and shared with it:
+ * `models--owner--name/` with `blobs/HASH` (what was fetched), `snapshots/COMMIT/PATH` (links to blobs) and
+ * `refs/REVISION` (the commit that a branch or tag stood for).
+ */
+import { randomUUID } from "node:crypto";
+import * as fs from "node:fs/promises";
+import { homedir } from "node:os";
+import { dirname, join, relative, resolve, sep } from "node:path";
+
+import { UserError } from "../error.ts";
+
+export type RepoType = "model" | "dataset";
+
+export interface RepoName {
+  type: RepoType;
+  /** `owner/name`, or `name` of the few that have no owner. */
+  id: string;
+  /** Branch, tag or commit. */
+  revision: string;
+}
+
+const PART = /^(?!.*(?:--|\.\.))\w(?:[\w.-]{0,94}\w)?$/;
+const REVISION = /^(?!.*(?:\.\.|\/\/))\w(?:[\w./+-]{0,198}[\w+-])?$/;
+const COMMIT = /^[0-9a-f]{40}$/;
+
+/** What `owner/name`, `name`, `owner/name@revision` or `name@revision` names; undefined for what cannot be a name on the hub. */
+export function parseRepoName(type: RepoType, source: string): RepoName | undefined {
+  const at = source.indexOf("@");
+  const id = at < 0 ? source : source.slice(0, at);
+  const revision = at < 0 ? "main" : source.slice(at + 1);
+  const parts = id.split("/");
+  if (parts.length > 2 || !parts.every((part) => PART.test(part)) || !REVISION.test(revision))
+    return undefined;
+  return { type, id, revision };
+}
+
+/** A repository's name as a person writes it. */
+export function showName({ id, revision }: RepoName): string {
+  return revision === "main" ? id : `${id}@${revision}`;
+}
+
+export function isCommit(revision: string): boolean {
+  return COMMIT.test(revision);
+}
+
+/** HF_HOME, or where it is by default. */
+export function hubHome(): string {
+  const { HF_HOME, XDG_CACHE_HOME } = process.env;
+  if (HF_HOME) return expanded(HF_HOME);
+  return join(XDG_CACHE_HOME ? expanded(XDG_CACHE_HOME) : join(homedir(), ".cache"), "huggingface");
+}
+
+/** The folder that holds the repositories: HF_HUB_CACHE, or `hub` in HF_HOME. */
+export function cacheFolder(): string {
+  const { HF_HUB_CACHE, HUGGINGFACE_HUB_CACHE } = process.env;
+  const given = HF_HUB_CACHE || HUGGINGFACE_HUB_CACHE;
+  return given ? expanded(given) : join(hubHome(), "hub");
+}
+
+function expanded(path: string): string {
+  return resolve(path.replace(/^~(?=$|[/\\])/, () => homedir()));
+}
+
+/** Where one repository lies in the cache. */
+export class RepoCache {
+  readonly folder: string;
+  /** Beside the repository, so that tools that list it do not meet locks. */
+  readonly locks: string;
+
+  constructor({ type, id }: RepoName) {
+    const name = [`${type}s`, ...id.split("/")].join("--");
+    this.folder = join(cacheFolder(), name);
+    this.locks = join(cacheFolder(), ".locks", name);
+  }
+
+  blob(hash: string): string {
+    return join(this.folder, "blobs", hash);
+  }
+
+  snapshot(commit: string): string {
+    return join(this.folder, "snapshots", commit);
+  }
+
+  /** The commit that a revision stood for when it was last fetched, if it was. */
+  async commitOf(revision: string): Promise<string | undefined> {
+    if (isCommit(revision)) return revision;
+    const text = await fs.readFile(this.#ref(revision), "utf8").catch(() => "");
+    return isCommit(text.trim()) ? text.trim() : undefined;
+  }
+
+  /** Notes what a revision stands for. A cache that cannot be written to, and has everything, is no failure. */
+  async noteCommit(revision: string, commit: string): Promise<void> {
+    if (isCommit(revision) || (await this.commitOf(revision)) === commit) return;
+    const path = this.#ref(revision);
+    const prepared = `${path}.${randomUUID()}.tmp`;
+    try {
+      await fs.mkdir(dirname(path), { recursive: true });
+      await fs.writeFile(prepared, commit);
+      await fs.rename(prepared, path);
+    } catch (error) {
+      await fs.rm(prepared, { force: true }).catch(() => undefined);
+      if (!["EACCES", "EROFS", "EPERM"].includes(codeOf(error) ?? "")) throw error;
+    }
+  }
+
+  /** The files of a snapshot, with their sizes; those whose blob is gone are left out. */
+  async files(commit: string): Promise<{ path: string; size: number }[]> {
+    const root = this.snapshot(commit);
+    const found: { path: string; size: number }[] = [];
+    const walk = async (folder: string) => {
+      const entries = await fs.readdir(folder, { withFileTypes: true }).catch(() => []);
+      for (const entry of entries) {
+        const path = join(folder, entry.name);
+        if (entry.isDirectory()) await walk(path);
+        else {
+          const size = await sizeOf(path);
+          if (size !== undefined)
+            found.push({ path: relative(root, path).split(sep).join("/"), size });
+        }
+      }
+    };
+    await walk(root);
+    return found.sort((a, b) => (a.path < b.path ? -1 : 1));
+  }
+
+  #ref(revision: string): string {
+    return join(this.folder, "refs", ...revision.split("/"));
+  }
+}
+
+/**
+ * Lets a snapshot's `path` show what is in `blob`: a relative link, so that a cache can be moved; where links
+ * are refused (Windows without that right, some mounts) a second name of the same file, or a copy.
+ * @param makeLink for tests of the refusal.
+ */
+export async function placeInSnapshot(
+  blob: string,
+  path: string,
+  makeLink: (target: string, path: string) => Promise<void> = fs.symlink,
+): Promise<void> {
+  await fs.mkdir(dirname(path), { recursive: true });
+  // Made beside it and renamed: a reader sees what was there before or the whole of it.
+  const prepared = `${path}.${randomUUID()}.tmp`;
+  try {
+    await makeLink(relative(dirname(path), blob), prepared)
+      .catch(() => fs.link(blob, prepared))
+      .catch(() => fs.copyFile(blob, prepared));
+    await fs.rename(prepared, path);
+  } finally {
+    await fs.rm(prepared, { force: true });
+  }
+}
+
+/** The size of the file a path leads to; undefined when there is none. */
+export async function sizeOf(path: string): Promise<number | undefined> {
+  const status = await fs.stat(path).catch(() => undefined);
+  return status?.isFile() ? status.size : undefined;
+}
+
+/** @throws UserError for a path that would leave the folder it is put in, here or on another system. */
+export function requireInside(path: string, repo: RepoName): void {
+  const parts = path.split("/");
+  const isBad =
+    parts.some((part) => ["", ".", ".."].includes(part)) ||
+    // eslint-disable-next-line no-control-regex
+    /[\\\x00-\x1f]/.test(path) ||
+    /^[a-z]:/i.test(path);
+  if (isBad)
+    throw new UserError(
+      `${repo.type} ${showName(repo)} lists a file named ${JSON.stringify(path)}, which could be written outside the cache; nothing of it was fetched. Do not trust this repository.`,
+    );
+}
+
+export function codeOf(error: unknown): string | undefined {
+  return (error as NodeJS.ErrnoException | undefined)?.code;
+}
