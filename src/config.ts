@@ -31,7 +31,9 @@ const fromModelFields = z.strictObject({
   model: z
     .string()
     .default("builtin:tiny")
-    .describe("builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision]."),
+    .describe(
+      "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision].",
+    ),
   data: z
     .string()
     .default("builtin:stories")
