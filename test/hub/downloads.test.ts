@@ -296,6 +296,17 @@ describe("`lens` that fetches a model", () => {
     expect(stdout).toMatch(/^Once/);
   });
 
+  test("twice at once fetches it once", async () => {
+    place.hub.repos.set("models/owner/tiny", { commit, files: filesOf(fixture) });
+    place.hub.fault = (file) => (file === "model.safetensors" ? { pauseMs: 100 } : undefined);
+    const both = [1, 2].map(() => startLens(dirname(fixture), ...generate).outcome);
+    const [one, other] = await Promise.all(both);
+    expect([one.code, other.code], one.stderr + other.stderr).toEqual([0, 0]);
+    expect(one.stdout).toBe(other.stdout);
+    const paths = place.hub.asked.filter(({ at }) => at === "cdn").map(({ path }) => path);
+    expect(new Set(paths).size).toBe(paths.length);
+  });
+
   test("interrupted, stops at once and keeps what arrived", async () => {
     place.hub.repos.set("models/owner/tiny", { commit, files: filesOf(fixture) });
     place.hub.fault = (file) => (file === "model.safetensors" ? { pauseMs: 500 } : undefined);
