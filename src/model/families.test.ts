@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
 import { families, familyFixture, familyFolder } from "../../test/family-fixture.ts";
+import { maxDifference } from "../../test/max-difference.ts";
 import { Safetensors } from "../safetensors.ts";
 import { generate } from "./generate.ts";
 import { loadModel, type LoadOptions } from "./model.ts";
@@ -18,17 +19,6 @@ async function expectedOf(folder: string) {
     if (name !== "tokens" && name !== "generated") values.set(name, await file.floats(name));
   await file.close();
   return { batch, length, tokens, generated, values };
-}
-
-/** Infinite for NaN or another length. */
-function maxDifference(a: Float32Array, b: Float32Array): number {
-  if (a.length !== b.length) return Infinity;
-  let largest = 0;
-  for (let i = 0; i < a.length; i++) {
-    const difference = Math.abs(a[i] - b[i]);
-    if (!(difference <= largest)) largest = Number.isNaN(difference) ? Infinity : difference;
-  }
-  return largest;
 }
 
 describe.each(families)("%s", (family) => {

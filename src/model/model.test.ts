@@ -6,6 +6,7 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { UserError } from "../error.ts";
+import { maxDifference } from "../../test/max-difference.ts";
 import { Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
@@ -13,17 +14,6 @@ const root = fileURLToPath(new URL("../../", import.meta.url));
 const fixtures = join(root, "test/fixtures/gpt2-tiny");
 const folder = await mkdtemp(join(tmpdir(), "lens-model-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
-
-/** Largest absolute difference; NaN or a different length counts as infinite. */
-function maxDifference(a: Float32Array, b: Float32Array): number {
-  if (a.length !== b.length) return Infinity;
-  let largest = 0;
-  for (let i = 0; i < a.length; i++) {
-    const difference = Math.abs(a[i] - b[i]);
-    if (!(difference <= largest)) largest = Number.isNaN(difference) ? Infinity : difference;
-  }
-  return largest;
-}
 
 interface Expected {
   tokens: Int32Array;
