@@ -2,6 +2,7 @@
 import { z } from "zod";
 
 import { nearestName } from "./error.ts";
+import { isRecord } from "./is-record.ts";
 
 /** One line for each problem of `issue`. @param given what was checked against `schema`, the config's `section`. */
 export function describeIssue(
@@ -106,8 +107,4 @@ function valueAt(values: unknown, path: PropertyKey[]): unknown {
         ? (value as Record<PropertyKey, unknown>)[key]
         : undefined;
   return value;
-}
-
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

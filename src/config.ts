@@ -3,8 +3,9 @@
  * the JSON Schema for editors and the errors a person sees all come from here.
  */
 import { z } from "zod";
-import { describeIssue, isRecord } from "./config-errors.ts";
+import { describeIssue } from "./config-errors.ts";
 import { UserError } from "./error.ts";
+import { isRecord } from "./is-record.ts";
 
 const count = (description: string) => z.int().positive().describe(description);
 const text = (description: string) => z.string().min(1).describe(description);

@@ -8,6 +8,7 @@ import { dirname, join } from "node:path";
 import xxhash from "xxhash-wasm";
 
 import { messageOf, UserError } from "./error.ts";
+import { isRecord } from "./is-record.ts";
 
 /** Bytes per element of the types a header may name. */
 const ELEMENT_BYTES = {
@@ -573,10 +574,6 @@ async function syncFolder(path: string): Promise<void> {
   const handle = await open(path, "r").catch(() => undefined);
   await handle?.sync().catch(() => undefined);
   await handle?.close();
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }
 
 function isTensorType(value: unknown): value is TensorType {

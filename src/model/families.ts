@@ -38,15 +38,22 @@ export interface Family {
   unembedding: string;
 }
 
+/** The fields of config.json that hold a family's sizes. */
+const SIZES = {
+  layers: "num_hidden_layers",
+  dModel: "hidden_size",
+  heads: "num_attention_heads",
+};
+
 /** What most families have; each says what is different. */
-function plain(config: ModelConfig, sizes: { layers: number; dModel: number; heads: number }) {
-  const { layers, dModel, heads } = sizes;
-  if (dModel % heads !== 0 && config.value("head_dim") == null)
-    throw config.error(
-      config.value("n_head") == null ? "num_attention_heads" : "n_head",
-      `must divide ${config.value("n_embd") == null ? "hidden_size" : "n_embd"} (${dModel})`,
-    );
-  const dHead = config.value("head_dim") == null ? dModel / heads : config.size("head_dim");
+function plain(config: ModelConfig, fields = SIZES) {
+  const layers = config.size(fields.layers);
+  const dModel = config.size(fields.dModel);
+  const heads = config.size(fields.heads);
+  const ownHead = config.value("head_dim") == null ? undefined : config.size("head_dim");
+  if (ownHead === undefined && dModel % heads !== 0)
+    throw config.error(fields.heads, `must divide ${fields.dModel} (${dModel})`);
+  const dHead = ownHead ?? dModel / heads;
   return {
     modelType: config.modelType,
     ...{ layers, dModel, heads, dHead, kvHeads: heads, isParallel: false },
@@ -65,24 +72,21 @@ function plain(config: ModelConfig, sizes: { layers: number; dModel: number; hea
 const each = <T>(layers: number, of: (layer: number) => T): T[] =>
   Array.from({ length: layers }, (_, layer) => of(layer));
 
-/** GPT-2, and with the changes of its own GPT-Neo. */
 function gpt2(config: ModelConfig): Spec {
-  const layers = config.size("n_layer");
-  const dModel = config.size("n_embd");
-  const spec = plain(config, { layers, dModel, heads: config.size("n_head") });
+  const spec = plain(config, { layers: "n_layer", dModel: "n_embd", heads: "n_head" });
   if (config.value("add_cross_attention") === true)
     throw config.error("add_cross_attention", "is not supported: encoder-decoder models are not");
   const scaled = config.value("scale_attn_weights") !== false;
   const byLayer = config.value("scale_attn_by_inverse_layer_idx") === true;
   return {
     ...spec,
-    dMlp: config.size("n_inner", 4 * dModel),
+    dMlp: config.size("n_inner", 4 * spec.dModel),
     contextLength: config.size("n_positions", 1024),
     norm: layerNorm(config.number("layer_norm_epsilon", 1e-5)),
     positions: { kind: "learned", offset: 0 },
     qkv: "joined",
     attentionScale: each(
-      layers,
+      spec.layers,
       (layer) => (scaled ? spec.dHead ** -0.5 : 1) / (byLayer ? layer + 1 : 1),
     ),
     activation: config.activation("activation_function", "gelu_new"),
@@ -91,19 +95,17 @@ function gpt2(config: ModelConfig): Spec {
 }
 
 function gptNeo(config: ModelConfig): Spec {
-  const layers = config.size("num_layers");
-  const dModel = config.size("hidden_size");
-  const spec = plain(config, { layers, dModel, heads: config.size("num_heads") });
+  const spec = plain(config, { ...SIZES, layers: "num_layers", heads: "num_heads" });
   return {
     ...spec,
-    dMlp: config.size("intermediate_size", 4 * dModel),
+    dMlp: config.size("intermediate_size", 4 * spec.dModel),
     contextLength: config.size("max_position_embeddings", 2048),
     norm: layerNorm(config.number("layer_norm_epsilon", 1e-5)),
     positions: { kind: "learned", offset: 0 },
     qkv: "apart",
     hasBias: { qkv: false, attentionOut: true, mlp: true },
-    attentionScale: each(layers, () => 1), // its scores are not scaled
-    windows: neoWindows(config, layers),
+    attentionScale: each(spec.layers, () => 1), // its scores are not scaled
+    windows: neoWindows(config, spec.layers),
     activation: config.activation("activation_function", "gelu_new"),
     tied: config.flag("tie_word_embeddings", true),
   };
@@ -128,9 +130,8 @@ function neoWindows(config: ModelConfig, layers: number): (number | null)[] {
 }
 
 function opt(config: ModelConfig): Spec {
-  const layers = config.size("num_hidden_layers");
-  const dModel = config.size("hidden_size");
-  const spec = plain(config, { layers, dModel, heads: config.size("num_attention_heads") });
+  const spec = plain(config);
+  const { dModel } = spec;
   if (!config.flag("do_layer_norm_before", true))
     throw config.error("do_layer_norm_before", "is not supported: norms after the sum (OPT-350m)");
   if (config.size("word_embed_proj_dim", dModel) !== dModel)
@@ -154,10 +155,9 @@ function opt(config: ModelConfig): Spec {
 }
 
 function gptNeoX(config: ModelConfig): Spec {
-  const layers = config.size("num_hidden_layers");
-  const dModel = config.size("hidden_size");
-  const spec = plain(config, { layers, dModel, heads: config.size("num_attention_heads") });
+  const spec = plain(config);
   const dim = Math.trunc(spec.dHead * config.rotaryShare("rotary_pct", 0.25));
+  const base = config.value("rope_theta") == null ? "rotary_emb_base" : "rope_theta";
   const bias = config.flag("attention_bias", true);
   return {
     ...spec,
@@ -165,9 +165,7 @@ function gptNeoX(config: ModelConfig): Spec {
     dMlp: config.size("intermediate_size"),
     contextLength: config.size("max_position_embeddings", 2048),
     norm: layerNorm(config.number("layer_norm_eps", 1e-5)),
-    positions: rotary(layers, () =>
-      config.rotation(dim, { ...EVERY_LAYER, base: NEOX_BASE(config) }),
-    ),
+    positions: rotary(spec.layers, () => config.rotation(dim, { ...EVERY_LAYER, base })),
     qkv: "joinedByHead",
     hasBias: { qkv: bias, attentionOut: bias, mlp: true },
     activation: config.activation("hidden_act", "gelu"),
@@ -176,15 +174,11 @@ function gptNeoX(config: ModelConfig): Spec {
 }
 
 const EVERY_LAYER = { layers: "full_attention", base: "rope_theta", isScaled: true };
-const NEOX_BASE = (config: ModelConfig) =>
-  config.value("rope_theta") == null ? "rotary_emb_base" : "rope_theta";
 
 /** Llama, and what has come of it. */
 function llama(config: ModelConfig): Spec {
-  const layers = config.size("num_hidden_layers");
-  const dModel = config.size("hidden_size");
-  const heads = config.size("num_attention_heads");
-  const spec = plain(config, { layers, dModel, heads });
+  const spec = plain(config);
+  const { heads } = spec;
   const kvHeads = config.size("num_key_value_heads", heads);
   if (heads % kvHeads !== 0)
     throw config.error("num_key_value_heads", `must divide num_attention_heads (${heads})`);
@@ -195,7 +189,7 @@ function llama(config: ModelConfig): Spec {
     dMlp: config.size("intermediate_size"),
     contextLength: config.size("max_position_embeddings", 2048),
     norm: { kind: "rmsNorm", epsilon: config.number("rms_norm_eps", 1e-6), isPlusOne: false },
-    positions: rotary(layers, () => config.rotation(spec.dHead, EVERY_LAYER)),
+    positions: rotary(spec.layers, () => config.rotation(spec.dHead, EVERY_LAYER)),
     qkv: "apart",
     hasBias: { qkv: bias, attentionOut: bias, mlp: config.flag("mlp_bias", false) },
     activation: config.activation("hidden_act", "silu"),

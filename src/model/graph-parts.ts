@@ -196,10 +196,14 @@ export class GraphParts {
   /** The shape [batch, position, ...sizes]. */
   shape(...sizes: number[]): string {
     const graph = this.graph;
-    const tokens = this.once("shape of tokens", () => graph.op("Shape", ["tokens"]));
     return this.once(`shape ${sizes.join()}`, () =>
-      graph.op("Concat", [tokens, graph.int64(...sizes)], { axis: 0 }),
+      graph.op("Concat", [this.tokensShape(), graph.int64(...sizes)], { axis: 0 }),
     );
+  }
+
+  /** The shape [batch, position]. */
+  tokensShape(): string {
+    return this.once("shape of tokens", () => this.graph.op("Shape", ["tokens"]));
   }
 
   /** The batch size, as [1]. */

@@ -156,10 +156,12 @@ class Builder extends GraphParts {
       this.once(`${op} ${key}`, () => graph.op(op, [angles])),
     );
     const rows = this.once("rows of the turn", () => {
-      const tokens = this.once("shape of tokens", () => graph.op("Shape", ["tokens"]));
       const length = this.scalar(this.length());
       const range = graph.op("Range", [graph.int64Scalar(0), length, graph.int64Scalar(1)]);
-      return graph.op("Expand", [graph.op("Unsqueeze", [range, graph.int64(0)]), tokens]);
+      return graph.op("Expand", [
+        graph.op("Unsqueeze", [range, graph.int64(0)]),
+        this.tokensShape(),
+      ]);
     });
     const partial = dim === this.spec.dHead ? {} : { rotary_embedding_dim: dim };
     return graph.op("RotaryEmbedding", [x, cosines, sines, rows], partial);

@@ -1,5 +1,6 @@
 /** A `config.json`, read field by field; every complaint names the file, the field and its value. */
 import { UserError } from "../error.ts";
+import { isRecord } from "../is-record.ts";
 import type { Activation, Rotation } from "./spec.ts";
 
 const ACTIVATIONS: Record<string, Activation> = {
@@ -13,8 +14,6 @@ const ACTIVATIONS: Record<string, Activation> = {
 };
 
 type Fields = Record<string, unknown>;
-const isRecord = (value: unknown): value is Fields =>
-  typeof value === "object" && value !== null && !Array.isArray(value);
 
 export class ModelConfig {
   readonly modelType: string;

@@ -8,6 +8,7 @@
  * A text may be composed to NFC first (Pythia, Qwen). Whatever else changes texts is refused.
  */
 import { UserError } from "../error.ts";
+import { isRecord } from "../is-record.ts";
 
 /** What is read of tokenizer.json. */
 export interface TokenizerJson {
@@ -130,8 +131,4 @@ const BYTE_OF = new Map<string, number>();
 for (let byte = 0, next = 256; byte < 256; byte++) {
   const prints = (byte > 32 && byte < 127) || (byte > 160 && byte !== 173);
   BYTE_OF.set(String.fromCharCode(prints ? byte : next++), byte);
-}
-
-export function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

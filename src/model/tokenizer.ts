@@ -8,9 +8,10 @@ import { join } from "node:path";
 import { Tokenizer as UntypedTokenizer } from "@huggingface/tokenizers";
 
 import { messageOf, UserError } from "../error.ts";
+import { isRecord } from "../is-record.ts";
 import { hashBytes } from "../safetensors.ts";
 import { chatRenderer, type RenderChat } from "./chat.ts";
-import { isRecord, kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";
+import { kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";
 
 /** What is used of the library, whose own declarations do not resolve under Node's module rules. */
 interface HuggingFaceTokenizer {
@@ -170,8 +171,7 @@ class ExactTokenizer implements Tokenizer {
       ends[i] = index + width;
     }
     if (byte !== to || index + width !== read.length) throw this.#inexact(text);
-    if (read.length !== text.length || (this.#kind.isNfc && read !== text))
-      toOriginal(text, read, starts, ends);
+    if (this.#kind.isNfc && read !== text) toOriginal(text, read, starts, ends);
     return { ids, starts, ends };
   }
 

@@ -13,6 +13,7 @@
 import { mkdir, open, readFile, rename, rm } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import { messageOf, UserError } from "../error.ts";
+import { isRecord } from "../is-record.ts";
 import { Safetensors, writeSafetensors } from "../safetensors.ts";
 import type { Selection } from "./architecture.ts";
 import { Sae } from "./sae.ts";
@@ -444,8 +445,4 @@ async function writeWhole(path: string, bytes: Uint8Array): Promise<void> {
       );
     throw error;
   }
-}
-
-function isRecord(value: unknown): value is Record<string, unknown> {
-  return typeof value === "object" && value !== null && !Array.isArray(value);
 }

@@ -77,16 +77,13 @@ export const operations = {
 
   async logits({ open }: Call, latent: number, form: DirectForm, top: number) {
     const run = await (await open()).withModel();
-    for await (const effect of effectsOf(run, [latent], { form, top })) return effect;
-    throw new Error("a latent was asked for and none came");
+    return only(effectsOf(run, [latent], { form, top }));
   },
 
   async neighbors({ open }: Call, latent: number, top: number): Promise<NeighborsOfLatent> {
     const { sae, features, facts } = await open();
-    if (!features) throw new UserError("neighbours are named by the feature index; make one first");
-    for await (const one of neighborsOf(sae, features, await facts(), [latent], { top }))
-      return one;
-    throw new Error("a latent was asked for and none came");
+    const named = requireFeatures(features);
+    return only(neighborsOf(sae, named, await facts(), [latent], { top }));
   },
 
   /**
@@ -115,7 +112,7 @@ export const operations = {
     top: { logits: number; neighbors: number },
   ) {
     const { sae, features, facts, withModel } = await open();
-    if (!features) throw new UserError("neighbours are named by the feature index; make one first");
+    const named = requireFeatures(features);
     const run = await withModel().catch((error: unknown) => {
       if (error instanceof UserError) return undefined;
       throw error;
@@ -131,7 +128,7 @@ export const operations = {
       }
       const found: { logits: (typeof logits)[number]; neighbors: NeighborsOfLatent }[] = [];
       const options = { top: top.neighbors, device };
-      for await (const neighbors of neighborsOf(sae, features, await facts(), latents, options))
+      for await (const neighbors of neighborsOf(sae, named, await facts(), latents, options))
         found.push({ logits: logits[found.length], neighbors });
       return found;
     } finally {
@@ -200,6 +197,17 @@ export const operations = {
   estimate: (_: Call, config: RunConfig): Promise<RunEstimate | undefined> =>
     estimateRun(config, FROM_CACHE),
 };
+
+function requireFeatures(features: Features | undefined): Features {
+  if (features) return features;
+  throw new UserError("neighbours are named by the feature index; make one first");
+}
+
+/** What comes of the one latent that was asked for. */
+async function only<T>(found: AsyncIterable<T>): Promise<T> {
+  for await (const one of found) return one;
+  throw new Error("a latent was asked for and none came");
+}
 
 interface Call {
   /** The run that is asked about. */

@@ -1,9 +1,9 @@
 /** What analyses have left in a run's folder: the map, concepts, layers, pairs. */
-import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { createRoute, z } from "@hono/zod-openapi";
 
-import { messageOf, UserError } from "../error.ts";
+import { readJson } from "../analysis/features.ts";
+import { UserError } from "../error.ts";
 import { packTable, type NumberColumn } from "../packed-table.ts";
 import { ABSENT, bytes, json, router, table, type Services } from "./api.ts";
 import { NotFound } from "./run-store.ts";
@@ -40,11 +40,11 @@ const concepts = createRoute({
 });
 
 export function resultRoutes({ runs }: Services) {
-  const conceptsOf = (run: string) => join(runs.folderOf(run), "concepts", "concepts.json");
   return router()
     .openapi(maps, async (c) => {
       const { run } = c.req.valid("param");
-      const found = await readOr404(join(runs.folderOf(run), "features", "map", "map.json"), `run ${run} has no map yet: lens feature map ${run}`); // prettier-ignore
+      const found = await readJson(join(runs.folderOf(run), "features", "map", "map.json"), AGAIN);
+      if (found == null) throw new NotFound(`run ${run} has no map yet: lens feature map ${run}`);
       const { maps: layouts, clusters, suspects } = found as unknown as MapFile;
       if (
         !Array.isArray(layouts) ||
@@ -65,14 +65,19 @@ export function resultRoutes({ runs }: Services) {
     .openapi(results, async (c) => {
       const { run, name } = c.req.valid("param");
       const path = join(runs.folderOf(run), name, `${name}.json`);
-      return c.json(await readOr404(path, "").catch(nullWhenAbsent), 200);
+      const found = (await readJson(path, AGAIN)) as Record<string, unknown> | undefined;
+      return c.json(found ?? null, 200);
     })
     .openapi(concepts, async (c) => {
-      const path = conceptsOf(c.req.valid("param").run);
-      const found = await readOr404(path, "").catch(nullWhenAbsent);
-      return c.json(found && conceptList(found, path), 200);
+      const folder = runs.folderOf(c.req.valid("param").run);
+      const path = join(folder, "concepts", "concepts.json");
+      const found = await readJson(path, AGAIN);
+      return c.json(found == null ? null : conceptList(found, path), 200);
     });
 }
+
+/** What helps where a file is damaged. */
+const AGAIN = "make it again";
 
 interface MapFile {
   maps: { kind: string; x: (number | null)[]; y: (number | null)[] }[];
@@ -91,23 +96,4 @@ function conceptList(found: unknown, path: string): z.infer<typeof ConceptList> 
       probe: latents.at(-1) ?? null,
     })),
   };
-}
-
-function nullWhenAbsent(error: unknown): null {
-  if (error instanceof NotFound) return null;
-  throw error;
-}
-
-async function readOr404(path: string, absent: string): Promise<Record<string, unknown>> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch {
-    throw new NotFound(absent);
-  }
-  try {
-    return JSON.parse(text) as Record<string, unknown>;
-  } catch (error) {
-    throw new UserError(`${path} is damaged (${messageOf(error)}); make it again`);
-  }
 }

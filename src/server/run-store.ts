@@ -152,8 +152,8 @@ export class RunStore {
    */
   async damage(id: string): Promise<Damage> {
     const dir = join(this.folderOf(id), "features");
-    if (!this.hasFeatures(id)) return {};
     const stamp = featuresStamp(dir);
+    if (stamp === undefined) return {};
     const known = this.#damage.get(id);
     if (known?.stamp === stamp) return known.damage;
     if (this.#opened.get(id)?.stamp !== stamp && bytesOf(dir) > QUICK) return {};
@@ -172,7 +172,7 @@ export class RunStore {
   async features(id: string): Promise<OpenedFeatures> {
     const dir = join(this.folderOf(id), "features");
     const stamp = featuresStamp(dir);
-    if (stamp.startsWith(","))
+    if (stamp === undefined)
       throw new NotFound(`run ${id} has no feature index yet; make one: lens features ${id}`);
     const known = this.#opened.get(id);
     this.#opened.delete(id);
@@ -251,9 +251,10 @@ function readWhole(folder: string): RunInfo {
   return run;
 }
 
-/** Begins with a comma where there is no index. */
-function featuresStamp(dir: string): string {
-  return FILES.map((name) => stampOf(join(dir, name))).join();
+/** Undefined where there is no index. */
+function featuresStamp(dir: string): string | undefined {
+  const [index, ...others] = FILES.map((name) => stampOf(join(dir, name)));
+  return index === "" ? undefined : [index, ...others].join();
 }
 
 function bytesOf(dir: string): number {
