@@ -7,7 +7,7 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { openActivations, type ActivationStore, type StoreTokens } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
-import type { StoreManifest } from "../model/store-manifest.ts";
+import type { StoreManifest } from "../model/store/manifest.ts";
 import { sourceText, type Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
 import { sideBySide } from "../zipped-source.ts";
@@ -54,7 +54,7 @@ export async function openStored(
     async (error: unknown) => {
       // Of a store of several hook points all are taken when none is named.
       if (asked || heads.length === 1) throw error;
-      const { readManifest } = await import("../model/store-manifest.ts");
+      const { readManifest } = await import("../model/store/manifest.ts");
       const manifest = await readManifest(path);
       if (!manifest) throw error;
       return { manifest };

@@ -15,7 +15,7 @@ import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
-import { readManifest, type StoreManifest } from "../model/store-manifest.ts";
+import { readManifest, type StoreManifest } from "../model/store/manifest.ts";
 import { requireRereadable, stampOfSource } from "../model/text.ts";
 import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";

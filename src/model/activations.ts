@@ -20,7 +20,7 @@ import {
   TOKENS,
   type StoreManifest,
   type TokenColumn,
-} from "./store-manifest.ts";
+} from "./store/manifest.ts";
 
 export interface OpenOptions {
   /** Which hook point of a store that holds several. */

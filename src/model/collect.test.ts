@@ -12,7 +12,7 @@ import { hashFile } from "../safetensors.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { RenderChat } from "./chat.ts";
 import { collect, type CollectOptions } from "./collect.ts";
-import { readManifest, type StoreManifest } from "./store-manifest.ts";
+import { readManifest, type StoreManifest } from "./store/manifest.ts";
 
 /** What the file system does wrong: throws `code` from its `after`-th change on. */
 const fault = vi.hoisted(() => ({ after: Infinity, code: "DEAD", changes: 0 }));

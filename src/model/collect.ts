@@ -1,5 +1,5 @@
 /**
- * Text → tokens → activations → a store on disk (its layout: store-manifest.ts). Collecting into
+ * Text → tokens → activations → a store on disk (its layout: store/manifest.ts). Collecting into
  * the same folder again goes on after the last whole shard, so a crash costs at most one, and ends
  * in the same bytes as if it had never happened.
  */
@@ -11,8 +11,7 @@ import { messageOf, UserError } from "../error.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { Model } from "./model.ts";
-import { packRows, type PackedRow, type PackingPosition } from "./packing.ts";
-import { keptPositions, ShardBuffer, type TokenBatch } from "./shard-buffer.ts";
+import { ShardBuffer } from "./store/shard-buffer.ts";
 import {
   manifestOf,
   readManifest,
@@ -22,15 +21,15 @@ import {
   TOKENS,
   type ShardRecord,
   type StorePlan,
-} from "./store-manifest.ts";
+} from "./store/manifest.ts";
 import {
-  documents,
   hashSource,
   requireRereadable,
   sourceText,
   type DocumentOptions,
   type Source,
 } from "./text.ts";
+import { batchTokens, keptPositions, tokenBatches } from "./token-batches.ts";
 
 export interface CollectOptions extends Partial<
   Pick<
@@ -252,15 +251,7 @@ async function collectShards(
     onProgress?.({ done, total });
     for await (const batch of tokenBatches(model, source, plan, last?.next.packing, onEmpty)) {
       signal?.throwIfAborted();
-      const length = batch.rows[0].tokens.length;
-      const tokens = new Int32Array(batch.rows.length * length);
-      for (const [r, row] of batch.rows.entries()) tokens.set(row.tokens, r * length);
-      const { activations } = await model.forward({
-        tokens,
-        batch: batch.rows.length,
-        length,
-        capture,
-      });
+      const { activations } = await model.forward({ ...batchTokens(batch), capture });
       const kept = keptPositions(batch);
       for (let from = skip; from < kept.length && done < total;) {
         shard ??= new ShardBuffer(plan, nextShard++, Math.min(plan.shardRows, total - done));
@@ -292,37 +283,6 @@ async function collectShards(
     throw new UserError(
       `${sourceText(plan.data.source)} (${plan.data.split}) yields no tokens to collect activations of: is the text empty?`,
     );
-}
-
-async function* tokenBatches(
-  model: CollectModel,
-  source: Source,
-  plan: StorePlan,
-  resumeAt: PackingPosition | undefined,
-  onEmpty: DocumentOptions["onEmpty"],
-): AsyncGenerator<TokenBatch> {
-  const { contextLength, bos, batchRows } = plan;
-  const { split, seed, field, shuffle } = plan.data;
-  const texts = documents(source, {
-    ...{ split, seed, field, shuffle, skip: resumeAt?.document, onEmpty },
-    renderChat: model.tokenizer.renderChat,
-  });
-  const options = { contextLength, bos, resumeAt, partial: true };
-  let before = resumeAt ?? { document: 0, token: 0 };
-  let rows: PackedRow[] = [];
-  const take = (): TokenBatch => {
-    const batch = { rows, before, after: rows.at(-1)!.next };
-    before = batch.after;
-    rows = [];
-    return batch;
-  };
-  for await (const row of packRows(texts, model.tokenizer, options)) {
-    // The last row of the text may be shorter.
-    if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
-    rows.push(row);
-    if (rows.length === batchRows) yield take();
-  }
-  if (rows.length > 0) yield take();
 }
 
 /** Writes a shard and then its record, which makes it count. */

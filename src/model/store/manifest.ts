@@ -14,7 +14,7 @@ import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
 
-import { messageOf, UserError } from "../error.ts";
+import { messageOf, UserError } from "../../error.ts";
 
 const count = z.int().nonnegative();
 

@@ -4,9 +4,9 @@
  */
 import { join } from "node:path";
 
-import { UserError } from "../error.ts";
-import { f32ToBf16, f32ToF16, writeSafetensors } from "../safetensors.ts";
-import type { PackedRow, PackingPosition } from "./packing.ts";
+import { UserError } from "../../error.ts";
+import { f32ToBf16, f32ToF16, writeSafetensors } from "../../safetensors.ts";
+import type { TokenBatch } from "../token-batches.ts";
 import {
   ACTIVATIONS,
   shardPath,
@@ -17,24 +17,7 @@ import {
   type StoreFile,
   type StorePlan,
   type TokenColumn,
-} from "./store-manifest.ts";
-
-/** Rows of tokens that go through the model together; all have the same length. */
-export interface TokenBatch {
-  rows: PackedRow[];
-  /** Where these rows begin in the text, and where those after them. */
-  before: PackingPosition;
-  after: PackingPosition;
-}
-
-/** Positions in the flattened batch [rows, length] whose activations are kept. */
-export function keptPositions(batch: TokenBatch): Uint32Array {
-  const all = batch.rows.flatMap(({ documents }) => [...documents]);
-  return Uint32Array.from([...all.keys()].filter((at) => all[at] !== BEGINNING));
-}
-
-/** The document number that the packing gives beginning-of-sequence tokens. */
-const BEGINNING = -1;
+} from "./manifest.ts";
 
 /** Largest size that each type rounds to a finite value. */
 const LIMITS = { f32: Infinity, bf16: 2 ** 128 * (1 - 2 ** -9), f16: 65520 };

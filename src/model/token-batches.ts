@@ -1,0 +1,73 @@
+/** Text → packed rows of tokens → batches that go through the model together. */
+import type { Model } from "./model.ts";
+import { packRows, type BosRule, type PackedRow, type PackingPosition } from "./packing.ts";
+import { documents, type DocumentOptions, type Source } from "./text.ts";
+
+/** Rows of tokens that go through the model together; all have the same length. */
+export interface TokenBatch {
+  rows: PackedRow[];
+  /** Where these rows begin in the text, and where those after them. */
+  before: PackingPosition;
+  after: PackingPosition;
+}
+
+/** How text becomes batches; the same settings give the same batches, wherever reading begins. */
+export interface TokenBatchOptions {
+  data: Pick<DocumentOptions, "split" | "seed" | "field" | "shuffle">;
+  contextLength: number;
+  bos: BosRule;
+  /** Rows per batch; the last, and the one before a shorter row, may have fewer. */
+  batchRows: number;
+}
+
+/** The batches of `source` from `resumeAt` on, to the end of the text. */
+export async function* tokenBatches(
+  { tokenizer }: Pick<Model, "tokenizer">,
+  source: Source,
+  { data, contextLength, bos, batchRows }: TokenBatchOptions,
+  resumeAt?: PackingPosition,
+  onEmpty?: DocumentOptions["onEmpty"],
+): AsyncGenerator<TokenBatch> {
+  const { split, seed, field, shuffle } = data;
+  const texts = documents(source, {
+    ...{ split, seed, field, shuffle, skip: resumeAt?.document, onEmpty },
+    renderChat: tokenizer.renderChat,
+  });
+  let before = resumeAt ?? { document: 0, token: 0 };
+  let rows: PackedRow[] = [];
+  const take = (): TokenBatch => {
+    const batch = { rows, before, after: rows.at(-1)!.next };
+    before = batch.after;
+    rows = [];
+    return batch;
+  };
+  const options = { contextLength, bos, resumeAt, partial: true };
+  for await (const row of packRows(texts, tokenizer, options)) {
+    // The last row of the text may be shorter.
+    if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
+    rows.push(row);
+    if (rows.length === batchRows) yield take();
+  }
+  if (rows.length > 0) yield take();
+}
+
+/** The tokens of a batch as the model takes them. */
+export function batchTokens({ rows }: TokenBatch): {
+  tokens: Int32Array;
+  batch: number;
+  length: number;
+} {
+  const { length } = rows[0].tokens;
+  const tokens = new Int32Array(rows.length * length);
+  for (const [r, row] of rows.entries()) tokens.set(row.tokens, r * length);
+  return { tokens, batch: rows.length, length };
+}
+
+/** Positions in the flattened batch [rows, length] whose activations are kept. */
+export function keptPositions(batch: TokenBatch): Uint32Array {
+  const all = batch.rows.flatMap(({ documents }) => [...documents]);
+  return Uint32Array.from([...all.keys()].filter((at) => all[at] !== BEGINNING));
+}
+
+/** The document number that the packing gives beginning-of-sequence tokens. */
+const BEGINNING = -1;
