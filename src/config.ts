@@ -72,6 +72,24 @@ const fromModelFields = z.strictObject({
     .describe(
       "Where the beginning-of-sequence token goes: before each document, also at each row's start, or nowhere. Its own activations are never kept.",
     ),
+  skipSpecialTokens: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Leave out special tokens that are spelt out in the text, here and in every metric and feature.",
+    ),
+  skipPositions: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("Leave out the first so many positions of each row of tokens."),
+  maxNorm: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      "Leave out tokens whose activation at one of the hook points has a larger norm; absent: none.",
+    ),
   shuffleDocuments: count(
     "Mix the documents of files: each is drawn from so many held in memory. Absent: in their order.",
   ).optional(),

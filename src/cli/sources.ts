@@ -125,7 +125,6 @@ async function collectSources(
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
   const folder = join(config.runs, "activations", name);
-  const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const store = async (split: "train" | "validation", tokens: number) => {
     const out = join(folder, split);
     const finished = existsSync(join(out, "manifest.json"));
@@ -137,9 +136,9 @@ async function collectSources(
       quiet: terminal.quiet || finished,
     });
     try {
-      const opened = await collect(model, data, {
-        ...{ out, tokens, split, field, shuffleDocuments, contextLength, bos, dtype, shardRows },
-        ...{ signal, hookPoint: names, onEmpty: () => void empty++ },
+      const opened = await collect(model, activations.data, {
+        ...{ ...collectingOf(activations), out, tokens, split, signal },
+        ...{ hookPoint: names, onEmpty: () => void empty++ },
         onProgress: ({ done }) => progress.update(done),
       });
       if (finished) terminal.note(`activations (${split}): ${short(opened.rows)} found in ${out}`);
@@ -159,6 +158,16 @@ async function collectSources(
     train: await sourceIn(train),
     validation: await sourceIn(validation),
     ...{ model, hookPoints, manifest: train.manifest! },
+  };
+}
+
+/** What the settings say of collecting, but for how much and what. */
+export function collectingOf(activations: ModelActivationsConfig) {
+  const { field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
+  const { skipSpecialTokens, skipPositions, maxNorm } = activations;
+  return {
+    ...{ field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+    ...{ skipSpecialTokens, skipPositions, maxNorm },
   };
 }
 
