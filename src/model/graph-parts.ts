@@ -41,6 +41,8 @@ const ONNX_TYPES: Partial<Record<TensorType, OnnxType>> = {
 };
 /** TensorProto.FLOAT, for Cast. */
 export const CAST_FLOAT = 1;
+/** Size of the pieces of a big table, as float32. */
+const PIECE_BYTES = 2 ** 28;
 
 export class GraphParts {
   readonly graph = new OnnxGraph();
@@ -160,6 +162,34 @@ export class GraphParts {
       const location = this.locate(file);
       return this.graph.external(name, ONNX_TYPES[dtype]!, shape, { location, offset, length });
     });
+  }
+
+  /**
+   * A big table [rows, width] of the checkpoint as float32, in pieces of whole rows: ONNX Runtime has
+   * what it reads of a tensor and what it packs of it in memory together. They are tensors apart from
+   * `stored(name)`: one that a Gather reads too would stay in memory whole beside the packed copy.
+   */
+  pieces(name: string): string[] {
+    const { dtype, shape, file, offset, length } = this.info(name);
+    const [rows, width] = shape;
+    const step = Math.max(1, Math.floor(PIECE_BYTES / (4 * width)));
+    const names: string[] = [];
+    for (let from = 0; from < rows; from += step) {
+      const count = Math.min(step, rows - from);
+      const where = {
+        location: this.locate(file),
+        offset: offset + (from * length) / rows,
+        length: (count * length) / rows,
+      };
+      const key = `${name} from row ${from}`;
+      names.push(
+        this.once(`${key} as float32`, () => {
+          const stored = this.graph.external(key, ONNX_TYPES[dtype]!, [count, width], where);
+          return dtype === "F32" ? stored : this.graph.op("Cast", [stored], { to: CAST_FLOAT });
+        }),
+      );
+    }
+    return names;
   }
 
   /** A tensor of the checkpoint as float32 (16-bit ones are widened once, when the session opens). */

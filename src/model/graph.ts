@@ -221,7 +221,10 @@ class Builder extends GraphParts {
     const unembed = (rows: string) => {
       const normed = this.norm("finalNorm", rows);
       const name = this.weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-      const logits = graph.op("Gemm", [normed, this.float(`${name}.weight`)], { transB: 1 });
+      const parts = this.pieces(`${name}.weight`).map((matrix) =>
+        graph.op("Gemm", [normed, matrix], { transB: 1 }),
+      );
+      const logits = parts.length === 1 ? parts[0] : graph.op("Concat", parts, { axis: 1 });
       return this.capped(logits, this.spec.logitCap);
     };
     const positions = (from: number, to: number) => {
