@@ -3,15 +3,13 @@
  * turns tokens into activations, logits and losses. Every distinct question (which hook points,
  * which replacements, which outputs) is its own graph, built when first asked and kept for a while.
  */
-import { access, readFile, realpath, stat } from "node:fs/promises";
-import { dirname, join, relative, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { stat } from "node:fs/promises";
+import { dirname, join, relative, sep } from "node:path";
 
-import { messageOf, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
-import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { hashBytes, hashFile } from "../safetensors.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
-import { parseRepoName } from "./hub-cache.ts";
 import {
   expandHookPoints,
   hookPoints,
@@ -20,6 +18,7 @@ import {
   residualBefore,
   type Widths,
 } from "./hook-point.ts";
+import { modelFolder, openCheckpoint, readJson } from "./model-folder.ts";
 import { readSpec } from "./read-spec.ts";
 import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -301,7 +300,7 @@ export class Model {
  * Throws UserError, naming file and field, for anything missing, damaged or not supported.
  */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
-  const folder = await folderOf(source, options);
+  const folder = await modelFolder(source, options);
   const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
   const checkpoint = await openCheckpoint(folder);
   let weights: Weights;
@@ -329,49 +328,6 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   return new Model(info, tokenizer, { spec, weights, files, options });
 }
 
-async function folderOf(source: string, options: LoadOptions): Promise<string> {
-  if (source.startsWith("builtin:")) {
-    if (source !== "builtin:tiny") {
-      throw new UserError(`there is no built-in model ${source}; the only one is builtin:tiny.`);
-    }
-    return fileURLToPath(new URL("../../models/tiny", import.meta.url)); // from src/model or dist/model
-  }
-  const status = await stat(source).catch(() => undefined);
-  if (status?.isDirectory()) return resolve(source);
-  if (!status && parseRepoName("model", source)) {
-    const { fetchModel } = await import("./hub.ts");
-    return fetchModel(source, options);
-  }
-  throw new UserError(
-    `model ${source} ${status ? "is not a folder" : "does not exist"}: give the path of a folder ` +
-      "with config.json, model.safetensors and tokenizer.json, a model of the Hugging Face hub " +
-      "(owner/name or owner/name@revision), or builtin:tiny.",
-  );
-}
-
-async function openCheckpoint(folder: string): Promise<Safetensors> {
-  for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
-    const path = join(folder, name);
-    if (!(await exists(path))) continue;
-    // Shards of a download cache are links; the runtime refuses links that leave its folder.
-    if (name.endsWith(".index.json")) return realShards(await Safetensors.open(path));
-    return Safetensors.open(await realpath(path));
-  }
-  const other = (await exists(join(folder, "pytorch_model.bin")))
-    ? " Weights in pytorch_model.bin must be saved as safetensors first."
-    : "";
-  throw new UserError(
-    `${folder} has neither model.safetensors nor model.safetensors.index.json.${other}`,
-  );
-}
-
-/** The same tensors with every file under its real path, in the order of their names: blobs of a cache are named by hash. */
-async function realShards(shards: Safetensors): Promise<Safetensors> {
-  const real = await Promise.all([...shards.files].sort().map((file) => realpath(file)));
-  await shards.close();
-  return Safetensors.openAll(real);
-}
-
 /** The nearest folder that holds all `files`, and each file's path from there. */
 function locations(files: readonly string[]): { folder: string; locate: (file: string) => string } {
   let folder = dirname(files[0]);
@@ -393,26 +349,4 @@ async function hashOnce(file: string): Promise<string> {
     hash.catch(() => hashes.delete(key));
   }
   return hash;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function readJson(path: string): Promise<unknown> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-    throw new UserError(`${path} does not exist: is ${dirname(path)} the folder of a model?`);
-  }
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${path} is not JSON (${messageOf(error)}): fetch or write it again.`);
-  }
 }
