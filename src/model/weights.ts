@@ -15,7 +15,10 @@ export interface Weights {
  * Finds the tensors that `spec` needs. Throws UserError listing those that are missing, and for
  * one whose shape does not fit the configuration or whose type is not a 16- or 32-bit float.
  */
-export function bindWeights(spec: Spec, checkpoint: Safetensors): Weights {
+export function bindWeights(
+  spec: Spec,
+  checkpoint: Pick<Safetensors, "files" | "tensors">,
+): Weights {
   const { names, prefixes, linear, unembedding } = FAMILIES[spec.modelType];
   const where = checkpoint.files.join(", ");
   const has = (name: string) => checkpoint.tensors.has(name);
