@@ -6,6 +6,7 @@
 import { OnnxGraph, type OnnxType } from "../onnx.ts";
 import type { TensorInfo, TensorType } from "../safetensors.ts";
 import { hookWidth } from "./hook-point.ts";
+import { type QuantizedTensor, ZERO_POINT } from "./quantize.ts";
 import type { Activation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 
@@ -41,6 +42,8 @@ const ONNX_TYPES: Partial<Record<TensorType, OnnxType>> = {
 };
 /** TensorProto.FLOAT, for Cast. */
 export const CAST_FLOAT = 1;
+/** What a row of zeros is divided by. */
+const SMALLEST = 1e-30;
 /** Size of the pieces of a big table, as float32. */
 const PIECE_BYTES = 2 ** 28;
 
@@ -124,9 +127,40 @@ export class GraphParts {
   }
 
   linear(name: string, x: string): string {
+    const quantized = this.weights.quantized?.get(`${name}.weight`);
+    if (quantized) return this.#linearOfIntegers(name, x, quantized);
     const inputs = [x, this.float(`${name}.weight`)];
     if (this.weights.tensors.has(`${name}.bias`)) inputs.push(this.float(`${name}.bias`));
     return this.graph.op("Gemm", inputs, this.weights.linear === "outIn" ? { transB: 1 } : {});
+  }
+
+  /**
+   * x · W with both as 8-bit integers. The operator has one scale for all of x, so each row is divided by
+   * its largest number first: a token with large values costs the others no precision.
+   */
+  #linearOfIntegers(name: string, x: string, { file, shape, offset, scales }: QuantizedTensor) {
+    const graph = this.graph;
+    const [rows, columns] = shape;
+    const location = this.locate(file);
+    const place = (at: number, length: number) => ({ location, offset: at, length });
+    const integers = graph.external(`${name} integers`, "uint8", [rows, columns], place(offset, rows * columns)); // prettier-ignore
+    const scale = graph.external(`${name} scales`, "float32", [columns], place(scales, 4 * columns)); // prettier-ignore
+    const zero = this.once(
+      `zero point ${columns}`,
+      () =>
+      graph.initializer(`zero point ${columns}`, "uint8", [columns], new Uint8Array(columns).fill(ZERO_POINT)), // prettier-ignore
+    );
+    // Layers that read the same values share what is made of them.
+    const largest = this.once(`largest of ${x}`, () => {
+      const sizes = graph.op("ReduceMax", [graph.op("Abs", [x]), graph.int64(-1)], { keepdims: 1 });
+      return graph.op("Max", [sizes, graph.floatScalar(SMALLEST)]);
+    });
+    const scaled = this.once(`${x} by row`, () => graph.op("Div", [x, largest]));
+    const inputs = [scaled, integers, scale, zero];
+    const product = graph.op("DynamicQuantizeMatMul", inputs, {}, { domain: "com.microsoft" });
+    const y = graph.op("Mul", [product, largest]);
+    const bias = `${name}.bias`;
+    return this.weights.tensors.has(bias) ? graph.op("Add", [y, this.float(bias)]) : y;
   }
 
   activation(x: string): string {

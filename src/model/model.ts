@@ -19,6 +19,7 @@ import {
   type Widths,
 } from "./hook-point.ts";
 import { modelFolder, openCheckpoint, readJson } from "./model-folder.ts";
+import { QUANTIZATION, type QuantizedTensor, quantizedWeights } from "./quantize.ts";
 import { readSpec } from "./read-spec.ts";
 import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
@@ -67,6 +68,11 @@ export interface ForwardResult {
 export interface LoadOptions {
   /** Threads of the runtime; by default one per physical core. */
   threads?: number;
+  /**
+   * `checkpoint` (default): the weights as they are. `int8`: those of linear layers as 8-bit integers (see
+   * quantize.ts), a quarter of the memory, and values that differ by what `compareWeights` measures.
+   */
+  weights?: "checkpoint" | "int8";
   /** How attention is computed; see `GraphRequest.attention`. */
   attention?: "onnx" | "plain";
   /** False: a model of the Hugging Face hub is taken from its cache or not at all. */
@@ -94,6 +100,7 @@ export class Model {
   /** By request, least recently used first. */
   readonly #sessions = new Map<string, OpenSession>();
   #unembedding: Promise<Unembedding> | undefined;
+  #quantized: Promise<Map<string, QuantizedTensor>> | undefined;
   #closed = false;
 
   /** Use `loadModel`. `files`: real paths of the weights, in the order of the shards' names. */
@@ -158,8 +165,14 @@ export class Model {
     return `blocks.${this.info.layers - 1}.hook_resid_post`;
   }
 
-  /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
+  /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several); another one as int8. */
   async weightsHash(): Promise<string> {
+    const hash = await this.#checkpointHash();
+    if (this.#options.weights !== "int8") return hash;
+    return hashBytes(new TextEncoder().encode(`${hash} ${QUANTIZATION}`));
+  }
+
+  async #checkpointHash(): Promise<string> {
     const hashes: string[] = [];
     for (const file of this.#files) hashes.push(await hashOnce(file));
     if (hashes.length === 1) return hashes[0];
@@ -265,9 +278,11 @@ export class Model {
       return known;
     }
     const create = async () => {
-      const { folder, locate } = locations(this.#files);
+      const weights = await this.#graphWeights();
+      const integers = [...(weights.quantized?.values() ?? [])].slice(0, 1).map(({ file }) => file);
+      const { folder, locate } = locations([...this.#files, ...integers]);
       const ort = await loadOrt();
-      const graph = buildGraph(this.#spec, this.#weights, whole, locate);
+      const graph = buildGraph(this.#spec, weights, whole, locate);
       return ort.InferenceSession.create(
         graph,
         sessionOptions({ threads, externalFolder: folder }),
@@ -277,6 +292,17 @@ export class Model {
     this.#sessions.set(key, entry);
     entry.session.catch(() => this.#sessions.delete(key)); // the next one to ask may have more luck
     return entry;
+  }
+
+  /** The weights that graphs compute with: quantised when first used. */
+  async #graphWeights(): Promise<Weights> {
+    if (this.#options.weights !== "int8") return this.#weights;
+    if (!this.#quantized) {
+      const made = async () => quantizedWeights(this.#weights, this.#files, await this.#checkpointHash()); // prettier-ignore
+      this.#quantized = made();
+      this.#quantized.catch(() => (this.#quantized = undefined)); // the next one to ask may have more luck
+    }
+    return { ...this.#weights, quantized: await this.#quantized };
   }
 
   /** Releases the least recently used idle sessions beyond the limit, or all idle ones once closed. */
@@ -332,7 +358,11 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
 function locations(files: readonly string[]): { folder: string; locate: (file: string) => string } {
   let folder = dirname(files[0]);
   const holds = (file: string) => !relative(folder, file).startsWith("..");
-  while (!files.every(holds)) folder = dirname(folder);
+  while (!files.every(holds)) {
+    if (dirname(folder) === folder)
+      throw new UserError(`${files.join(", ")} are not on one drive: set XDG_CACHE_HOME to a folder on the model's.`); // prettier-ignore
+    folder = dirname(folder);
+  }
   return { folder, locate: (file) => relative(folder, file).replaceAll(sep, "/") };
 }
 

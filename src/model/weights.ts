@@ -2,6 +2,7 @@
 import { UserError } from "../error.ts";
 import type { Safetensors, TensorInfo } from "../safetensors.ts";
 import { FAMILIES, type Role } from "./families.ts";
+import type { QuantizedTensor } from "./quantize.ts";
 import type { LinearLayout, Spec } from "./spec.ts";
 
 export interface Weights {
@@ -9,6 +10,8 @@ export interface Weights {
   linear: LinearLayout;
   /** `embedding.weight`, `blocks.3.qkv.bias`, …; `unembedding.weight` only if it is not the embedding. */
   tensors: ReadonlyMap<string, TensorInfo>;
+  /** Those of linear layers that are to be computed with as 8-bit integers instead. */
+  quantized?: ReadonlyMap<string, QuantizedTensor>;
 }
 
 /**
