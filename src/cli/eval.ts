@@ -86,7 +86,8 @@ async function run(
       );
       return;
     }
-    const model = await loadModel(config.activations.model, { threads: config.threads, signal });
+    const { model: name, modelWeights: weights } = config.activations;
+    const model = await loadModel(name, { weights, threads: config.threads, signal });
     try {
       const context = { config, terminal, signal };
       if (options.supervised || options.structure) {

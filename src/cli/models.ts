@@ -8,16 +8,22 @@ import {
   listCachedModels,
   type ModelDescription,
 } from "../model/describe.ts";
+import { compareWeights, type WeightsComparison } from "../model/compare-weights.ts";
+import { loadModel } from "../model/model.ts";
+import { documents } from "../model/text.ts";
+import { weightsText } from "./weights-note.ts";
+import { UserError } from "../error.ts";
 import { supportedFamilies } from "../model/read-spec.ts";
 import { short } from "../readable.ts";
 import { table, Terminal } from "./terminal.ts";
 
 interface Options {
   hookPoints?: boolean;
+  weights: string;
   json?: boolean;
 }
 
-type Described = ModelDescription & { tokensPerSecond: number };
+type Described = ModelDescription & { tokensPerSecond: number; int8?: WeightsComparison };
 
 export function define(command: Command): void {
   command
@@ -30,6 +36,11 @@ export function define(command: Command): void {
         "nothing big is loaded or fetched.",
     )
     .option("--hook-points", "list every hook point")
+    .option(
+      "--weights <checkpoint|int8>",
+      "as they are, or 8-bit integers: also measures what these change, which loads the model",
+      "checkpoint",
+    )
     .option("--json", "print JSON")
     .action((models: string[], options: Options) =>
       models.length === 0 ? list(options) : show(models, options),
@@ -38,20 +49,37 @@ export function define(command: Command): void {
 
 async function show(models: string[], options: Options): Promise<void> {
   const terminal = new Terminal(options);
+  const weights = (["checkpoint", "int8"] as const).find((name) => name === options.weights);
+  if (!weights) throw new UserError(`--weights must be checkpoint or int8; got ${options.weights}`);
   const described: Described[] = [];
   for (const source of models) {
-    const model = await describeModel(source);
+    const model = await describeModel(source, { weights });
     const { tokensPerSecond } = await estimateSpeed(model);
-    described.push({ ...model, tokensPerSecond });
+    const one: Described = { ...model, tokensPerSecond };
+    // Of a model on the hub nothing big is fetched.
+    if (weights === "int8" && model.folder !== null) one.int8 = await compared(model);
+    described.push(one);
   }
   const text = described.map((model) => describe(model, options.hookPoints === true));
   terminal.result(described, text.join("\n\n"));
   const { source, layers } = described[0];
   const hookPoint = `blocks.${Math.floor(layers / 2)}.hook_resid_post`;
   terminal.next(
-    `run --activations.model ${source} --activations.hookPoint ${hookPoint}`,
+    `run --activations.model ${source} --activations.hookPoint ${hookPoint}${weights === "int8" ? " --activations.modelWeights int8" : ""}`,
     "train an autoencoder on its middle",
   );
+}
+
+/** On the built-in stories, at the end of each layer. */
+async function compared({ folder, hookPoints }: ModelDescription): Promise<WeightsComparison> {
+  const model = await loadModel(folder!, { weights: "int8" });
+  const ends = hookPoints.map(({ name }) => name).filter((name) => name.endsWith("resid_post"));
+  const bos = model.tokenizer.bosId === null ? "none" : "document";
+  try {
+    return await compareWeights(model, documents("builtin:stories"), ends, { bos });
+  } finally {
+    await model.close();
+  }
 }
 
 function describe(model: Described, isWhole: boolean): string {
@@ -68,8 +96,12 @@ function describe(model: Described, isWhole: boolean): string {
     ["widths", `dModel ${count(model.dModel)}, dMlp ${count(model.dMlp)}, ${model.heads} heads of ${model.dHead}${shared}`], // prettier-ignore
     ["vocabulary", `${count(model.vocabSize)} tokens`],
     ["context", `${count(model.contextLength)} tokens`],
-    ["memory", `about ${size(model.memory)} to run it, in float32`],
-    ["speed", `about ${short(roundedSpeed(model.tokensPerSecond))} tokens/s up to the last layer, in rows of ${model.length} (an estimate from one timed matrix product)`], // prettier-ignore
+    [
+      "memory",
+      `about ${size(model.memory)} to run it, ${model.runAs === "int8" ? "linear layers as int8" : "in float32"}`,
+    ],
+    ["speed", `about ${short(roundedSpeed(model.tokensPerSecond))} tokens/s up to the last layer, in rows of ${model.length} in float32 (an estimate from one timed matrix product)`], // prettier-ignore
+    ...(model.int8 ? [["accuracy", weightsText(model.int8)] satisfies [string, string]] : []),
   ];
   return [
     model.source,

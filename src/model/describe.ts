@@ -43,8 +43,12 @@ export interface ModelDescription {
   weights: { bytes: number; types: Record<string, number> };
   /** In the order the data passes them. */
   hookPoints: { name: string; width: number }[];
+  /** How the weights of linear layers are computed with. */
+  runAs: "checkpoint" | "int8";
   /** Bytes that running it takes. */
   memory: number;
+  /** Numbers in the matrices of one layer. */
+  matricesOfLayer: number;
   /** Floating-point operations of a token up to the last layer, in rows of `length` tokens. */
   flopsPerToken: number;
   length: number;
@@ -60,7 +64,18 @@ const ROW = 256;
  * headers of its weights are read, and nothing is kept.
  * @throws UserError for what `loadModel` would refuse, the tokenizer aside.
  */
-export async function describeModel(source: string): Promise<ModelDescription> {
+export async function describeModel(
+  source: string,
+  { weights: runAs = "checkpoint" }: { weights?: "checkpoint" | "int8" } = {},
+): Promise<ModelDescription> {
+  const described = await described32(source);
+  if (runAs === "checkpoint") return described;
+  // Three of four bytes of the layers' matrices are saved.
+  const saved = 3 * described.layers * described.matricesOfLayer;
+  return { ...described, runAs, memory: described.memory - saved };
+}
+
+async function described32(source: string): Promise<ModelDescription> {
   const name = parseRepoName("model", source);
   const isLocal = source.startsWith("builtin:") || (await stat(source).catch(() => null)) !== null;
   if (isLocal || !name) return describeFolder(source, await modelFolder(source));
@@ -109,19 +124,20 @@ function describe(
   }
   const { layers, dModel, heads, kvHeads, dHead, dMlp, vocabSize, contextLength } = spec;
   const length = Math.min(contextLength, ROW);
+  const matricesOfLayer = numbersOfMatrices(spec);
   return {
     ...{ source, folder, commit, family: spec.modelType, familyField: familyField(json) },
     ...{ layers, dModel, heads, kvHeads, dHead, dMlp, vocabSize, contextLength, parameters },
     weights: { bytes, types },
     hookPoints: hookPoints(spec).map((name) => ({ name, width: hookWidth(name, spec) })),
-    memory: 4 * parameters + MEMORY_BESIDE,
-    flopsPerToken: layers * (2 * matricesOfLayer(spec) + 4 * heads * dHead * length),
+    ...{ runAs: "checkpoint" as const, memory: 4 * parameters + MEMORY_BESIDE, matricesOfLayer },
+    flopsPerToken: layers * (2 * matricesOfLayer + 4 * heads * dHead * length),
     length,
   };
 }
 
 /** Numbers in the matrices of one layer. */
-function matricesOfLayer({ dModel, heads, kvHeads, dHead, dMlp, isGated }: Spec): number {
+function numbersOfMatrices({ dModel, heads, kvHeads, dHead, dMlp, isGated }: Spec): number {
   return dModel * ((2 * heads + 2 * kvHeads) * dHead + (isGated ? 3 : 2) * dMlp);
 }
 

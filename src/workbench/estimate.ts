@@ -49,7 +49,12 @@ export async function estimateRun(
     const { dIn, samples } = activations;
     return estimateTraining(config, { dIn, heads: [dIn], rows: samples });
   }
-  const model = await loadModel(activations.model, { threads: config.threads, ...options });
+  const weights = activations.modelWeights;
+  const model = await loadModel(activations.model, {
+    weights,
+    threads: config.threads,
+    ...options,
+  });
   try {
     const roles = hookPointsOf(model, activations);
     const heads = roles.inputs.map((name) => model.hookWidth(name));

@@ -1,5 +1,5 @@
 /** `lens models`: what a model is before anything big of it is loaded. */
-import { cpSync, mkdirSync, writeFileSync } from "node:fs";
+import { cpSync, mkdirSync, readdirSync, writeFileSync } from "node:fs";
 import { dirname, join } from "node:path";
 import { expect, test } from "vitest";
 
@@ -8,7 +8,7 @@ import { fixtureModel } from "../command.ts";
 import { families, familyFixture } from "../family-fixture.ts";
 import { commitOf, filesOf, useHub } from "../hub/hub-server.ts";
 import { loadModel } from "../../src/model/model.ts";
-import { lensIn } from "./lens.ts";
+import { lensIn, onHookPoint } from "./lens.ts";
 
 const { at, succeeded, json, refused } = lensIn("folder of each test");
 const place = useHub();
@@ -111,4 +111,27 @@ test("the cache's models are listed, with the reason for those that cannot be us
   ]);
   expect(listed[0].problem).toContain("is not a supported family");
   expect(listed[1].bytes).toBeGreaterThan(100_000);
+});
+
+test("with --weights int8 less memory is needed, and what it changes is measured", async () => {
+  const settings = ["builtin:tiny", "--weights", "int8"];
+  const { stdout, stderr } = await succeeded("models", ...settings);
+  expect(stdout).toMatch(
+    /accuracy +int8 weights: loss \d+\.\d+ -> \d+\.\d+ nats per token .*blocks\.2\.hook_resid_post differs by \d/,
+  );
+  expect(stderr).toContain("--activations.modelWeights int8");
+  const [full, int8] = [await describeModel("builtin:tiny"), await describeModel("builtin:tiny", { weights: "int8" })]; // prettier-ignore
+  expect(full.memory - int8.memory).toBe(3 * 4 * (4 * 256 * 256 + 2 * 256 * 1024));
+  expect(await refused("models", "builtin:tiny", "--weights", "int4")).toContain(
+    "--weights must be checkpoint or int8; got int4",
+  );
+});
+
+test("a run with int8 weights says what they change and has a store of its own", async () => {
+  const args = ["train", ...onHookPoint, "--train.steps", "5"];
+  const first = await succeeded(...args);
+  expect(first.stderr).not.toContain("int8");
+  const second = await succeeded(...args, "--activations.modelWeights", "int8");
+  expect(second.stderr).toMatch(/int8 weights: loss .*blocks\.0\.hook_resid_post differs by/);
+  expect(readdirSync(at("runs", "activations"))).toHaveLength(2);
 });
