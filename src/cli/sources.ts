@@ -107,8 +107,8 @@ async function collectSources(
   requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
   const { threads } = config;
-  const weights = activations.modelWeights;
-  const model = await loadModel(activations.model, { weights, threads, signal });
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, { weights, device, threads, signal });
   const hookPoints = hookPointsOf(model, activations);
   terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));
@@ -117,7 +117,15 @@ async function collectSources(
 
   const names = model.expandHookPoints(namesOf(hookPoints));
   // What the weights are is in their hash.
-  const { hookPoints: _, targetHookPoint: __, modelWeights: ___, ...collected } = activations;
+  const {
+    hookPoints: _,
+    targetHookPoint: __,
+    modelWeights: ___,
+    modelDevice,
+    ...rest
+  } = activations;
+  // A GPU rounds otherwise; what is computed on the CPU keeps the name it always had.
+  const collected = modelDevice === "cpu" ? rest : { ...rest, modelDevice };
   const hash = configHash({
     ...collected,
     hookPoint: names.length === 1 ? names[0] : names,

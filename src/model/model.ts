@@ -24,6 +24,7 @@ import { readSpec } from "./read-spec.ts";
 import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
+import { createOnGpu, probeInputs } from "./webgpu-session.ts";
 import { bindWeights, type Weights } from "./weights.ts";
 
 export interface ModelInfo extends Widths {
@@ -73,6 +74,11 @@ export interface LoadOptions {
    * quantize.ts), a quarter of the memory, and values that differ by what `compareWeights` measures.
    */
   weights?: "checkpoint" | "int8";
+  /**
+   * `cpu` (default), or `webgpu`: a GPU through WebGPU. There attention is always "plain", and every graph is
+   * first compared with the CPU on a few tokens: some drivers compute wrongly and say nothing.
+   */
+  device?: "cpu" | "webgpu";
   /** How attention is computed; see `GraphRequest.attention`. */
   attention?: "onnx" | "plain";
   /** False: a model of the Hugging Face hub is taken from its cache or not at all. */
@@ -265,7 +271,8 @@ export class Model {
   }
 
   #open(request: GraphRequest): OpenSession {
-    const { attention, threads } = this.#options;
+    const { threads, device } = this.#options;
+    const attention = device === "webgpu" ? "plain" : this.#options.attention;
     const capture = [...new Set(request.capture)].sort();
     const patch = [...new Set(request.patch)].sort();
     const whole: GraphRequest = { attention, ...request, capture, patch };
@@ -283,10 +290,9 @@ export class Model {
       const { folder, locate } = locations([...this.#files, ...integers]);
       const ort = await loadOrt();
       const graph = buildGraph(this.#spec, weights, whole, locate);
-      return ort.InferenceSession.create(
-        graph,
-        sessionOptions({ threads, externalFolder: folder }),
-      );
+      const onCpu = sessionOptions({ threads, externalFolder: folder });
+      if (device !== "webgpu") return ort.InferenceSession.create(graph, onCpu);
+      return createOnGpu(graph, onCpu, probeInputs(this.#spec, whole));
     };
     const entry = { session: create(), busy: 0 };
     this.#sessions.set(key, entry);
@@ -326,6 +332,8 @@ export class Model {
  * Throws UserError, naming file and field, for anything missing, damaged or not supported.
  */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
+  if (options.device === "webgpu" && options.weights === "int8")
+    throw new UserError("int8 weights are for the CPU: WebGPU has no operator for them. Leave out one of the two."); // prettier-ignore
   const folder = await modelFolder(source, options);
   const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
   const checkpoint = await openCheckpoint(folder);

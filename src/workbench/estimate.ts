@@ -49,9 +49,10 @@ export async function estimateRun(
     const { dIn, samples } = activations;
     return estimateTraining(config, { dIn, heads: [dIn], rows: samples });
   }
-  const weights = activations.modelWeights;
+  const { modelWeights: weights, modelDevice: device } = activations;
   const model = await loadModel(activations.model, {
     weights,
+    device,
     threads: config.threads,
     ...options,
   });

@@ -42,9 +42,10 @@ export async function openModelRun(
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
   const sae = known ?? (await loadSae(saeFolder(runs, id))).sae;
-  const weights = activations.modelWeights;
+  const { modelWeights: weights, modelDevice: device } = activations;
   const model = await loadModel(activations.model, {
     weights,
+    device,
     threads: config.threads,
     ...options,
   });
