@@ -235,10 +235,19 @@ export class GraphParts {
     });
   }
 
+  /** The table `name`, for reading rows: as it is stored, or wide for devices without 16-bit kernels. */
+  table(name: string): string {
+    return this.#hasWideTables ? this.float(`${name}.weight`) : this.stored(`${name}.weight`);
+  }
+
   /** `x`, rows of the table `name`, as float32. */
   widened(name: string, x: string): string {
-    if (this.info(`${name}.weight`).dtype === "F32") return x;
+    if (this.#hasWideTables || this.info(`${name}.weight`).dtype === "F32") return x;
     return this.graph.op("Cast", [x], { to: CAST_FLOAT });
+  }
+
+  get #hasWideTables(): boolean {
+    return this.request.attention === "plain";
   }
 
   info(name: string): TensorInfo {
