@@ -45,6 +45,18 @@ const fromModelFields = z.strictObject({
     .describe(
       "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision].",
     ),
+  modelWeights: z
+    .enum(["checkpoint", "int8"])
+    .default("checkpoint")
+    .describe(
+      "The model's weights as they are, or those of its linear layers as 8-bit integers: a quarter of the memory and somewhat faster, with values that differ by about a percent; how much is printed.",
+    ),
+  modelDevice: z
+    .enum(["cpu", "webgpu"])
+    .default("cpu")
+    .describe(
+      "Where the model runs: the CPU, or a GPU through WebGPU, whose results are compared with the CPU's first.",
+    ),
   data: z
     .union([z.string(), z.array(z.union([z.string(), sourcePart])).min(1)], {
       error:
