@@ -10,6 +10,7 @@ import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
 import { collectingOf, noteEmpty } from "./sources.ts";
 import { Terminal } from "./terminal.ts";
+import { noteWeights } from "./weights-note.ts";
 
 interface Options extends Record<string, unknown> {
   out: string;
@@ -51,11 +52,13 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   const terminal = new Terminal(options);
   const { out } = options;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
-  const model = await loadModel(activations.model, { threads, signal });
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, { weights, device, threads, signal });
   let progress: Progress | undefined;
   let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
+    await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });
