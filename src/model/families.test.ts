@@ -7,7 +7,7 @@ import { families, familyFixture, familyFolder } from "../../test/family-fixture
 import { maxDifference } from "../../test/max-difference.ts";
 import { Safetensors } from "../safetensors.ts";
 import { generate } from "./generate.ts";
-import { loadModel, type LoadOptions } from "./model.ts";
+import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 async function expectedOf(folder: string) {
   const file = await Safetensors.open(join(folder, "expected.safetensors"));
@@ -21,6 +21,10 @@ async function expectedOf(folder: string) {
   return { batch, length, tokens, generated, values };
 }
 
+/** Attention's weights of every layer. */
+const patternsOf = (model: Model) =>
+  Array.from({ length: model.info.layers }, (_, layer) => `blocks.${layer}.attn.hook_pattern`);
+
 describe.each(families)("%s", (family) => {
   test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(
     "every hook point, the logits and the losses agree to 1e-4, and what it writes with a cache (%o)",
@@ -28,7 +32,7 @@ describe.each(families)("%s", (family) => {
       const folder = await familyFolder(family);
       const model = await loadModel(folder, options);
       const { batch, length, tokens, generated, values } = await expectedOf(folder);
-      const capture = model.hookPoints();
+      const capture = [...model.hookPoints(), ...patternsOf(model)];
       const found = await model.forward({
         tokens,
         batch,
@@ -50,6 +54,50 @@ describe.each(families)("%s", (family) => {
     },
   );
 });
+
+test.each(["gpt2", "gpt_neox", "qwen3", "gemma2"])(
+  "%s runs on from what is put in the place of any hook point",
+  async (family) => {
+    const { batch, length, tokens } = await expectedOf(familyFixture(family));
+    const input = { tokens, batch, length, logits: "all" as const };
+    const model = await loadModel(await familyFolder(family));
+    const names = [...model.hookPoints(), ...patternsOf(model)];
+    const { activations, logits } = await model.forward({ ...input, capture: names });
+    for (const name of names) {
+      const run = async (values: Float32Array) => {
+        // What is before the stream that it is added to must not matter once that is held.
+        const residual = name.endsWith("hook_pattern") ? null : model.residualBefore(name);
+        const held = residual !== null && { [residual]: activations[residual] };
+        const patch = { [name]: values, ...held, ...(held && { hook_embed: activations.hook_embed.map(() => 0) }) }; // prettier-ignore
+        const found = await model.forward({ ...input, patch, capture: [name] });
+        expect.soft(found.activations[name], name).toEqual(values);
+        return maxDifference(found.logits!, logits!);
+      };
+      expect.soft(await run(activations[name]), name).toBeLessThan(1e-4);
+      // All changed alike would be undone by a norm.
+      const changed = activations[name].map((v, i) => v * (1 + (i % 3)));
+      expect.soft(await run(changed), name).toBeGreaterThan(1e-3);
+    }
+    await model.close();
+  },
+);
+
+test.each(["gpt2", "qwen3", "gemma2"])(
+  "%s goes on writing as it does when any hook point is replaced by itself",
+  async (family) => {
+    const { generated } = await expectedOf(familyFixture(family));
+    const model = await loadModel(await familyFolder(family));
+    for (const hookPoint of model.hookPoints()) {
+      const intervention = { hookPoint, replace: (x: Float32Array) => x };
+      const written: number[] = [...generated.subarray(0, 5)];
+      const options = { maxNewTokens: 4, temperature: 0, intervention };
+      for await (const { token } of generate(model, generated.slice(0, 5), options))
+        written.push(token);
+      expect.soft(written, hookPoint).toEqual([...generated.subarray(0, 9)]);
+    }
+    await model.close();
+  },
+);
 
 /** Each of these must change the result, or the test above says nothing of it. */
 test.each<[string, Record<string, unknown>]>([

@@ -56,14 +56,15 @@ function plain(config: ModelConfig, fields = SIZES) {
   const dHead = ownHead ?? dModel / heads;
   return {
     modelType: config.modelType,
-    ...{ layers, dModel, heads, dHead, kvHeads: heads, isParallel: false },
+    ...{ layers, dModel, heads, dHead, kvHeads: heads },
+    ...{ isParallel: false, isGated: false, isRotary: false },
     vocabSize: config.size("vocab_size"),
     embeddingScale: 1,
     ...{ hasPostNorms: false, hasQkNorms: false },
     hasBias: { qkv: true, attentionOut: true, mlp: true },
     attentionScale: each(layers, () => dHead ** -0.5),
     windows: each<number | null>(layers, () => null),
-    ...{ scoreCap: null, logitCap: null, isGated: false },
+    ...{ scoreCap: null, logitCap: null },
     bosId: config.id("bos_token_id"),
     eosId: config.id("eos_token_id"),
   };
@@ -162,6 +163,7 @@ function gptNeoX(config: ModelConfig): Spec {
   return {
     ...spec,
     isParallel: config.flag("use_parallel_residual", true),
+    isRotary: true,
     dMlp: config.size("intermediate_size"),
     contextLength: config.size("max_position_embeddings", 2048),
     norm: layerNorm(config.number("layer_norm_eps", 1e-5)),
@@ -193,7 +195,7 @@ function llama(config: ModelConfig): Spec {
     qkv: "apart",
     hasBias: { qkv: bias, attentionOut: bias, mlp: config.flag("mlp_bias", false) },
     activation: config.activation("hidden_act", "silu"),
-    isGated: true,
+    ...{ isGated: true, isRotary: true },
     tied: config.flag("tie_word_embeddings", false),
   };
 }

@@ -7,7 +7,7 @@
  * The residual stream is kept as [batch · position, dModel], so that linear layers are one Gemm
  * with bias; values get their batch dimension back at the hook points.
  */
-import { hookPoints, hookWidth } from "./hook-point.ts";
+import { hookWidth, parseHookPoint } from "./hook-point.ts";
 import { CAST_FLOAT, END, GraphParts, type GraphRequest, type Locate } from "./graph-parts.ts";
 import type { Rotation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
@@ -28,11 +28,12 @@ class Builder extends GraphParts {
     const graph = this.graph;
     const spec = this.spec;
     graph.input("tokens", "int32", ["batch", "position"]);
-    for (const name of hookPoints(spec)) {
-      const shape = ["batch", "position", hookWidth(name, spec)];
-      if (this.patch.has(name)) graph.input(`patch.${name}`, "float32", shape);
-      if (this.capture.has(name)) graph.output(name, "float32", shape);
-    }
+    const shapeOf = (name: string) =>
+      parseHookPoint(name, spec).kind === "attn.hook_pattern"
+        ? ["batch", spec.heads, "position", "total"]
+        : ["batch", "position", hookWidth(name, spec)];
+    for (const name of this.patch) graph.input(`patch.${name}`, "float32", shapeOf(name));
+    for (const name of this.capture) graph.output(name, "float32", shapeOf(name));
 
     let residual = this.#embed();
     for (let layer = 0; layer < spec.layers; layer++) residual = this.#block(layer, residual);
@@ -66,13 +67,13 @@ class Builder extends GraphParts {
     const added = (name: string, norm: string, value: string) =>
       this.hook(`${at}.${name}`, hasPostNorms ? this.norm(`${at}.${norm}`, value) : value);
 
-    const z = this.#attention(layer, this.norm(`${at}.norm1`, pre));
+    const z = this.#attention(layer, this.norm(`${at}.norm1`, pre, `${at}.ln1`));
     const projected = this.linear(`${at}.attentionOut`, this.hook(`${at}.attn.hook_z`, z));
     const attentionOut = added("hook_attn_out", "postNorm1", projected);
     const sum = graph.op("Add", [pre, attentionOut]);
     const mid = isParallel ? sum : this.hook(`${at}.hook_resid_mid`, sum);
 
-    const read = this.norm(`${at}.norm2`, isParallel ? pre : mid);
+    const read = this.norm(`${at}.norm2`, isParallel ? pre : mid, `${at}.ln2`);
     const post = this.hook(`${at}.mlp.hook_post`, this.#hidden(at, read));
     const mlpOut = added("hook_mlp_out", "postNorm2", this.linear(`${at}.mlpOut`, post));
     return this.hook(`${at}.hook_resid_post`, graph.op("Add", [mid, mlpOut]));
@@ -81,56 +82,61 @@ class Builder extends GraphParts {
   /** The hidden layer of an MLP, behind its activation. */
   #hidden(at: string, x: string): string {
     const up = this.linear(`${at}.mlpIn`, x);
-    if (!this.spec.isGated) return this.activation(up);
-    return this.graph.op("Mul", [this.activation(this.linear(`${at}.gate`, x)), up]);
+    if (!this.spec.isGated) return this.activation(this.hook(`${at}.mlp.hook_pre`, up));
+    const gate = this.activation(this.hook(`${at}.mlp.hook_pre`, this.linear(`${at}.gate`, x)));
+    return this.graph.op("Mul", [gate, this.hook(`${at}.mlp.hook_pre_linear`, up)]);
   }
 
   /** Causal multi-head attention: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
   #attention(layer: number, x: string): string {
     const graph = this.graph;
-    const { heads, dHead, attentionScale, hasQkNorms, positions } = this.spec;
+    const { heads, kvHeads, dHead, attentionScale, hasQkNorms, positions } = this.spec;
     const rotation = positions.kind === "rotary" ? positions.layers[layer] : null;
-    const [query, key, value] = this.#queriesKeysValues(layer, x);
-    const placed = (name: string, x: string) => {
-      const normed = hasQkNorms ? this.norm(`blocks.${layer}.${name}`, x) : x;
+    const at = `blocks.${layer}`;
+    const parts = this.#queriesKeysValues(layer, x);
+    const [query, key, value] = (["q", "k", "v"] as const).map((name, i) =>
+      graph.op("Reshape", [
+        this.hook(`${at}.attn.hook_${name}`, parts[i]),
+        this.shape(name === "q" ? heads : kvHeads, dHead),
+      ]),
+    );
+    const placed = (role: string, name: string, x: string) => {
+      const normed = hasQkNorms ? this.norm(`${at}.${role}`, x) : x;
       const byHead = this.#byHead(normed);
-      return rotation ? this.#turned(byHead, rotation) : byHead;
+      return this.#hookByHead(`${at}.attn.${name}`, rotation ? this.#turned(byHead, rotation) : byHead); // prettier-ignore
     };
-    const q = placed("queryNorm", query);
-    const k = placed("keyNorm", key);
+    const q = placed("queryNorm", "hook_rot_q", query);
+    const k = placed("keyNorm", "hook_rot_k", key);
     const v = this.#byHead(value);
     const scale = attentionScale[layer];
+    const pattern = `${at}.attn.hook_pattern`;
     const z =
-      this.request.attention === "plain"
+      // The operator keeps its weights to itself.
+      this.request.attention === "plain" || this.capture.has(pattern) || this.patch.has(pattern)
         ? this.#plainAttention(layer, q, k, v, scale)
         : this.#onnxAttention(layer, q, k, v, scale);
     return this.flat(graph.op("Transpose", [z], { perm: [0, 2, 1, 3] }), heads * dHead);
   }
 
-  /** Each [batch, position, head, dHead]. */
+  /** Each [rows, head · dHead]. */
   #queriesKeysValues(layer: number, x: string): string[] {
     const graph = this.graph;
-    const { heads, kvHeads, dHead, qkv } = this.spec;
+    const { heads, dHead, qkv } = this.spec;
     const at = `blocks.${layer}`;
     const split = (x: string, sizes: string) =>
       graph.ops("Split", [x, sizes], { axis: -1 }, { outputs: 3 });
-    const shaped = (x: string, count: number) => graph.op("Reshape", [x, this.shape(count, dHead)]);
     switch (qkv) {
       case "apart":
-        return [
-          shaped(this.linear(`${at}.query`, x), heads),
-          shaped(this.linear(`${at}.key`, x), kvHeads),
-          shaped(this.linear(`${at}.value`, x), kvHeads),
-        ];
+        return ["query", "key", "value"].map((name) => this.linear(`${at}.${name}`, x));
       case "joined": {
         const width = heads * dHead;
-        const parts = split(this.linear(`${at}.qkv`, x), graph.int64(width, width, width));
-        return parts.map((part) => shaped(part, heads));
+        return split(this.linear(`${at}.qkv`, x), graph.int64(width, width, width));
       }
       case "joinedByHead": {
         const all = this.linear(`${at}.qkv`, x);
         const byHead = graph.op("Reshape", [all, this.shape(heads, 3 * dHead)]);
-        return split(byHead, graph.int64(dHead, dHead, dHead));
+        const parts = split(byHead, graph.int64(dHead, dHead, dHead));
+        return parts.map((part) => this.flat(part, heads * dHead));
       }
       default:
         return qkv satisfies never;
@@ -140,6 +146,15 @@ class Builder extends GraphParts {
   /** [batch, position, head, dHead] → [batch, head, position, dHead]. */
   #byHead(x: string): string {
     return this.graph.op("Transpose", [x], { perm: [0, 2, 1, 3] });
+  }
+
+  /** A hook point of values [batch, head, position, dHead]. */
+  #hookByHead(name: string, x: string): string {
+    if (!this.capture.has(name) && !this.patch.has(name)) return x;
+    const { dHead } = this.spec;
+    const width = hookWidth(name, this.spec);
+    const value = this.hook(name, this.flat(this.#byHead(x), width));
+    return this.#byHead(this.graph.op("Reshape", [value, this.shape(width / dHead, dHead)]));
   }
 
   /** Queries or keys [batch, head, position, dHead], turned by their positions. */
@@ -208,7 +223,10 @@ class Builder extends GraphParts {
     const hidden = this.once(`additive mask ${window}`, () =>
       graph.op("Where", [this.mask(window), graph.floatScalar(0), graph.floatScalar(-Infinity)]),
     );
-    const pattern = graph.op("Softmax", [graph.op("Add", [scores, hidden])], { axis: -1 });
+    const point = `blocks.${layer}.attn.hook_pattern`;
+    const own = graph.op("Softmax", [graph.op("Add", [scores, hidden])], { axis: -1 });
+    const pattern = this.patch.has(point) ? `patch.${point}` : own;
+    if (this.capture.has(point)) graph.op("Identity", [pattern], {}, { name: point });
     const rows = share === 1 ? pattern : graph.op("Reshape", [pattern, shape(graph.int64(kvHeads, -1), total)]); // prettier-ignore
     return apart(graph.op("MatMul", [rows, v]), graph.int64(dHead));
   }
@@ -218,15 +236,15 @@ class Builder extends GraphParts {
     const graph = this.graph;
     const { logits, loss } = this.request;
     const { dModel, vocabSize } = this.spec;
+    const normed = this.norm("finalNorm", residual, "ln_final");
     const unembed = (rows: string) => {
-      const normed = this.norm("finalNorm", rows);
       const name = this.weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-      const logits = graph.op("Gemm", [normed, this.float(`${name}.weight`)], { transB: 1 });
+      const logits = graph.op("Gemm", [rows, this.float(`${name}.weight`)], { transB: 1 });
       return this.capped(logits, this.spec.logitCap);
     };
     const positions = (from: number, to: number) => {
       const bounds = [graph.int64(from), graph.int64(to), graph.int64(1)];
-      const chosen = graph.op("Slice", [this.unflat(residual, dModel), ...bounds]);
+      const chosen = graph.op("Slice", [this.unflat(normed, dModel), ...bounds]);
       return this.flat(chosen, dModel);
     };
     /** [batch · n, vocabulary] → [batch, n, vocabulary]. */
@@ -237,7 +255,7 @@ class Builder extends GraphParts {
 
     let predictions: string | undefined; // logits at every position but the last
     if (logits === "all") {
-      byBatch(unembed(residual), "logits");
+      byBatch(unembed(normed), "logits");
       predictions = graph.op("Slice", [
         ...["logits", graph.int64(0), graph.int64(-1), graph.int64(1)],
       ]);

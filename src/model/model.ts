@@ -15,7 +15,9 @@ import { parseRepoName } from "./hub-cache.ts";
 import {
   expandHookPoints,
   hookPoints,
+  hookShape,
   hookWidth,
+  lastResidual,
   layersAfter,
   residualBefore,
   type Widths,
@@ -48,7 +50,7 @@ export interface ForwardOptions {
   length: number;
   /** Hook points to read. */
   capture?: readonly string[];
-  /** Values [batch, length, width] that replace those at a hook point; what follows sees them. */
+  /** Values that replace those at a hook point, of the same shape; what follows sees them. */
   patch?: Readonly<Record<string, Float32Array>>;
   /** Logits at all positions, or at each row's last one. */
   logits?: "all" | "last";
@@ -57,7 +59,7 @@ export interface ForwardOptions {
 }
 
 export interface ForwardResult {
-  /** [batch, length, width] per captured hook point. */
+  /** [batch, length, width] per captured hook point; of `attn.hook_pattern` [batch, head, query, key]. */
   activations: Record<string, Float32Array>;
   /** [batch, length, vocabSize] for "all", [batch, vocabSize] for "last". */
   logits?: Float32Array;
@@ -111,7 +113,7 @@ export class Model {
     this.#options = parts.options;
   }
 
-  /** Every hook point, in the order the data passes them. */
+  /** Every hook point that has a vector for each position, in the order the data passes them. */
   hookPoints(): string[] {
     return hookPoints(this.#spec);
   }
@@ -156,7 +158,7 @@ export class Model {
 
   /** The hook point of the residual stream that the final norm sees. */
   lastResidual(): string {
-    return `blocks.${this.info.layers - 1}.hook_resid_post`;
+    return lastResidual(this.#spec);
   }
 
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
@@ -178,17 +180,18 @@ export class Model {
     const loss = options.loss === true && length > 1;
     const result: ForwardResult = { activations: {} };
     if (options.loss) result.loss = new Float32Array(0);
-    for (const name of capture) this.hookWidth(name);
+    for (const name of capture) hookShape(name, this.#spec, batch, length);
 
     const { Tensor } = await loadOrt();
     const feeds: Record<string, Ort.Tensor> = {
       tokens: new Tensor("int32", options.tokens, [batch, length]),
     };
     for (const [name, values] of Object.entries(patch)) {
-      const shape = [batch, length, this.hookWidth(name)];
-      if (values.length !== shape[0] * shape[1] * shape[2]) {
+      const shape = hookShape(name, this.#spec, batch, length);
+      if (values.length !== shape.reduce((a, b) => a * b)) {
+        const axes = shape.length === 3 ? "length, width" : "head, query, key";
         throw new UserError(
-          `the patch of ${name} has ${values.length} values; [batch, length, width] = ` +
+          `the patch of ${name} has ${values.length} values; [batch, ${axes}] = ` +
             `[${shape.join(", ")}] was expected.`,
         );
       }
@@ -321,9 +324,10 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   }
   let parameters = 0;
   for (const { shape } of weights.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1);
-  const { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, modelType } = spec;
-  const { vocabSize, contextLength } = spec;
-  const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, vocabSize, contextLength }; // prettier-ignore
+  const { layers, dModel, heads, kvHeads, dHead, dMlp, modelType } = spec;
+  const { isParallel, isGated, isRotary, vocabSize, contextLength } = spec;
+  const form = { isParallel, isGated, isRotary };
+  const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, ...form, vocabSize, contextLength };
   const info = { source, folder, family: modelType, ...sizes, parameters };
   const files = checkpoint.files;
   return new Model(info, tokenizer, { spec, weights, files, options });

@@ -51,8 +51,6 @@ export interface Spec extends Widths {
   /** The same of logits. */
   logitCap: number | null;
   activation: Activation;
-  /** The MLP's hidden layer is act(gate x) ⊙ (up x) instead of act(up x). */
-  isGated: boolean;
   /** Whether the unembedding is the transposed embedding. */
   tied: boolean;
   bosId: number | null;

@@ -12,6 +12,7 @@ Needs torch, transformers and safetensors; their versions are kept in each file'
 import argparse
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import torch
@@ -29,6 +30,9 @@ llama = dict(
 )
 gemma = dict(llama, head_dim=12, hidden_activation="gelu_pytorch_tanh")
 FAMILIES = {
+    "gpt2": ("gpt2", dict(
+        n_embd=32, n_inner=48, n_layer=2, n_head=4, n_positions=64,
+        scale_attn_by_inverse_layer_idx=True, **common)),
     "gpt_neo": ("gpt_neo", dict(
         hidden_size=32, intermediate_size=48, num_layers=2, num_heads=4, max_position_embeddings=64,
         attention_types=[[["global", "local"], 1]], window_size=4, **common)),
@@ -92,63 +96,139 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
 
 
 def parts_of(model):
-    """The modules that hook points are read from: embedding, blocks, and of a block what it names."""
+    """The modules that hook points are read from: embedding, blocks, last norm, and of a block what it names."""
     kind = model.config.model_type
+    if kind == "gpt2":
+        body = model.transformer
+        return body.wte, body.h, body.ln_f, lambda b: dict(
+            ln1=b.ln_1, qkv=b.attn.c_attn, out=b.attn.c_proj, attn=b.attn, ln2=b.ln_2,
+            up=b.mlp.c_fc, down=b.mlp.c_proj, mlp=b.mlp)
     if kind == "gpt_neo":
         body = model.transformer
-        return body.wte, body.h, lambda b: dict(
-            out=b.attn.attention.out_proj, attn=b.attn, mid=b.ln_2, down=b.mlp.c_proj, mlp=b.mlp)
+        return body.wte, body.h, body.ln_f, lambda b: dict(
+            ln1=b.ln_1, q=b.attn.attention.q_proj, k=b.attn.attention.k_proj,
+            v=b.attn.attention.v_proj, out=b.attn.attention.out_proj, attn=b.attn, ln2=b.ln_2,
+            up=b.mlp.c_fc, down=b.mlp.c_proj, mlp=b.mlp)
     if kind == "opt":
         body = model.model.decoder
-        return body.embed_tokens, body.layers, lambda b: dict(
-            out=b.self_attn.out_proj, attn=b.self_attn, mid=b.final_layer_norm, down=b.fc2, mlp=b.fc2)
+        return body.embed_tokens, body.layers, body.final_layer_norm, lambda b: dict(
+            ln1=b.self_attn_layer_norm, q=b.self_attn.q_proj, k=b.self_attn.k_proj,
+            v=b.self_attn.v_proj, out=b.self_attn.out_proj, attn=b.self_attn,
+            ln2=b.final_layer_norm, up=b.fc1, down=b.fc2, mlp=b.fc2)
     if kind == "gpt_neox":
         body = model.gpt_neox
-        return body.embed_in, body.layers, lambda b: dict(
-            out=b.attention.dense, attn=b.attention, mid=b.post_attention_layernorm,
+        return body.embed_in, body.layers, body.final_layer_norm, lambda b: dict(
+            ln1=b.input_layernorm, qkv=b.attention.query_key_value, out=b.attention.dense,
+            attn=b.attention, ln2=b.post_attention_layernorm, up=b.mlp.dense_h_to_4h,
             down=b.mlp.dense_4h_to_h, mlp=b.mlp)
     body = model.model
-    if kind in ("gemma2", "gemma3_text"):
-        return body.embed_tokens, body.layers, lambda b: dict(
-            out=b.self_attn.o_proj, attn=b.post_attention_layernorm, mid=b.pre_feedforward_layernorm,
-            down=b.mlp.down_proj, mlp=b.post_feedforward_layernorm)
-    return body.embed_tokens, body.layers, lambda b: dict(
-        out=b.self_attn.o_proj, attn=b.self_attn, mid=b.post_attention_layernorm,
-        down=b.mlp.down_proj, mlp=b.mlp)
+    has_post_norms = kind in ("gemma2", "gemma3_text")
+    return body.embed_tokens, body.layers, body.norm, lambda b: dict(
+        ln1=b.input_layernorm, q=b.self_attn.q_proj, k=b.self_attn.k_proj, v=b.self_attn.v_proj,
+        out=b.self_attn.o_proj, attn=b.post_attention_layernorm if has_post_norms else b.self_attn,
+        ln2=b.pre_feedforward_layernorm if has_post_norms else b.post_attention_layernorm,
+        gate=b.mlp.gate_proj, up=b.mlp.up_proj, down=b.mlp.down_proj,
+        mlp=b.post_feedforward_layernorm if has_post_norms else b.mlp)
+
+
+def normalized(norm: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """A norm's scale and what it makes of x, before gain and bias, by its definition."""
+    if isinstance(norm, torch.nn.LayerNorm):
+        centred = x - x.mean(-1, keepdim=True)
+        epsilon = norm.eps
+    else:
+        centred = x
+        epsilon = norm.eps if hasattr(norm, "eps") else norm.variance_epsilon
+    scale = (centred.pow(2).mean(-1, keepdim=True) + epsilon).sqrt()
+    return scale, centred / scale
 
 
 def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
     """TransformerLens' hook points, read from the modules' inputs and outputs."""
     values: dict[str, torch.Tensor] = {}
 
-    def keep(name: str, module: torch.nn.Module, side: str) -> None:
+    def put(name: str, value: torch.Tensor) -> None:
+        values[name] = value.detach().float().reshape(*ids.shape, -1).clone().contiguous()
+
+    def on(module: torch.nn.Module, side: str, use) -> None:
         def hook(_module, inputs, *output):
             value = inputs[0] if side == "input" else output[0]
-            value = value[0] if isinstance(value, tuple) else value
-            values[name] = value.detach().float().reshape(*ids.shape, -1).clone().contiguous()
+            use(value[0] if isinstance(value, tuple) else value)
 
         if side == "input":
             module.register_forward_pre_hook(hook)
         else:
             module.register_forward_hook(hook)
 
-    embedding, blocks, parts = parts_of(model)
+    def keep(name: str, module: torch.nn.Module, side: str) -> None:
+        on(module, side, lambda value: put(name, value))
+
+    def keep_norm(name: str, norm: torch.nn.Module) -> None:
+        def use(x):
+            scale, value = normalized(norm, x.float())
+            put(f"{name}.hook_scale", scale)
+            put(f"{name}.hook_normalized", value)
+
+        on(norm, "input", use)
+
+    def keep_joined(i: int, module: torch.nn.Module) -> None:
+        def use(value):
+            if model.config.model_type == "gpt_neox":
+                by_head = value.reshape(*ids.shape, model.config.num_attention_heads, 3, -1)
+                parts = [by_head[..., n, :] for n in range(3)]
+            else:
+                parts = value.chunk(3, dim=-1)
+            for name, part in zip("qkv", parts):
+                put(f"blocks.{i}.attn.hook_{name}", part)
+
+        on(module, "output", use)
+
+    embedding, blocks, last_norm, parts = parts_of(model)
     # Gemma's embedding is scaled by the time that it enters the first block.
     is_scaled = "gemma" in model.config.model_type
     keep("hook_embed", blocks[0] if is_scaled else embedding, "input" if is_scaled else "output")
+    keep_norm("ln_final", last_norm)
     is_parallel = getattr(model.config, "use_parallel_residual", False)
     for i, block in enumerate(blocks):
         part = parts(block)
         keep(f"blocks.{i}.hook_resid_pre", block, "input")
+        keep_norm(f"blocks.{i}.ln1", part["ln1"])
+        if "qkv" in part:
+            keep_joined(i, part["qkv"])
+        else:
+            for name in "qkv":
+                keep(f"blocks.{i}.attn.hook_{name}", part[name], "output")
         keep(f"blocks.{i}.attn.hook_z", part["out"], "input")
         keep(f"blocks.{i}.hook_attn_out", part["attn"], "output")
         if not is_parallel:
-            keep(f"blocks.{i}.hook_resid_mid", part["mid"], "input")
+            keep(f"blocks.{i}.hook_resid_mid", part["ln2"], "input")
+        keep_norm(f"blocks.{i}.ln2", part["ln2"])
+        keep(f"blocks.{i}.mlp.hook_pre", part.get("gate", part["up"]), "output")
+        if "gate" in part:
+            keep(f"blocks.{i}.mlp.hook_pre_linear", part["up"], "output")
         keep(f"blocks.{i}.mlp.hook_post", part["down"], "input")
         keep(f"blocks.{i}.hook_mlp_out", part["mlp"], "output")
         keep(f"blocks.{i}.hook_resid_post", block, "output")
+
+    # What enters the scores, turned where positions turn.
+    modelling = sys.modules[type(model).__module__]
+    attention = getattr(modelling, "eager_attention_forward", None)
+    is_rotary = hasattr(modelling, "apply_rotary_pos_emb")
+
+    def watched(module, query, key, *arguments, **settings):
+        for name, value in (("q", query), ("k", key)):
+            put(f"blocks.{module.layer_idx}.attn.hook_rot_{name}", value.transpose(1, 2))
+        return attention(module, query, key, *arguments, **settings)
+
+    if is_rotary:
+        modelling.eager_attention_forward = watched
     with torch.no_grad():
-        logits = model(ids, use_cache=False).logits.float()
+        output = model(ids, use_cache=False, output_attentions=True)
+    logits = output.logits.float()
+    for i, pattern in enumerate(output.attentions):
+        values[f"blocks.{i}.attn.hook_pattern"] = pattern.float().contiguous()
+    if is_rotary:
+        modelling.eager_attention_forward = attention
     for module in model.modules():
         module._forward_hooks.clear()
         module._forward_pre_hooks.clear()
