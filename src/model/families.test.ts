@@ -13,19 +13,23 @@ async function expectedOf(folder: string) {
   const file = await Safetensors.open(join(folder, "expected.safetensors"));
   const [batch, length] = file.info("tokens").shape;
   const tokens = await file.ints("tokens");
-  const generated = await file.ints("generated");
+  const generated = file.tensors.has("generated") ? await file.ints("generated") : undefined;
+  const lengths = file.tensors.has("lengths") ? await file.ints("lengths") : undefined;
   const values = new Map<string, Float32Array>();
   for (const name of file.tensors.keys())
-    if (name !== "tokens" && name !== "generated") values.set(name, await file.floats(name));
+    if (!["tokens", "generated", "lengths"].includes(name))
+      values.set(name, await file.floats(name));
   await file.close();
-  return { batch, length, tokens, generated, values };
+  return { batch, length, tokens, generated: generated!, lengths: lengths!, values };
 }
+
+const isEncoder = (family: string) => family.includes("bert");
 
 /** Attention's weights of every layer. */
 const patternsOf = (model: Model) =>
   Array.from({ length: model.info.layers }, (_, layer) => `blocks.${layer}.attn.hook_pattern`);
 
-describe.each(families)("%s", (family) => {
+describe.each(families.filter((family) => !isEncoder(family)))("%s", (family) => {
   test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(
     "every hook point, the logits and the losses agree to 1e-4, and what it writes with a cache (%o)",
     async (options) => {
@@ -55,7 +59,61 @@ describe.each(families)("%s", (family) => {
   );
 });
 
-test.each(["gpt2", "gpt_neox", "qwen3", "gemma2"])(
+describe.each(families.filter(isEncoder))("%s", (family) => {
+  test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(
+    "every hook point and the logits agree to 1e-4, and what is before padding (%o)",
+    async (options) => {
+      const model = await loadModel(await familyFolder(family), options);
+      const { batch, length, tokens, lengths, values } = await expectedOf(familyFixture(family));
+      const input = { tokens, batch, length };
+      const capture = [...model.hookPoints(), ...patternsOf(model)];
+      const logits = values.has("logits") ? ("all" as const) : undefined;
+      const found = await model.forward({ ...input, capture, ...(logits && { logits }) });
+      const padded = values.get("padded")!;
+      values.delete("padded");
+      const names = logits ? [...capture, "logits"] : capture;
+      expect([...values.keys()].sort()).toEqual(names.sort());
+      for (const [name, value] of values) {
+        const ours = name === "logits" ? found.logits : found.activations[name];
+        expect.soft(maxDifference(ours!, value), name).toBeLessThan(1e-4);
+      }
+
+      const last = model.lastResidual();
+      const { activations } = await model.forward({ ...input, capture: [last], lengths });
+      const text = activations[last].map((v, i) => {
+        const [row, position] = [Math.floor(i / 32 / length), Math.floor(i / 32) % length];
+        return position < lengths[row] ? v : 0;
+      });
+      expect(maxDifference(text, padded)).toBeLessThan(1e-4);
+      await model.close();
+    },
+  );
+
+  test("what takes the next token to be predicted is refused", async () => {
+    const model = await loadModel(await familyFolder(family));
+    const input = { tokens: Int32Array.of(5, 6, 7), batch: 1, length: 3 };
+    const says = "is an encoder";
+    await expect(model.forward({ ...input, loss: true })).rejects.toThrow(says);
+    await expect(model.forward({ ...input, logits: "last" })).rejects.toThrow(says);
+    await expect(model.unembedding()).rejects.toThrow(says);
+    await expect(model.writer("blocks.1.hook_mlp_out")).rejects.toThrow(says);
+    const text = generate(model, input.tokens, { maxNewTokens: 3, temperature: 0 });
+    await expect(text.next()).rejects.toThrow(says);
+    await expect(model.forward({ ...input, lengths: Int32Array.of(4) })).rejects.toThrow(
+      "one number from 1 to 3 for each of 1 rows; got 4",
+    );
+    await model.close();
+  });
+});
+
+test("an encoder without what predicts masked tokens has no logits", async () => {
+  const model = await loadModel(await familyFolder("bert-bare"));
+  const input = { tokens: Int32Array.of(5, 6, 7), batch: 1, length: 3 };
+  await expect(model.forward({ ...input, logits: "all" })).rejects.toThrow("has no logits");
+  await model.close();
+});
+
+test.each(["gpt2", "gpt_neox", "qwen3", "gemma2", "bert"])(
   "%s runs on from what is put in the place of any hook point",
   async (family) => {
     const { batch, length, tokens } = await expectedOf(familyFixture(family));
@@ -131,6 +189,13 @@ test.each<[string, Record<string, unknown>, RegExp]>([
   ["gpt_neo", { attention_layers: ["global"], attention_types: null }, /for each of 2 layers/],
   ["gemma2", { layer_types: ["sliding_attention"] }, /layer_types .* must have 2 entries/],
   ["qwen3", { head_dim: 16 }, /not of one model/],
+  [
+    "bert",
+    { position_embedding_type: "relative_key" },
+    /position_embedding_type \("relative_key"\)/,
+  ],
+  ["bert", { is_decoder: true }, /is_decoder \(true\)/],
+  ["distilbert", { n_heads: 3 }, /n_heads \(3\) must divide dim/],
 ])(
   "settings of %s that would be computed wrongly are refused: %o",
   async (family, settings, said) => {

@@ -18,6 +18,8 @@ export interface GraphRequest {
   logits?: "all" | "last";
   /** Output `loss` [batch, position − 1]: −log p(next token), in nats, at each position but the last. */
   loss?: boolean;
+  /** An encoder's input `lengths`: positions of each row from there on are seen by none. */
+  lengths?: boolean;
   /**
    * Keys and values of earlier positions as inputs `past.<layer>.key|value`
    * [batch, kvHeads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`, of

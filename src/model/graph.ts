@@ -13,7 +13,7 @@ import type { Rotation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 export type { GraphRequest } from "./graph-parts.ts";
 
-/** The graph as ONNX bytes. Input `tokens`: int32 [batch, position]. */
+/** The graph as ONNX bytes. Input `tokens`: int32 [batch, position]; `lengths`, if asked for: int64 [batch]. */
 export function buildGraph(
   spec: Spec,
   weights: Weights,
@@ -36,7 +36,10 @@ class Builder extends GraphParts {
     for (const name of this.capture) graph.output(name, "float32", shapeOf(name));
 
     let residual = this.#embed();
-    for (let layer = 0; layer < spec.layers; layer++) residual = this.#block(layer, residual);
+    for (let layer = 0; layer < spec.layers; layer++)
+      residual = spec.isEncoder
+        ? this.#encoderBlock(layer, residual)
+        : this.#block(layer, residual);
     this.#head(residual);
     return graph.encode();
   }
@@ -56,7 +59,17 @@ class Builder extends GraphParts {
     );
     const table = this.stored("positions.weight");
     const added = this.widened("positions", graph.op("Slice", [table, ...bounds, graph.int64(0)]));
-    return this.flat(graph.op("Add", [this.unflat(embedded, dModel), added]), dModel);
+    const placed = this.flat(graph.op("Add", [this.unflat(embedded, dModel), added]), dModel);
+    if (!this.spec.isEncoder) return placed;
+    return this.hook("hook_full_embed", this.norm("embeddingNorm", this.#typed(placed)));
+  }
+
+  /** With the embedding of the first token type, which is that of a text alone. */
+  #typed(x: string): string {
+    if (this.spec.tokenTypes === 0) return x;
+    const graph = this.graph;
+    const row = graph.op("Gather", [this.stored("tokenTypes.weight"), graph.int64Scalar(0)]);
+    return graph.op("Add", [x, this.widened("tokenTypes", row)]);
   }
 
   #block(layer: number, x: string): string {
@@ -79,6 +92,24 @@ class Builder extends GraphParts {
     return this.hook(`${at}.hook_resid_post`, graph.op("Add", [mid, mlpOut]));
   }
 
+  /** A block whose norms stand behind the sums. */
+  #encoderBlock(layer: number, x: string): string {
+    const graph = this.graph;
+    const at = `blocks.${layer}`;
+    const pre = this.hook(`${at}.hook_resid_pre`, x);
+    const z = this.hook(`${at}.attn.hook_z`, this.#attention(layer, pre));
+    const attentionOut = this.hook(`${at}.hook_attn_out`, this.linear(`${at}.attentionOut`, z));
+    const mid = this.hook(`${at}.hook_resid_mid`, graph.op("Add", [pre, attentionOut]));
+    const read = this.norm(`${at}.norm1`, mid, `${at}.ln1`);
+    const hidden = this.hook(`${at}.mlp.hook_post`, this.#hidden(at, read));
+    const mlpOut = this.hook(`${at}.hook_mlp_out`, this.linear(`${at}.mlpOut`, hidden));
+    const post = this.hook(`${at}.hook_resid_post`, graph.op("Add", [read, mlpOut]));
+    return this.hook(
+      `${at}.hook_normalized_resid_post`,
+      this.norm(`${at}.norm2`, post, `${at}.ln2`),
+    );
+  }
+
   /** The hidden layer of an MLP, behind its activation. */
   #hidden(at: string, x: string): string {
     const up = this.linear(`${at}.mlpIn`, x);
@@ -87,7 +118,7 @@ class Builder extends GraphParts {
     return this.graph.op("Mul", [gate, this.hook(`${at}.mlp.hook_pre_linear`, up)]);
   }
 
-  /** Causal multi-head attention: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
+  /** Multi-head attention, causal but in encoders: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
   #attention(layer: number, x: string): string {
     const graph = this.graph;
     const { heads, kvHeads, dHead, attentionScale, hasQkNorms, positions } = this.spec;
@@ -182,12 +213,31 @@ class Builder extends GraphParts {
     return graph.op("RotaryEmbedding", [x, cosines, sines, rows], partial);
   }
 
+  /** Of an encoder: the mask [batch, 1, position, position] of keys within each row's length, if lengths are given. */
+  #keysInside(): string[] {
+    if (!this.request.lengths) return [];
+    const graph = this.graph;
+    const mask = this.once("keys inside", () => {
+      const lengths = graph.op("Unsqueeze", [
+        graph.input("lengths", "int64", ["batch"]),
+        graph.int64(1, 2, 3),
+      ]);
+      const inside = graph.op("Less", [this.queryPositions(), lengths]);
+      const one = graph.int64(1);
+      const shape = [this.batch(), one, this.length(), this.length()];
+      return graph.op("Expand", [inside, graph.op("Concat", shape, { axis: 0 })]);
+    });
+    return [mask];
+  }
+
   #onnxAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.graph;
     const { windows, scoreCap } = this.spec;
     const cap = scoreCap === null ? {} : { softcap: { float: scoreCap } };
     const attributes = { scale: { float: scale }, ...cap };
     if (!this.isCached(layer)) {
+      if (this.spec.isEncoder)
+        return graph.op("Attention", [q, k, v, ...this.#keysInside()], attributes);
       if (windows[layer] === null)
         return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
       return graph.op("Attention", [q, k, v, this.mask(windows[layer])], attributes);
@@ -219,27 +269,35 @@ class Builder extends GraphParts {
     const keys = graph.op("Transpose", [k], { perm: [0, 1, 3, 2] });
     const products = graph.op("MatMul", [grouped(this.times(q, scale)), keys]);
     const scores = this.capped(apart(products, total), scoreCap);
-    const window = windows[layer];
-    const hidden = this.once(`additive mask ${window}`, () =>
-      graph.op("Where", [this.mask(window), graph.floatScalar(0), graph.floatScalar(-Infinity)]),
-    );
+    const masks = this.spec.isEncoder ? this.#keysInside() : [this.mask(windows[layer])];
+    const masked = masks.reduce((sum, mask) => {
+      const hidden = this.once(`additive ${mask}`, () =>
+        graph.op("Where", [mask, graph.floatScalar(0), graph.floatScalar(-Infinity)]),
+      );
+      return graph.op("Add", [sum, hidden]);
+    }, scores);
     const point = `blocks.${layer}.attn.hook_pattern`;
-    const own = graph.op("Softmax", [graph.op("Add", [scores, hidden])], { axis: -1 });
+    const own = graph.op("Softmax", [masked], { axis: -1 });
     const pattern = this.patch.has(point) ? `patch.${point}` : own;
     if (this.capture.has(point)) graph.op("Identity", [pattern], {}, { name: point });
     const rows = share === 1 ? pattern : graph.op("Reshape", [pattern, shape(graph.int64(kvHeads, -1), total)]); // prettier-ignore
     return apart(graph.op("MatMul", [rows, v]), graph.int64(dHead));
   }
 
-  /** Final norm and unembedding, for the positions that are asked for. */
+  /** Final norm (of an encoder what predicts masked tokens) and unembedding, for the positions that are asked for. */
   #head(residual: string): void {
     const graph = this.graph;
     const { logits, loss } = this.request;
     const { dModel, vocabSize } = this.spec;
-    const normed = this.norm("finalNorm", residual, "ln_final");
+    if (this.spec.isEncoder && !this.weights.tensors.has("headDense.weight")) return;
+    const normed = this.spec.isEncoder
+      ? this.norm("headNorm", this.activation(this.linear("headDense", residual)))
+      : this.norm("finalNorm", residual, "ln_final");
     const unembed = (rows: string) => {
       const name = this.weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-      const logits = graph.op("Gemm", [rows, this.float(`${name}.weight`)], { transB: 1 });
+      const inputs = [rows, this.float(`${name}.weight`)];
+      if (this.spec.isEncoder) inputs.push(this.float("unembedding.bias"));
+      const logits = graph.op("Gemm", inputs, { transB: 1 });
       return this.capped(logits, this.spec.logitCap);
     };
     const positions = (from: number, to: number) => {

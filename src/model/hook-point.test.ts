@@ -12,7 +12,7 @@ import {
 
 const widths = {
   ...{ layers: 12, dModel: 48, heads: 4, kvHeads: 2, dHead: 10, dMlp: 96 },
-  ...{ isParallel: false, isGated: false, isRotary: false },
+  ...{ isParallel: false, isGated: false, isRotary: false, isEncoder: false },
 };
 
 test("the hook points of a model, and their widths", () => {

@@ -21,6 +21,8 @@ export interface Widths {
   isGated: boolean;
   /** Positions turn queries and keys. */
   isRotary: boolean;
+  /** It sees the whole text at every position, and norms stand behind the sums (BERT). */
+  isEncoder: boolean;
 }
 
 /** What is at the hook points of a block, by their names in TransformerLens: how wide it is. */
@@ -43,11 +45,13 @@ const BLOCK_HOOKS = {
   "mlp.hook_post": (w: Widths) => w.dMlp,
   hook_mlp_out: (w: Widths) => w.dModel,
   hook_resid_post: (w: Widths) => w.dModel,
+  hook_normalized_resid_post: (w: Widths) => w.dModel,
 };
 
 /** Those outside the blocks. */
 const OUTER_HOOKS = {
   hook_embed: (w: Widths) => w.dModel,
+  hook_full_embed: (w: Widths) => w.dModel,
   "ln_final.hook_scale": () => 1,
   "ln_final.hook_normalized": (w: Widths) => w.dModel,
 };
@@ -64,26 +68,43 @@ export type HookPoint =
 
 /** Every hook point of a model that has a vector for each position, in the order the data passes them. */
 export function hookPoints(widths: Widths): string[] {
-  const [embed, ...last] = Object.keys(OUTER_HOOKS);
-  const names = [embed];
+  const outer = outerHooks(widths);
+  const isLast = (name: string) => name.startsWith("ln_final");
+  const names: string[] = outer.filter((name) => !isLast(name));
   for (let layer = 0; layer < widths.layers; layer++)
     for (const kind of blockHooks(widths)) names.push(`blocks.${layer}.${kind}`);
-  return [...names, ...last];
+  return [...names, ...outer.filter(isLast)];
 }
 
-function blockHooks({ isParallel, isGated, isRotary }: Widths): (keyof typeof BLOCK_HOOKS)[] {
+function outerHooks({ isEncoder }: Widths): OuterHook[] {
+  return isEncoder
+    ? ["hook_embed", "hook_full_embed"]
+    : ["hook_embed", "ln_final.hook_scale", "ln_final.hook_normalized"];
+}
+
+function blockHooks({ isParallel, isGated, isRotary, isEncoder }: Widths) {
   const absent: (string | false)[] = [
     isParallel && "hook_resid_mid",
     !isGated && "mlp.hook_pre_linear",
     ...(isRotary ? [] : ["attn.hook_rot_q", "attn.hook_rot_k"]),
+    !isEncoder && "hook_normalized_resid_post",
   ];
   const all = Object.keys(BLOCK_HOOKS) as (keyof typeof BLOCK_HOOKS)[];
-  return all.filter((kind) => !absent.includes(kind));
+  const own = all.filter((kind) => !absent.includes(kind));
+  if (!isEncoder) return own;
+  // A norm is passed behind the sum that it belongs to.
+  const place = (kind: string) => {
+    const [norm] = kind.split(".");
+    const sum = { ln1: "hook_resid_mid", ln2: "hook_resid_post" }[norm];
+    return all.findIndex((one) => one === (sum ?? kind));
+  };
+  return own.sort((a, b) => place(a) - place(b));
 }
 
 /** Takes a name apart. Throws UserError, with the names that would do, if the model has no such point. */
 export function parseHookPoint(name: string, widths: Widths): HookPoint {
-  if (Object.hasOwn(OUTER_HOOKS, name)) return { name, kind: name as OuterHook, layer: null };
+  const outer = outerHooks(widths).find((one) => one === name);
+  if (outer) return { name, kind: outer, layer: null };
   const [, digits, kind] = /^blocks\.(0|[1-9]\d*)\.(.+)$/.exec(name) ?? [];
   const layer = Number(digits);
   const known = [...blockHooks(widths), PATTERN].find((one) => one === kind);
@@ -102,7 +123,8 @@ export function layersAfter(
   const { kind, layer } = parseHookPoint(name, widths);
   switch (kind) {
     case "hook_embed":
-      return { firstLayer: 0, isWhole: false };
+    case "hook_full_embed":
+      return { firstLayer: 0, isWhole: kind === "hook_full_embed" };
     case "ln_final.hook_scale":
     case "ln_final.hook_normalized":
       return { firstLayer: widths.layers, isWhole: kind === "ln_final.hook_normalized" };
@@ -110,6 +132,7 @@ export function layersAfter(
       return { firstLayer: layer, isWhole: true };
     case "ln1.hook_scale":
     case "ln1.hook_normalized":
+      return { firstLayer: widths.isEncoder ? layer + 1 : layer, isWhole: false };
     case "attn.hook_q":
     case "attn.hook_k":
     case "attn.hook_v":
@@ -117,7 +140,7 @@ export function layersAfter(
     case "attn.hook_rot_k":
       return { firstLayer: layer, isWhole: false };
     default:
-      return { firstLayer: layer + 1, isWhole: kind.startsWith("hook_resid") };
+      return { firstLayer: layer + 1, isWhole: /^hook_(normalized_)?resid/.test(kind) };
   }
 }
 
@@ -129,12 +152,15 @@ export function residualBefore(name: string, widths: Widths): string | null {
   const { kind, layer } = parseHookPoint(name, widths);
   switch (kind) {
     case "hook_embed":
+    case "hook_full_embed":
     case "hook_resid_pre":
     case "hook_resid_mid":
     case "hook_resid_post":
+    case "hook_normalized_resid_post":
       return null;
     case "ln1.hook_scale":
     case "ln1.hook_normalized":
+      return `blocks.${layer}.${widths.isEncoder ? "hook_resid_mid" : "hook_resid_pre"}`;
     case "attn.hook_q":
     case "attn.hook_k":
     case "attn.hook_v":
@@ -146,6 +172,8 @@ export function residualBefore(name: string, widths: Widths): string | null {
       return `blocks.${layer}.hook_resid_pre`;
     case "ln2.hook_scale":
     case "ln2.hook_normalized":
+      if (widths.isEncoder) return `blocks.${layer}.hook_resid_post`;
+      return `blocks.${layer}.${widths.isParallel ? "hook_resid_pre" : "hook_resid_mid"}`;
     case "mlp.hook_pre":
     case "mlp.hook_pre_linear":
     case "mlp.hook_post":
@@ -160,8 +188,8 @@ export function residualBefore(name: string, widths: Widths): string | null {
 }
 
 /** The hook point of the residual stream behind the last block. */
-export function lastResidual({ layers }: Widths): string {
-  return `blocks.${layers - 1}.hook_resid_post`;
+export function lastResidual({ layers, isEncoder }: Widths): string {
+  return `blocks.${layers - 1}.${isEncoder ? "hook_normalized_resid_post" : "hook_resid_post"}`;
 }
 
 /** The shape of the values at a hook point, for rows of `length` tokens; UserError if the model has no such point. */
@@ -217,7 +245,7 @@ function unknown(name: string, widths: Widths): UserError {
   const nearest = nearestName(name, hookPoints(widths));
   return new UserError(
     `the model has no hook point ${name}${nearest ? `; did you mean ${nearest}?` : "."} ` +
-      `It has ${Object.keys(OUTER_HOOKS).join(", ")} and blocks.N.<hook> for N from 0 to ${widths.layers - 1}, ` +
+      `It has ${outerHooks(widths).join(", ")} and blocks.N.<hook> for N from 0 to ${widths.layers - 1}, ` +
       `where <hook> is one of ${blockHooks(widths).join(", ")} and, in Model.forward, ${PATTERN}.`,
   );
 }

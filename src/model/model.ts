@@ -52,10 +52,16 @@ export interface ForwardOptions {
   capture?: readonly string[];
   /** Values that replace those at a hook point, of the same shape; what follows sees them. */
   patch?: Readonly<Record<string, Float32Array>>;
-  /** Logits at all positions, or at each row's last one. */
+  /** Logits at all positions, or at each row's last one; of an encoder at all, for the token that is there. */
   logits?: "all" | "last";
   /** The loss at every position but the last. */
   loss?: boolean;
+  /**
+   * [batch]: how many tokens of each row are text; what follows them is padding, which no position of the
+   * text sees. Absent: all are. What is at the padding's own positions means nothing. Causal models, whose
+   * positions see none behind them, give the text the same values without.
+   */
+  lengths?: Int32Array;
 }
 
 export interface ForwardResult {
@@ -134,7 +140,8 @@ export class Model {
   }
 
   /** What turns the residual stream into logits, as arrays; read once, when first asked for. */
-  unembedding(): Promise<Unembedding> {
+  async unembedding(): Promise<Unembedding> {
+    this.requireNextTokens("direct effects on logits");
     if (!this.#unembedding) {
       this.#unembedding = readUnembedding(this.#weightFiles());
       this.#unembedding.catch(() => (this.#unembedding = undefined)); // the next one to ask may have more luck
@@ -143,7 +150,8 @@ export class Model {
   }
 
   /** The matrix [width, dModel] by which values at a hook point enter the residual stream, null where they do as they are; see `readWriter`. */
-  writer(hookPoint: string): Promise<Float32Array | null> {
+  async writer(hookPoint: string): Promise<Float32Array | null> {
+    this.requireNextTokens("direct effects on logits");
     return readWriter(this.#weightFiles(), hookPoint);
   }
 
@@ -177,6 +185,12 @@ export class Model {
   async forward(options: ForwardOptions): Promise<ForwardResult> {
     const { batch, length, capture = [], patch = {}, logits } = options;
     this.checkTokens(options.tokens, batch, length);
+    if (options.loss) this.requireNextTokens("losses");
+    if (logits === "last") this.requireNextTokens("logits after a text");
+    if (logits && !this.#predicts())
+      throw new UserError(
+        `${this.info.source} has no logits: its weights lack the part that predicts masked tokens. Use a checkpoint for masked language modelling.`,
+      );
     const loss = options.loss === true && length > 1;
     const result: ForwardResult = { activations: {} };
     if (options.loss) result.loss = new Float32Array(0);
@@ -186,6 +200,12 @@ export class Model {
     const feeds: Record<string, Ort.Tensor> = {
       tokens: new Tensor("int32", options.tokens, [batch, length]),
     };
+    const lengths = this.info.isEncoder && options.lengths !== undefined;
+    if (options.lengths) checkLengths(options.lengths, batch, length);
+    if (lengths) {
+      const own = BigInt64Array.from(options.lengths!, BigInt);
+      feeds["lengths"] = new Tensor("int64", own, [batch]);
+    }
     for (const [name, values] of Object.entries(patch)) {
       const shape = hookShape(name, this.#spec, batch, length);
       if (values.length !== shape.reduce((a, b) => a * b)) {
@@ -199,12 +219,28 @@ export class Model {
     }
     if (capture.length === 0 && !logits && !loss) return result;
 
-    const request = { capture, patch: Object.keys(patch), logits, loss };
+    const request = { capture, patch: Object.keys(patch), logits, loss, lengths };
     const outputs = await this.run(request, feeds);
     for (const name of capture) result.activations[name] = outputs[name].data as Float32Array;
     if (logits) result.logits = outputs["logits"].data as Float32Array;
     if (loss) result.loss = outputs["loss"].data as Float32Array;
     return result;
+  }
+
+  /**
+   * For what is meaningless of an encoder, which fills in masked tokens; `what` it is, in the plural.
+   * @throws UserError unless the model predicts the next token.
+   */
+  requireNextTokens(what: string): void {
+    if (!this.info.isEncoder) return;
+    throw new UserError(
+      `${this.info.source} is an encoder (${this.info.family}): it predicts masked tokens, not the next one, ` +
+        `so it has no ${what}. Use a causal model, such as GPT-2, for that.`,
+    );
+  }
+
+  #predicts(): boolean {
+    return !this.info.isEncoder || this.#weights.tensors.has("headDense.weight");
   }
 
   /** Throws UserError unless `tokens` are [batch, length] ids that the model can read. */
@@ -260,8 +296,8 @@ export class Model {
     const capture = [...new Set(request.capture)].sort();
     const patch = [...new Set(request.patch)].sort();
     const whole: GraphRequest = { attention, ...request, capture, patch };
-    const { logits, loss, cache } = whole;
-    const key = JSON.stringify([capture, patch, logits, loss, cache, whole.attention]);
+    const { logits, loss, cache, lengths } = whole;
+    const key = JSON.stringify([capture, patch, logits, loss, cache, lengths, whole.attention]);
     const known = this.#sessions.get(key);
     if (known) {
       this.#sessions.delete(key); // and set again: the most recently used is last
@@ -325,12 +361,21 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   let parameters = 0;
   for (const { shape } of weights.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1);
   const { layers, dModel, heads, kvHeads, dHead, dMlp, modelType } = spec;
-  const { isParallel, isGated, isRotary, vocabSize, contextLength } = spec;
-  const form = { isParallel, isGated, isRotary };
+  const { isParallel, isGated, isRotary, isEncoder, vocabSize, contextLength } = spec;
+  const form = { isParallel, isGated, isRotary, isEncoder };
   const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, ...form, vocabSize, contextLength };
   const info = { source, folder, family: modelType, ...sizes, parameters };
   const files = checkpoint.files;
   return new Model(info, tokenizer, { spec, weights, files, options });
+}
+
+function checkLengths(lengths: Int32Array, batch: number, length: number): void {
+  const bad = lengths.find((one) => one < 1 || one > length);
+  if (lengths.length === batch && bad === undefined) return;
+  throw new UserError(
+    `lengths must have one number from 1 to ${length} for each of ${batch} rows; ` +
+      (bad === undefined ? `got ${lengths.length}.` : `got ${bad}.`),
+  );
 }
 
 async function folderOf(source: string, options: LoadOptions): Promise<string> {

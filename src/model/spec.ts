@@ -29,6 +29,8 @@ export interface Spec extends Widths {
   contextLength: number;
   /** Factor on the token's embedding; the unembedding has none. */
   embeddingScale: number;
+  /** Rows of the table of token types, of which row 0 is added to the embedding; 0: there is none (all but BERT). */
+  tokenTypes: number;
   norm: Norm;
   /** More norms, on what attention and MLP add to the stream (Gemma 2 and 3). */
   hasPostNorms: boolean;

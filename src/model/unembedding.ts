@@ -73,11 +73,13 @@ export async function readWriter(
       requireNoNorm("hook_attn_out");
       return linear(`blocks.${layer}.attentionOut`, spec.heads * spec.dHead);
     case "hook_embed":
+    case "hook_full_embed":
     case "hook_resid_pre":
     case "hook_attn_out":
     case "hook_resid_mid":
     case "hook_mlp_out":
     case "hook_resid_post":
+    case "hook_normalized_resid_post":
       return null;
     case "ln1.hook_scale":
     case "ln1.hook_normalized":

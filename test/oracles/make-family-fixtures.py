@@ -11,14 +11,15 @@ Needs torch, transformers and safetensors; their versions are kept in each file'
 
 import argparse
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
 
 import torch
 import transformers
-from safetensors.torch import save_file
-from transformers import AutoConfig, AutoModelForCausalLM
+from safetensors.torch import load_file, save_file
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
 
 VERSIONS = {"torch": torch.__version__, "transformers": transformers.__version__}
 VOCABULARY, LENGTH = 300, 14
@@ -73,6 +74,17 @@ FAMILIES = {
         hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
         max_position_embeddings=64, **common)),
 }
+bert = dict(
+    hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+    max_position_embeddings=64, vocab_size=VOCABULARY)
+ENCODERS = {
+    "bert": ("bert", bert),
+    # Without what predicts masked tokens, and under the names of checkpoints that were made from TensorFlow's.
+    "bert-bare": ("bert", bert),
+    "distilbert": ("distilbert", dict(
+        dim=32, hidden_dim=48, n_layers=2, n_heads=4, max_position_embeddings=64,
+        vocab_size=VOCABULARY)),
+}
 STORED = {"bf16": torch.bfloat16, "f16": torch.float16}
 
 
@@ -82,7 +94,7 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             noise = torch.randn(parameter.shape, generator=generator)
-            is_norm = "norm" in name or ".ln_" in name
+            is_norm = "norm" in name.lower() or ".ln_" in name
             if is_norm and name.endswith("weight"):
                 # Gemma's gain is 1 + weight.
                 parameter.copy_(("gemma" not in model.config.model_type) + 0.3 * noise)
@@ -131,6 +143,18 @@ def parts_of(model):
         mlp=b.post_feedforward_layernorm if has_post_norms else b.mlp)
 
 
+def encoder_parts_of(body):
+    """The same of an encoder, whose norms stand behind the sums."""
+    if body.config.model_type == "distilbert":
+        return body.embeddings, body.transformer.layer, lambda b: dict(
+            q=b.attention.q_lin, k=b.attention.k_lin, v=b.attention.v_lin, attn=b.attention.out_lin,
+            ln1=b.sa_layer_norm, up=b.ffn.lin1, mlp=b.ffn.lin2, ln2=b.output_layer_norm)
+    return body.embeddings, body.encoder.layer, lambda b: dict(
+        q=b.attention.self.query, k=b.attention.self.key, v=b.attention.self.value,
+        attn=b.attention.output.dense, ln1=b.attention.output.LayerNorm, up=b.intermediate.dense,
+        mlp=b.output.dense, ln2=b.output.LayerNorm)
+
+
 def normalized(norm: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """A norm's scale and what it makes of x, before gain and bias, by its definition."""
     if isinstance(norm, torch.nn.LayerNorm):
@@ -143,14 +167,18 @@ def normalized(norm: torch.nn.Module, x: torch.Tensor) -> tuple[torch.Tensor, to
     return scale, centred / scale
 
 
-def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
-    """TransformerLens' hook points, read from the modules' inputs and outputs."""
-    values: dict[str, torch.Tensor] = {}
+class Kept:
+    """Values by their names, put there by hooks on modules."""
 
-    def put(name: str, value: torch.Tensor) -> None:
-        values[name] = value.detach().float().reshape(*ids.shape, -1).clone().contiguous()
+    def __init__(self, ids: torch.Tensor):
+        self.ids = ids
+        self.values: dict[str, torch.Tensor] = {}
 
-    def on(module: torch.nn.Module, side: str, use) -> None:
+    def put(self, name: str, value: torch.Tensor) -> None:
+        value = value.detach().float().reshape(*self.ids.shape, -1)
+        self.values[name] = value.clone().contiguous()
+
+    def on(self, module: torch.nn.Module, side: str, use) -> None:
         def hook(_module, inputs, *output):
             value = inputs[0] if side == "input" else output[0]
             use(value[0] if isinstance(value, tuple) else value)
@@ -160,16 +188,68 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         else:
             module.register_forward_hook(hook)
 
-    def keep(name: str, module: torch.nn.Module, side: str) -> None:
-        on(module, side, lambda value: put(name, value))
+    def keep(self, name: str, module: torch.nn.Module, side: str) -> None:
+        self.on(module, side, lambda value: self.put(name, value))
 
-    def keep_norm(name: str, norm: torch.nn.Module) -> None:
+    def keep_norm(self, name: str, norm: torch.nn.Module) -> None:
         def use(x):
             scale, value = normalized(norm, x.float())
-            put(f"{name}.hook_scale", scale)
-            put(f"{name}.hook_normalized", value)
+            self.put(f"{name}.hook_scale", scale)
+            self.put(f"{name}.hook_normalized", value)
 
-        on(norm, "input", use)
+        self.on(norm, "input", use)
+
+
+def without_hooks(model) -> None:
+    for module in model.modules():
+        module._forward_hooks.clear()
+        module._forward_pre_hooks.clear()
+
+
+def run_encoder(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    # The second row has padding.
+    lengths = torch.tensor([LENGTH, 9])
+    mask = (torch.arange(LENGTH)[None] < lengths[:, None]).long()
+    with torch.no_grad():
+        padded = model(ids, attention_mask=mask, output_hidden_states=True)
+    kept = Kept(ids)
+    embeddings, blocks, parts = encoder_parts_of(getattr(model, model.base_model_prefix, model))
+    kept.keep("hook_embed", embeddings.word_embeddings, "output")
+    kept.keep("hook_full_embed", embeddings, "output")
+    for i, block in enumerate(blocks):
+        part = parts(block)
+        kept.keep(f"blocks.{i}.hook_resid_pre", block, "input")
+        for name in "qkv":
+            kept.keep(f"blocks.{i}.attn.hook_{name}", part[name], "output")
+        kept.keep(f"blocks.{i}.attn.hook_z", part["attn"], "input")
+        kept.keep(f"blocks.{i}.hook_attn_out", part["attn"], "output")
+        kept.keep(f"blocks.{i}.hook_resid_mid", part["ln1"], "input")
+        kept.keep_norm(f"blocks.{i}.ln1", part["ln1"])
+        kept.keep(f"blocks.{i}.mlp.hook_pre", part["up"], "output")
+        kept.keep(f"blocks.{i}.mlp.hook_post", part["mlp"], "input")
+        kept.keep(f"blocks.{i}.hook_mlp_out", part["mlp"], "output")
+        kept.keep(f"blocks.{i}.hook_resid_post", part["ln2"], "input")
+        kept.keep_norm(f"blocks.{i}.ln2", part["ln2"])
+        kept.keep(f"blocks.{i}.hook_normalized_resid_post", block, "output")
+    with torch.no_grad():
+        output = model(ids, output_attentions=True, output_hidden_states=True)
+    without_hooks(model)
+    values = kept.values
+    for i, pattern in enumerate(output.attentions):
+        values[f"blocks.{i}.attn.hook_pattern"] = pattern.contiguous()
+        assert torch.equal(output.hidden_states[i + 1], values[f"blocks.{i}.hook_normalized_resid_post"])
+    if "logits" in output:
+        values["logits"] = output.logits.contiguous()
+    values["padded"] = (padded.hidden_states[-1] * mask[..., None]).contiguous()
+    values["lengths"] = lengths.to(torch.int32)
+    values["tokens"] = ids.to(torch.int32).contiguous()
+    return values
+
+
+def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    """TransformerLens' hook points, read from the modules' inputs and outputs."""
+    kept = Kept(ids)
+    values, put, keep = kept.values, kept.put, kept.keep
 
     def keep_joined(i: int, module: torch.nn.Module) -> None:
         def use(value):
@@ -181,18 +261,18 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
             for name, part in zip("qkv", parts):
                 put(f"blocks.{i}.attn.hook_{name}", part)
 
-        on(module, "output", use)
+        kept.on(module, "output", use)
 
     embedding, blocks, last_norm, parts = parts_of(model)
     # Gemma's embedding is scaled by the time that it enters the first block.
     is_scaled = "gemma" in model.config.model_type
     keep("hook_embed", blocks[0] if is_scaled else embedding, "input" if is_scaled else "output")
-    keep_norm("ln_final", last_norm)
+    kept.keep_norm("ln_final", last_norm)
     is_parallel = getattr(model.config, "use_parallel_residual", False)
     for i, block in enumerate(blocks):
         part = parts(block)
         keep(f"blocks.{i}.hook_resid_pre", block, "input")
-        keep_norm(f"blocks.{i}.ln1", part["ln1"])
+        kept.keep_norm(f"blocks.{i}.ln1", part["ln1"])
         if "qkv" in part:
             keep_joined(i, part["qkv"])
         else:
@@ -202,7 +282,7 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         keep(f"blocks.{i}.hook_attn_out", part["attn"], "output")
         if not is_parallel:
             keep(f"blocks.{i}.hook_resid_mid", part["ln2"], "input")
-        keep_norm(f"blocks.{i}.ln2", part["ln2"])
+        kept.keep_norm(f"blocks.{i}.ln2", part["ln2"])
         keep(f"blocks.{i}.mlp.hook_pre", part.get("gate", part["up"]), "output")
         if "gate" in part:
             keep(f"blocks.{i}.mlp.hook_pre_linear", part["up"], "output")
@@ -229,9 +309,7 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
         values[f"blocks.{i}.attn.hook_pattern"] = pattern.float().contiguous()
     if is_rotary:
         modelling.eager_attention_forward = attention
-    for module in model.modules():
-        module._forward_hooks.clear()
-        module._forward_pre_hooks.clear()
+    without_hooks(model)
     # By whole passes: what a cache gives is what is tested.
     written = ids[:1, :5]
     with torch.no_grad():
@@ -247,11 +325,13 @@ def run(model, ids: torch.Tensor) -> dict[str, torch.Tensor]:
 
 
 def make(out: Path, name: str) -> None:
-    kind, settings = FAMILIES[name]
+    kind, settings = (FAMILIES | ENCODERS)[name]
+    is_encoder, is_bare = name in ENCODERS, name == "bert-bare"
+    auto = AutoModel if is_bare else AutoModelForMaskedLM if is_encoder else AutoModelForCausalLM
     config = AutoConfig.for_model(kind, **settings)
     config._attn_implementation = "eager"
     torch.manual_seed(0)
-    model = randomised(AutoModelForCausalLM.from_config(config, attn_implementation="eager"))
+    model = randomised(auto.from_config(config, attn_implementation="eager"))
     ids = torch.randint(2, VOCABULARY, (2, LENGTH), generator=torch.Generator().manual_seed(1))
     folder = out / name
     shutil.rmtree(folder, ignore_errors=True)
@@ -261,7 +341,15 @@ def make(out: Path, name: str) -> None:
         model = AutoModelForCausalLM.from_pretrained(
             folder, dtype=torch.float32, attn_implementation="eager").eval()
     (folder / "generation_config.json").unlink(missing_ok=True)
-    values = run(model, ids)
+    if is_bare:
+        path = folder / "model.safetensors"
+        old = {
+            re.sub("LayerNorm.weight$", "LayerNorm.gamma", re.sub("LayerNorm.bias$", "LayerNorm.beta", key)): value
+            for key, value in load_file(path).items()
+            if not key.startswith("pooler")
+        }
+        save_file(old, path, metadata={"format": "pt"})
+    values = run_encoder(model, ids) if is_encoder else run(model, ids)
     save_file(values, folder / "expected.safetensors", metadata=VERSIONS)
     largest = max(float(v.abs().max()) for k, v in values.items() if "hook" in k)
     print(f"{name}: {len(values)} values, largest at a hook point {largest:.1f}")
@@ -272,5 +360,5 @@ if __name__ == "__main__":
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     print(json.dumps(VERSIONS))
-    for name in FAMILIES:
+    for name in FAMILIES | ENCODERS:
         make(arguments.out, name)
