@@ -7,6 +7,7 @@ import { families, familyFixture, familyFolder } from "../../test/family-fixture
 import { maxDifference } from "../../test/max-difference.ts";
 import { Safetensors } from "../safetensors.ts";
 import { generate } from "./generate.ts";
+import { packRows } from "./packing.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 async function expectedOf(folder: string) {
@@ -104,6 +105,64 @@ describe.each(families.filter(isEncoder))("%s", (family) => {
     );
     await model.close();
   });
+});
+
+test.each(families.filter((family) => !isEncoder(family)))(
+  "%s has the same values at a text with padding behind it",
+  async (family) => {
+    const model = await loadModel(await familyFolder(family));
+    const { batch, length, tokens } = await expectedOf(familyFixture(family));
+    const capture = model.hookPoints();
+    const padded = await model.forward({ tokens, batch, length, capture, lengths: Int32Array.of(length, 9) }); // prettier-ignore
+    const alone = await model.forward({ ...{ tokens: tokens.slice(length, length + 9), batch: 1, length: 9 }, capture }); // prettier-ignore
+    for (const name of capture) {
+      const from = length * model.hookWidth(name);
+      const { [name]: own } = alone.activations;
+      const same = padded.activations[name].subarray(from, from + own.length);
+      expect.soft(maxDifference(same, own), name).toBeLessThan(1e-5);
+    }
+    await model.close();
+  },
+);
+
+test.each(families.filter(isEncoder))(
+  "%s has the same values at a text with padding behind it only with its length",
+  async (family) => {
+    const model = await loadModel(await familyFolder(family));
+    const { batch, length, tokens, lengths } = await expectedOf(familyFixture(family));
+    const input = { tokens, batch, length };
+    const capture = model.hookPoints();
+    const count = lengths[1];
+    const alone = await model.forward({ ...{ tokens: tokens.slice(length, length + count), batch: 1, length: count }, capture }); // prettier-ignore
+    for (const [given, isSame] of [
+      [{ lengths }, true],
+      [{}, false],
+    ] as const) {
+      // prettier-ignore
+      const padded = await model.forward({ ...input, capture, ...given });
+      let largest = 0;
+      for (const name of capture) {
+        const from = length * model.hookWidth(name);
+        const { [name]: own } = alone.activations;
+        const same = padded.activations[name].subarray(from, from + own.length);
+        largest = Math.max(largest, maxDifference(same, own));
+      }
+      if (isSame) expect(largest).toBeLessThan(1e-5);
+      else expect(largest).toBeGreaterThan(1e-3);
+    }
+    await model.close();
+  },
+);
+
+test("rows of text for an encoder have [CLS] before every document, and nothing between", async () => {
+  const model = await loadModel(await familyFolder("bert"));
+  const texts = ["The fox", "once upon a time"].map((text, id) => ({ id: String(id), text }));
+  const own = texts.map(({ text }) => [...model.tokenizer.encode(text).ids]);
+  const options = { contextLength: 64, bos: "document" as const, partial: true };
+  const rows: number[][] = [];
+  for await (const row of packRows(texts, model.tokenizer, options)) rows.push([...row.tokens]);
+  expect(rows).toEqual([[2, ...own[0], 2, ...own[1]]]);
+  await model.close();
 });
 
 test("an encoder without what predicts masked tokens has no logits", async () => {
