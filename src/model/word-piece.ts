@@ -90,8 +90,10 @@ class WordPieceTokenizer implements Tokenizer {
       this.#tokens[id] = content;
     }
     const preTokenizer = isRecord(json.pre_tokenizer) ? json.pre_tokenizer["type"] : undefined;
-    if (preTokenizer !== "BertPreTokenizer")
-      throw refuse(`its pre-tokenizer is ${String(preTokenizer ?? "none")}, not BertPreTokenizer`);
+    if (preTokenizer !== "BertPreTokenizer") {
+      const name = typeof preTokenizer === "string" ? preTokenizer : "none";
+      throw refuse(`its pre-tokenizer is ${name}, not BertPreTokenizer`);
+    }
     this.#normalizer = normalizerOf(json.normalizer, refuse);
     const unknown = model["unk_token"];
     const unknownId = typeof unknown === "string" ? this.#ids.get(unknown) : undefined;
