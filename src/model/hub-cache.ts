@@ -114,6 +114,8 @@ export class RepoCache {
 
   /** Notes all files at a commit. A cache that cannot be written to is no failure. */
   async noteList(commit: string, files: readonly ListedFile[]): Promise<void> {
+    // Other programs call a cache damaged that knows of a commit and has no folder of it.
+    await fs.mkdir(this.snapshot(commit), { recursive: true }).catch(() => undefined);
     await note(this.#list(commit), JSON.stringify(files));
   }
 

@@ -76,8 +76,8 @@ export async function openRepo(
     const commit = await cache.commitOf(name.revision);
     if (commit === undefined) return undefined;
     const files = await cache.files(commit);
-    if (files.length === 0) return undefined;
     const list = type === "dataset" ? await cache.listOf(commit) : undefined;
+    if (files.length === 0 && !list) return undefined;
     return cachedRepo({ name, commit, folder: cache.snapshot(commit), offline: why }, files, list);
   };
   if (options.download === false) {
@@ -178,7 +178,10 @@ async function listed(
         : await hub.datasetInfo({ ...asked, additionalFields: ["sha"] });
     // A data set may have tens of thousands of files, a thousand in each answer; a commit's never change.
     const noted = name.type === "dataset" ? await cache.listOf(commit) : undefined;
-    if (noted) return new ListedRepo(name, commit, cache, noted, options);
+    if (noted) {
+      await cache.noteCommit(name.revision, commit);
+      return new ListedRepo(name, commit, cache, noted, options);
+    }
     const files: HubFile[] = [];
     const repo = { type: name.type, name: name.id };
     const entries = hub.listFiles({ ...where, repo, revision: commit, recursive: true });
@@ -191,7 +194,10 @@ async function listed(
       ({ hash, size }) => /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash ?? "") && size >= 0,
     );
     if (!isCommit(commit) || !isWhole) throw new TypeError("a hash or size is missing");
-    if (name.type === "dataset") await cache.noteList(commit, files);
+    if (name.type === "dataset") {
+      await cache.noteList(commit, files);
+      await cache.noteCommit(name.revision, commit);
+    }
     return new ListedRepo(name, commit, cache, files, options);
   } catch (error) {
     if (error instanceof HubRefusal && error.missing)

@@ -211,10 +211,11 @@ export function chooseSplit(
   const chosen = split ?? (splitNamed(splits, "train") || known.length > 1 ? "train" : known[0]);
   const name = splitNamed(splits, chosen);
   if (name !== undefined) return { config: config.name, split: name, paths: splits.get(name)! };
-  const example = `${dataset}:${config.name}/${known[0]}`;
   throw new UserError(
-    `dataset ${dataset} (config ${config.name}) has no split ${chosen}; there are: ${listText(known)}. ` +
-      (split === undefined ? `Choose one, such as ${example}.` : hint(split, known)).trim(),
+    `dataset ${dataset} (config ${config.name}) has no split ${chosen}; there are: ${listText(known)}.` +
+      (split === undefined
+        ? ` Choose one, such as ${dataset}:${config.name}/${known[0]}.`
+        : hint(split, known)),
   );
 }
 
