@@ -63,8 +63,9 @@ export function configsOfCard(
   const entries = listed.map((item: unknown) => {
     const entry = (item ?? {}) as Record<string, unknown>;
     const name = entry["config_name"] ?? "default";
-    if (typeof name !== "string") throw fail(`has a config_name that is no name: ${String(name)}`);
-    return { entry, name };
+    // YAML takes 2024 for a number.
+    if (typeof name === "string" || typeof name === "number") return { entry, name: String(name) };
+    throw fail(`has a config_name that is no name: ${JSON.stringify(name)}`);
   });
   const marked = entries.find(({ entry }) => entry["default"] === true)?.name ?? "default";
   return entries.map(({ entry, name }) => ({
