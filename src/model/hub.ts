@@ -243,6 +243,9 @@ async function withHint(
   return new HubRefusal(`${error.message} Did you mean ${near}?`, error.missing);
 }
 
+/** What is there in an instant, such as a card, needs no line of progress. */
+const UNTOLD_BYTES = 100_000;
+
 /** As the hub lists it. */
 class ListedRepo implements HubRepo {
   readonly name: RepoName;
@@ -306,7 +309,10 @@ class ListedRepo implements HubRepo {
     await requireRoom(total - counted(), showName(this.name));
     // The files of a data set come one by one.
     const what = this.name.type === "dataset" && missing.length === 1 ? ` ${missing[0].path}` : "";
-    const shown = downloadReporter().begin(showName(this.name) + what, total, counted());
+    const shown =
+      total < UNTOLD_BYTES
+        ? undefined
+        : downloadReporter().begin(showName(this.name) + what, total, counted());
     try {
       for (const { path, size, hash } of missing) {
         const blob = cache.blob(hash!);
@@ -320,16 +326,16 @@ class ListedRepo implements HubRepo {
           onBytes: (done) => {
             have.set(path, done);
             onProgress?.({ done: counted(), total });
-            shown.update(counted());
+            shown?.update(counted());
           },
         });
         await placeInSnapshot(blob, join(this.folder, path));
       }
     } catch (error) {
-      shown.stop();
+      shown?.stop();
       throw error instanceof Unreachable ? new UserError(`${error.message}.`) : error;
     }
-    shown.end();
+    shown?.end();
   }
 }
 

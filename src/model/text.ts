@@ -190,7 +190,7 @@ async function* documentsOfPart(
   }
   const own = { ...options, field: field ?? options.field };
   const files = isDataset(source)
-    ? (await openDataset(source, { signal: options.signal })).files(options.signal)
+    ? (await openDataset(source)).files(options.signal)
     : await filesOf(source);
   yield* documentsOfFiles(nameOf(source), files, own, stream);
 }

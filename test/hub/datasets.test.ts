@@ -21,7 +21,7 @@ const SHARDS = 3;
 const ROWS = 40;
 const shard = (split: string, i: number) => `data/${split}-0000${i}-of-0000${SHARDS}.parquet`;
 const textOf = (split: string, i: number, row: number) =>
-  `${split} ${i} ${row}: ${"words ".repeat(60)}`;
+  `${split} ${i} ${row}: ${"words ".repeat(600)}`;
 
 function parquet(texts: string[], name = "text"): Buffer {
   return Buffer.from(
@@ -162,8 +162,8 @@ describe("a data set of the hub", () => {
     expect(await refusal(read("owner/texts:other"))).toMatch(/no config or split other; configs: only; splits of only: train\./); // prettier-ignore
   });
 
-  test("is told of with its commit and size, and each file while it is fetched", async () => {
-    offer();
+  test("is told of with its commit and size, and each file while it is fetched, but not its card", async () => {
+    offer({ "README.md": "# Texts" });
     const told: string[] = [];
     reportDownloads({
       begin: (label) => (told.push(label), { update() {}, end() {}, stop() {} }),
@@ -172,7 +172,7 @@ describe("a data set of the hub", () => {
     await read("owner/texts", {}, 1);
     reportDownloads();
     expect(told).toEqual([
-      expect.stringMatching(`text: owner/texts:default/train at commit ${commit.slice(0, 8)}, 3 files, 0\\.0 MB`), // prettier-ignore
+      expect.stringMatching(`text: owner/texts:default/train at commit ${commit.slice(0, 8)}, 3 files, 0\\.4 MB`), // prettier-ignore
       `owner/texts ${shard("train", 0)}`,
     ]);
   });
@@ -253,7 +253,7 @@ describe("what goes wrong on the way", () => {
   test("connections that are cut, again and again, end in the same text", async () => {
     offer();
     let cuts = 0;
-    place.hub.fault = () => (cuts++ % 3 < 2 ? { cutAfter: 4_000 } : undefined);
+    place.hub.fault = () => (cuts++ % 3 < 2 ? { cutAfter: 60_000 } : undefined);
     expect(await read("owner/texts")).toEqual(all("train"));
     expect(place.hub.fetched().filter(({ range }) => range !== undefined).length).toBeGreaterThan(SHARDS); // prettier-ignore
   });

@@ -7,7 +7,7 @@ import { hashBytes } from "../../safetensors.ts";
 import { downloadReporter } from "../download-report.ts";
 import { cacheFolder, parseRepoName } from "../hub-cache.ts";
 import { HubRefusal, hubSettings } from "../hub-client.ts";
-import { type HubOptions, type HubRepo, openRepo } from "../hub.ts";
+import { type HubRepo, openRepo } from "../hub.ts";
 import {
   chooseSplit,
   configsByName,
@@ -63,25 +63,25 @@ const opened = new Map<string, Promise<Dataset>>();
  * @throws UserError when there is no such data set, revision, config or split, naming those there are; when it
  * is not said which of several is meant; for no access; and for files of kinds that are not read.
  */
-export function openDataset(source: string, options: HubOptions = {}): Promise<Dataset> {
+export function openDataset(source: string): Promise<Dataset> {
   const { endpoint, isOffline } = hubSettings();
   const key = JSON.stringify([source, endpoint, cacheFolder(), isOffline]);
   let dataset = opened.get(key);
   if (!dataset) {
-    dataset = open(source, options);
+    dataset = open(source);
     opened.set(key, dataset);
     dataset.catch(() => opened.delete(key));
   }
   return dataset;
 }
 
-async function open(source: string, options: HubOptions): Promise<Dataset> {
+async function open(source: string): Promise<Dataset> {
   const wanted = parseDataset(source);
   if (!wanted)
     throw new UserError(
       `${source} is no data set of the Hugging Face hub: that is owner/name, owner/name@revision, or either with :config or :config/split behind it.`,
     );
-  const { repo, configs } = await configsOf(wanted.repo, options);
+  const { repo, configs } = await configsOf(wanted.repo);
   const { config, split, paths } = chooseSplit(configs, wanted, wanted.repo);
   if (!repo.isListed) requireAllShards(repo, paths);
   const { commit } = repo;
@@ -104,15 +104,12 @@ async function open(source: string, options: HubOptions): Promise<Dataset> {
 const CONVERTED = "refs/convert/parquet";
 
 /** The repository that holds the files, and its configs. */
-async function configsOf(
-  name: string,
-  options: HubOptions,
-): Promise<{ repo: HubRepo; configs: DatasetConfig[] }> {
-  const repo = await openRepo("dataset", name, options);
+async function configsOf(name: string): Promise<{ repo: HubRepo; configs: DatasetConfig[] }> {
+  const repo = await openRepo("dataset", name);
   const paths = repo.files.map(({ path }) => path);
   const { id, revision } = repo.name;
   if (revision === CONVERTED) return { repo, configs: configsOfConverted(paths) };
-  const [card] = paths.includes("README.md") ? await repo.fetch(["README.md"], options.signal) : [];
+  const [card] = paths.includes("README.md") ? await repo.fetch(["README.md"]) : [];
   const listed = card && configsOfCard(await readFile(card, "utf8"), paths, name);
   if (listed) return { repo, configs: listed };
   const configs = configsByName(paths);
@@ -121,7 +118,7 @@ async function configsOf(
   if (configs.length > 0 && !hasScript) return { repo, configs };
   // What a script would make of the files is known from the hub's own copy only; scripts are never run.
   const mayLack = repo.offline !== undefined && configs.length > 0;
-  const converted = revision === "main" ? await convertedOf(id, options, mayLack) : undefined;
+  const converted = revision === "main" ? await convertedOf(id, mayLack) : undefined;
   if (converted) return converted;
   if (configs.length > 0) return { repo, configs };
   const some = paths.filter((path) => !/^(?:\.|README\.md$)/.test(path)).slice(0, 3);
@@ -135,11 +132,10 @@ async function configsOf(
 /** The hub's Parquet copy; undefined when it has none, or when it may be lacking and cannot be had. */
 async function convertedOf(
   id: string,
-  options: HubOptions,
   mayLack: boolean,
 ): Promise<{ repo: HubRepo; configs: DatasetConfig[] } | undefined> {
   try {
-    const repo = await openRepo("dataset", `${id}@${CONVERTED}`, options);
+    const repo = await openRepo("dataset", `${id}@${CONVERTED}`);
     const configs = configsOfConverted(repo.files.map(({ path }) => path));
     return configs.length > 0 ? { repo, configs } : undefined;
   } catch (error) {
