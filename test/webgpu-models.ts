@@ -9,12 +9,15 @@ for (const folder of process.argv.slice(2)) {
   const [cpu, gpu] = [await loadModel(folder), await loadModel(folder, { device: "webgpu" })];
   const [batch, length] = [2, 12];
   const tokens = Int32Array.from({ length: batch * length }, (_, i) => (i * 7) % 60);
-  const asked = { tokens, batch, length, capture: cpu.hookPoints(), logits: "all", loss: true } as const; // prettier-ignore
+  const capture = cpu.hookPoints();
+  // Encoders have neither, or only one of them.
+  const predictions = cpu.info.isEncoder ? {} : ({ logits: "all", loss: true } as const);
+  const asked = { tokens, batch, length, capture, ...predictions };
   const [exact, ours] = [await cpu.forward(asked), await gpu.forward(asked)];
   await cpu.close();
   await gpu.close();
-  const pairs = cpu.hookPoints().map((name) => [exact.activations[name], ours.activations[name]]);
-  pairs.push([exact.logits!, ours.logits!], [exact.loss!, ours.loss!]);
+  const pairs = capture.map((name) => [exact.activations[name], ours.activations[name]]);
+  if (exact.loss) pairs.push([exact.logits!, ours.logits!], [exact.loss, ours.loss!]);
   found[folder] = Math.max(
     ...pairs.map(([x, y]) => Math.hypot(...x.map((value, i) => value - y[i])) / Math.hypot(...x)),
   );

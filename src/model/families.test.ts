@@ -5,6 +5,7 @@ import { describe, expect, test } from "vitest";
 
 import { families, familyFixture, familyFolder } from "../../test/family-fixture.ts";
 import { maxDifference } from "../../test/max-difference.ts";
+import { loadOrt } from "../ort.ts";
 import { Safetensors } from "../safetensors.ts";
 import { generate } from "./generate.ts";
 import { packRows } from "./packing.ts";
@@ -59,6 +60,25 @@ describe.each(families.filter((family) => !isEncoder(family)))("%s", (family) =>
     },
   );
 });
+
+test.each(families.filter((family) => !isEncoder(family)))(
+  "%s gives the same with its queries in blocks, even ones and not",
+  async (family) => {
+    const folder = await familyFolder(family);
+    const model = await loadModel(folder);
+    const { batch, length, tokens } = await expectedOf(folder);
+    const { Tensor } = await loadOrt();
+    const capture = [model.lastResidual()];
+    const run = async (queryBlocks: number) => {
+      const feeds = { tokens: new Tensor("int32", tokens, [batch, length]) };
+      return (await model.run({ capture, queryBlocks }, feeds))[capture[0]].data as Float32Array;
+    };
+    const whole = await run(1);
+    for (const blocks of [2, 3, length])
+      expect(maxDifference(await run(blocks), whole), `${blocks}`).toBeLessThan(1e-5);
+    await model.close();
+  },
+);
 
 describe.each(families.filter(isEncoder))("%s", (family) => {
   test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(

@@ -32,6 +32,11 @@ export interface GraphRequest {
    * that have no kernel for the operator. The same numbers up to rounding.
    */
   attention?: "onnx" | "plain";
+  /**
+   * In how many blocks of queries the operator is called where nothing is cached, each with the keys up
+   * to the block's end only: of a causal row, half of all keys are in nobody's sight. Default 1.
+   */
+  queryBlocks?: number;
 }
 
 /** Where ONNX Runtime finds a checkpoint's file, relative to the session's external folder. */

@@ -238,6 +238,24 @@ class Builder extends GraphParts {
     if (!this.isCached(layer)) {
       if (this.spec.isEncoder)
         return graph.op("Attention", [q, k, v, ...this.#keysInside()], attributes);
+      const blocks = this.request.queryBlocks ?? 1;
+      if (blocks > 1) {
+        const outputs = this.#queryBlocks(blocks).map(([from, to]) => {
+          const keys = graph.op("Slice", [k, graph.int64(0), to, graph.int64(2)]);
+          const values = graph.op("Slice", [v, graph.int64(0), to, graph.int64(2)]);
+          const queries = graph.op("Slice", [q, from, to, graph.int64(2)]);
+          const mask = this.once(`mask ${windows[layer]} ${from}`, () =>
+            graph.op("Slice", [
+              this.mask(windows[layer]),
+              graph.op("Concat", [from, graph.int64(0)], { axis: 0 }),
+              graph.op("Concat", [to, to], { axis: 0 }),
+              graph.int64(0, 1),
+            ]),
+          );
+          return graph.op("Attention", [queries, keys, values, mask], attributes);
+        });
+        return graph.op("Concat", outputs, { axis: 2 });
+      }
       if (windows[layer] === null)
         return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
       return graph.op("Attention", [q, k, v, this.mask(windows[layer])], attributes);
@@ -247,6 +265,16 @@ class Builder extends GraphParts {
     const inputs = [q, k, v, this.mask(windows[layer]), past.key, past.value];
     const outputs = [`blocks.${layer}.attention`, present.key, present.value];
     return graph.ops("Attention", inputs, attributes, { outputs })[0];
+  }
+
+  /** First and past-the-last position of each block of queries, as int64 [1]. */
+  #queryBlocks(blocks: number): [string, string][] {
+    const graph = this.graph;
+    const bound = (i: number) =>
+      this.once(`bound ${i} of ${blocks}`, () =>
+        graph.op("Div", [graph.op("Mul", [this.length(), graph.int64(i)]), graph.int64(blocks)]),
+      );
+    return Array.from({ length: blocks }, (_, i) => [bound(i), bound(i + 1)]);
   }
 
   #plainAttention(layer: number, q: string, k: string, v: string, scale: number): string {
