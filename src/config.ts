@@ -463,6 +463,12 @@ export const trainSchema = z
       .describe("How much better, relatively, a validation loss must be to count."),
     shuffle: z.boolean().default(true).describe("Mix the activations; false: in stored order."),
     bufferRows: count("Activations held in memory to mix from.").default(262_144),
+    mixing: z
+      .enum(["store", "window"])
+      .optional()
+      .describe(
+        "What is mixed when not all activations fit into bufferRows: store: from all over the store; window: bufferRows that follow each other at a time. Absent: store, but window when activations.onTheFly.",
+      ),
     deadAfterTokens: count(
       "A latent that has not fired for this many activations is dead.",
     ).default(100_000),
