@@ -82,6 +82,12 @@ const fromModelFields = z.strictObject({
       "Type of the activations on disk; f16 stops with an error on overflow; int8: 8 bits a value and a scale for each row.",
     ),
   shardRows: count("Activations per shard file.").default(131_072),
+  onTheFly: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Train straight from the model; activations are kept nowhere, and run anew in every epoch when they do not fit into train.bufferRows.",
+    ),
 });
 const fromModel = fromModelFields
   .refine((a) => a.hookPoint === undefined || a.hookPoints.length === 0, {
@@ -542,6 +548,14 @@ export const runSchema = z
       .optional()
       .describe("What Lens adds to a run's config.json; not a setting."),
   })
+  .refine(
+    ({ activations: a, train }) => !(a.from === "model" && a.onTheFly && train.mixing === "store"),
+    {
+      path: ["train", "mixing"],
+      message:
+        "cannot be store with activations.onTheFly: there is no store to mix from; leave it out, or say window",
+    },
+  )
   .describe("A whole run: activations, autoencoder, training, features.");
 
 export type RunConfig = z.infer<typeof runSchema>;
