@@ -62,14 +62,14 @@ export async function onTheFlySources(
   /** Shows the rows that `work` has the model make. */
   async function shown<T>(label: string, total: number, work: () => Promise<T>): Promise<T> {
     const progress = counter(label, total);
-    let last = 0;
+    let isDone = false;
     onRows = (made) => {
-      progress.update((last = Math.min(total, made)));
+      if (isDone) return;
+      progress.update(Math.min(total, made));
+      if ((isDone = made >= total)) progress.end();
     };
     try {
-      const result = await work();
-      if (last > 0) progress.end();
-      return result;
+      return await work();
     } catch (error) {
       progress.stop();
       throw error;
