@@ -171,7 +171,7 @@ export async function saveTrained(
   trainer: Trainer,
 ): Promise<Trained> {
   const sae = await trainer.sae();
-  const details = await detailsOf(config, device, sae, activations);
+  const details = await detailsOf(config, trainer.settings, device, sae, activations);
   await saveSae(run.path("sae"), sae, details);
   return { sae, details };
 }
@@ -248,6 +248,7 @@ function summaryOf({ fvu, l0, deadFraction }: Metrics): string {
 /** What belongs beside the weights. */
 async function detailsOf(
   config: RunConfig,
+  { train: settings }: Trainer["settings"],
   device: Device,
   sae: Sae,
   { train, validation, manifest, hookPoints }: Activations,
@@ -265,7 +266,7 @@ async function detailsOf(
       dataset: manifest && sourceText(manifest.data.source),
       averageSparsity: metrics.l0 / sae.spec.dSae,
       activeFeatures: summary.activeFeatures,
-      trainingConfig: { seed: config.seed, sae: config.sae, train: config.train },
+      trainingConfig: { seed: config.seed, sae: config.sae, train: settings },
       metrics: { ...metrics, ...summary },
       provenance: { activations: heldOut.provenance },
     };
