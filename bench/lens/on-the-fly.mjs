@@ -37,7 +37,8 @@ async function train(source) {
   });
   const created = performance.now() - began;
   let waited = 0;
-  for await (const _ of trainer.fit({ onWait: (ms) => (waited += ms) }));
+  const steps = trainer.fit({ onWait: (ms) => (waited += ms) });
+  while (!(await steps.next()).done);
   trainer.close();
   const ms = performance.now() - began;
   return { ms, waited: waited + created };

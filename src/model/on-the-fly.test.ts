@@ -168,7 +168,7 @@ describe("training straight from the model", () => {
   async function train(
     source: RowSource,
     state?: TrainerState,
-    { until = Infinity, mixing = "window" as "window" | "store" } = {},
+    { until = Infinity, mixing = "window" } = {},
   ) {
     const device = await openDevice("reference");
     const options: TrainerOptions = {
