@@ -168,7 +168,7 @@ describe("training straight from the model", () => {
   async function train(
     source: RowSource,
     state?: TrainerState,
-    { until = Infinity, mixing = "window" } = {},
+    { until = Infinity, mixing = "window" }: { until?: number; mixing?: "store" | "window" } = {},
   ) {
     const device = await openDevice("reference");
     const options: TrainerOptions = {
