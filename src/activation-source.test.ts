@@ -47,13 +47,21 @@ describe("the order of an epoch", () => {
   });
 
   it("never holds more rows than the buffer", () => {
-    for (const [rows, bufferRows] of [
-      [4321, 100],
-      [50_001, 6_000],
-      [300_000, 262_144],
-    ])
-      for (const pool of mixedOrder({ rows, bufferRows, seed: 1, epoch: 0, shuffle: true }))
-        expect(pool.rows).toBeLessThanOrEqual(bufferRows);
+    for (const mixing of ["store", "window"] as const)
+      for (const [rows, bufferRows] of [
+        [4321, 100],
+        [50_001, 6_000],
+        [300_000, 262_144],
+      ])
+        for (const pool of mixedOrder({
+          rows,
+          bufferRows,
+          mixing,
+          seed: 1,
+          epoch: 0,
+          shuffle: true,
+        }))
+          expect(pool.rows).toBeLessThanOrEqual(bufferRows);
   });
 
   it("is the stored order when nothing is shuffled", async () => {
@@ -82,7 +90,9 @@ describe("the order of an epoch", () => {
     // Each of 4! orders of four rows should come up 100 times in 2400 epochs.
     const counts = new Map<string, number>();
     for (let epoch = 0; epoch < 2400; epoch++) {
-      const [pool] = mixedOrder({ rows: 4, bufferRows: 4, seed: 3, epoch, shuffle: true });
+      const [pool] = mixedOrder({
+        ...{ rows: 4, bufferRows: 4, seed: 3, epoch, shuffle: true, mixing: "store" },
+      });
       const key = pool.order.join();
       counts.set(key, (counts.get(key) ?? 0) + 1);
     }
@@ -143,6 +153,40 @@ describe("mixing", () => {
     // Blocks of 9 rows out of a pool of a fifth of the store: at most 1000²/2 · 8/20000 ≈ 200
     // pairs share a block; a uniform sample of the store would have about 80 within 8 rows.
     expect(pairs).toBeLessThan(300);
+  });
+});
+
+describe("mixing in windows", () => {
+  it("takes the rows of one window after the other, each window in an order of its own", async () => {
+    const batches = await take(numbered(1000), 16, { bufferRows: 300, mixing: "window" });
+    const served = batches.flatMap(({ rows }) => rows);
+    for (let start = 0; start < 1000; start += 300) {
+      const window = served.slice(start, start + 300);
+      expect(sorted(window)).toEqual(sorted(ascending(1000).slice(start, start + 300)));
+      expect(window).not.toEqual(sorted(window));
+    }
+  });
+
+  it("goes on from a cursor as if it had never stopped", async () => {
+    const order = { bufferRows: 300, mixing: "window" as const };
+    const whole = await take(numbered(1000), 40, order);
+    for (const at of [1, 7, 15, 20])
+      expect(await take(numbered(1000), 20, { ...order, from: whole[at - 1].next })).toEqual(
+        whole.slice(at, at + 20),
+      );
+  });
+});
+
+describe("a limit", () => {
+  it.each([1, 4, 5, 16, 17, 40])("of %i batches changes none of them", async (limit) => {
+    for (const bufferRows of [300, 1000]) {
+      const whole = await take(numbered(1000), 40, { bufferRows });
+      expect(await take(numbered(1000), 41, { bufferRows, limit })).toEqual(whole.slice(0, limit));
+      const from = whole[9].next;
+      expect(await take(numbered(1000), 41, { bufferRows, limit: 10, from })).toEqual(
+        whole.slice(10, 20),
+      );
+    }
   });
 });
 

@@ -3,7 +3,7 @@
  * them (a store on disk, a synthetic dictionary, an array in memory).
  */
 import { UserError } from "./error.ts";
-import { ascending, mixedOrder } from "./row-order.ts";
+import { ascending, mixedOrder, type Mixing, type OrderOptions, type Pool } from "./row-order.ts";
 import { loadAhead, type LoadedPool, type RowBuffer } from "./row-stream.ts";
 
 /** A place in the stream; plain JSON, kept in checkpoints. */
@@ -30,7 +30,14 @@ export interface BatchOptions {
   shuffle: boolean;
   /** Rows held in memory to mix from. */
   bufferRows: number;
+  /** How rows are mixed that do not all fit into the buffer; absent: as the source can, `store` if it can both. */
+  mixing?: Mixing | undefined;
   from?: Cursor;
+  /**
+   * Batches to serve; absent: without end. Nothing is read that only later ones need, and what a
+   * few first batches were taken from is kept for a stream that goes on beyond them.
+   */
+  limit?: number | undefined;
 }
 
 /** Which tokens rows belong to: those of a store's shards, from row `first` of the whole store on. */
@@ -48,11 +55,13 @@ export interface ActivationSource {
   readonly heads?: readonly number[] | undefined;
   /** Rows in one epoch. */
   readonly rows: number;
+  /** The only way in which the rows can be mixed, where there is only one. */
+  readonly mixing?: "window" | undefined;
   /** The tokens of the rows, where they are known. */
   readonly tokenRows?: TokenRows | undefined;
   /** What the activations are, for the run's provenance: JSON with hashes where there are files. */
   readonly provenance: Record<string, unknown>;
-  /** Endless: epoch after epoch; the last batch of an epoch may be short. */
+  /** Epoch after epoch; the last batch of an epoch may be short. */
   batches(options: BatchOptions): AsyncIterable<Batch>;
 }
 
@@ -80,6 +89,8 @@ export interface RowReader {
   readonly dIn: number;
   readonly rows: number;
   readonly tokenRows?: TokenRows | undefined;
+  /** Set when rows come one after the other only. */
+  readonly mixing?: "window" | undefined;
   /** Room for `rows` rows of it. */
   hold(rows: number): RowBuffer;
 }
@@ -90,15 +101,12 @@ const SEQUENTIAL_ROWS = 32_768;
 /** A source over `reader`; rows that fit into a caller's buffer as a whole are loaded once and kept. */
 export function rowSource(reader: RowReader, provenance: Record<string, unknown>): RowSource {
   const { dIn, rows, tokenRows } = reader;
+  /** The first pool of a stream, loaded for statistics, until one that goes on beyond it takes it over. */
+  let opening: { order: string; buffer: Promise<RowBuffer> } | undefined;
   let whole: Promise<RowBuffer> | undefined;
   /** All rows, each in the place of its number. */
   function loadWhole(): Promise<RowBuffer> {
-    const load = async () => {
-      const buffer = reader.hold(rows);
-      await buffer.load([{ start: 0, end: rows }], ascending(rows));
-      return buffer;
-    };
-    whole ??= load().catch((error: unknown) => {
+    whole ??= loadAll(reader).catch((error: unknown) => {
       whole = undefined;
       throw error;
     });
@@ -106,23 +114,80 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
   }
 
   async function* pools(options: BatchOptions, from: Cursor): AsyncGenerator<LoadedPool> {
-    const { batchSize, bufferRows, seed, shuffle } = options;
+    const { batchSize, bufferRows, seed, shuffle, limit } = options;
+    const mixing = options.mixing ?? reader.mixing ?? "store";
+    const order = { rows, bufferRows, seed, shuffle, mixing };
     if (rows > bufferRows) {
-      const order = { rows, bufferRows, seed, shuffle };
-      yield* loadAhead(reader.hold(bufferRows), order, from, batchSize);
+      const to = limit === undefined ? undefined : after(from, limit, batchSize);
+      yield* poolsAhead(order, { from, to, batchRows: batchSize });
       return;
     }
     const buffer = await loadWhole();
     for (let { epoch, row } = from; ; epoch++, row = 0)
-      for (const { first, order } of mixedOrder({ ...options, rows, epoch }, row)) {
+      for (const { first, order: positions } of mixedOrder({ ...order, epoch }, row)) {
         const take = (at: number, count: number, out: Float32Array) =>
-          buffer.gather(order.subarray(at, at + count), out);
+          buffer.gather(positions.subarray(at, at + count), out);
         yield { epoch, first, rows, take };
       }
   }
 
+  /** Pools that do not all fit into memory together. */
+  async function* poolsAhead(
+    order: Omit<OrderOptions, "epoch">,
+    span: { from: Cursor; to: Cursor | undefined; batchRows: number },
+  ): AsyncGenerator<LoadedPool> {
+    const { from, to } = span;
+    const [first] = mixedOrder({ ...order, epoch: 0 });
+    const begins = from.epoch === 0 && from.row < first.rows;
+    const name = JSON.stringify(order);
+    if (begins && to?.epoch === 0 && to.row <= first.rows) {
+      if (opening?.order !== name) {
+        await (await opening?.buffer)?.close?.();
+        opening = { order: name, buffer: loadFirst(first, order) };
+      }
+      const { buffer } = opening;
+      buffer.catch(() => (opening = undefined));
+      const held = await buffer;
+      const take = (at: number, count: number, out: Float32Array) =>
+        held.gather(first.order.subarray(at, at + count), out);
+      yield { epoch: 0, first: 0, rows: first.rows, take };
+      return;
+    }
+    const taken = begins && opening?.order === name ? opening.buffer : undefined;
+    if (taken) opening = undefined; // its rows make room as they are served
+    const buffer = taken ? await taken : reader.hold(order.bufferRows);
+    yield* loadAhead(buffer, order, { ...span, isLoaded: taken !== undefined });
+  }
+
+  async function loadFirst({ ranges, rows: count }: Pool, order: Omit<OrderOptions, "epoch">) {
+    const buffer = reader.hold(order.bufferRows);
+    try {
+      await buffer.load(ranges, ascending(count));
+    } catch (error) {
+      await buffer.close?.();
+      throw error;
+    }
+    return buffer;
+  }
+
+  /** Where a stream stands that went on by so many batches; the last of an epoch may be short. */
+  function after({ epoch, row }: Cursor, batches: number, batchSize: number): Cursor {
+    const left = Math.ceil((rows - row) / batchSize);
+    if (batches <= left) return { epoch, row: Math.min(rows, row + batches * batchSize) };
+    const perEpoch = Math.ceil(rows / batchSize);
+    const later = batches - left - 1;
+    return {
+      epoch: epoch + 1 + Math.floor(later / perEpoch),
+      row: Math.min(rows, ((later % perEpoch) + 1) * batchSize),
+    };
+  }
+
   async function* batches(options: BatchOptions): AsyncGenerator<Batch> {
-    const { batchSize, from } = options;
+    const { batchSize, from, limit = Infinity } = options;
+    if (reader.mixing && (options.mixing ?? reader.mixing) !== reader.mixing && options.shuffle)
+      throw new UserError(
+        `these activations come one after the other, so they can be mixed in windows only; got mixing ${options.mixing}`,
+      );
     requirePositive("batchSize", batchSize);
     requirePositive("bufferRows", options.bufferRows);
     let { epoch, row } = from ?? { epoch: 0, row: 0 };
@@ -134,6 +199,8 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
     if (row === rows) [epoch, row] = [epoch + 1, 0];
     const data = new Float32Array(Math.min(batchSize, rows) * dIn);
     let filled = 0;
+    let served = 0;
+    if (limit < 1) return;
     for await (const pool of pools(options, { epoch, row })) {
       if (pool.epoch > epoch) [epoch, row] = [pool.epoch, 0];
       for (let at = row - pool.first; at < pool.rows;) {
@@ -145,6 +212,7 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
         if (filled < batchSize && row < rows) continue;
         const next = row < rows ? { epoch, row } : { epoch: epoch + 1, row: 0 };
         yield { data: data.subarray(0, filled * dIn), rows: filled, next };
+        if (++served >= limit) return;
         filled = 0;
       }
     }
@@ -169,6 +237,7 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
       dIn,
       rows: end - start,
       tokenRows: tokenRows && { ...tokenRows, first: tokenRows.first + start },
+      mixing: reader.mixing,
       hold: (count) => {
         const buffer = reader.hold(count);
         return {
@@ -178,13 +247,15 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
               slots,
             ),
           gather: (slots, out) => buffer.gather(slots, out),
+          close: async () => buffer.close?.(),
         };
       },
     };
     return rowSource(part, { ...provenance, rowRange: [start, end] });
   }
 
-  return { dIn, rows, tokenRows, provenance, batches, rowsInOrder, slice };
+  const { mixing } = reader;
+  return { dIn, rows, mixing, tokenRows, provenance, batches, rowsInOrder, slice };
 }
 
 /**
@@ -202,24 +273,68 @@ export function memorySource(
     throw new UserError(
       `activations of width ${dIn} need a multiple of ${dIn} numbers, at least one row; got ${data.length}`,
     );
-  const hold = (count: number): RowBuffer => {
-    const rowOf = new Uint32Array(count);
-    return {
-      load(ranges, slots) {
-        let at = 0;
-        for (const { start, end } of ranges)
-          for (let row = start; row < end; row++) rowOf[slots[at++]] = row;
-        return Promise.resolve();
-      },
-      gather(slots, out) {
-        for (let i = 0; i < slots.length; i++) {
-          const start = rowOf[slots[i]] * dIn;
-          out.set(data.subarray(start, start + dIn), i * dIn);
-        }
-      },
-    };
+  const gather = (numbers: Uint32Array, out: Float32Array) => {
+    for (let i = 0; i < numbers.length; i++) {
+      const start = numbers[i] * dIn;
+      out.set(data.subarray(start, start + dIn), i * dIn);
+    }
   };
+  const hold = (count: number) => numberedRows(count, () => Promise.resolve({ gather }));
   return rowSource({ dIn, rows, hold }, provenance);
+}
+
+/**
+ * A source of the rows of `reader` that brings them all into memory, in the form in which it holds
+ * them, when the first is asked for (or before, by `load`), and keeps them.
+ */
+export function keptSource(
+  reader: RowReader,
+  provenance: Record<string, unknown>,
+): { source: RowSource; load(): Promise<void> } {
+  const { dIn, rows, tokenRows } = reader;
+  let kept: Promise<RowBuffer> | undefined;
+  const load = () =>
+    (kept ??= loadAll(reader).catch((error: unknown) => {
+      kept = undefined;
+      throw error;
+    }));
+  const hold = (count: number) => numberedRows(count, load);
+  return {
+    source: rowSource({ dIn, rows, tokenRows, hold }, provenance),
+    load: async () => void (await load()),
+  };
+}
+
+/** All rows of `reader`, each in the place of its number. */
+async function loadAll(reader: RowReader): Promise<RowBuffer> {
+  const { rows } = reader;
+  const buffer = reader.hold(rows);
+  try {
+    await buffer.load([{ start: 0, end: rows }], ascending(rows));
+  } finally {
+    await buffer.close?.();
+  }
+  return buffer;
+}
+
+/** Room for `count` of the rows that are in memory elsewhere: their numbers are enough. */
+function numberedRows(count: number, open: () => Promise<Pick<RowBuffer, "gather">>): RowBuffer {
+  const rowOf = new Uint32Array(count);
+  let rows: Pick<RowBuffer, "gather">;
+  return {
+    async load(ranges, slots) {
+      rows = await open();
+      let at = 0;
+      for (const { start, end } of ranges)
+        for (let row = start; row < end; row++) rowOf[slots[at++]] = row;
+    },
+    gather(slots, out) {
+      rows.gather(
+        slots.map((slot) => rowOf[slot]),
+        out,
+      );
+    },
+  };
 }
 
 /**

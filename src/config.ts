@@ -112,6 +112,12 @@ const fromModelFields = z.strictObject({
       "Type of the activations on disk; f16 stops with an error on overflow; int8: 8 bits a value and a scale for each row.",
     ),
   shardRows: count("Activations per shard file.").default(131_072),
+  onTheFly: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Train straight from the model; activations are kept nowhere, and run anew in every epoch when they do not fit into train.bufferRows.",
+    ),
 });
 const fromModel = fromModelFields
   .refine((a) => a.hookPoint === undefined || a.hookPoints.length === 0, {
@@ -121,6 +127,11 @@ const fromModel = fromModelFields
   .refine((a) => a.targetHookPoint === undefined || a.hookPoints.length === 0, {
     path: ["targetHookPoint"],
     message: TARGET_AND_SEVERAL,
+  })
+  .refine((a) => !(a.onTheFly && a.maxNorm !== undefined), {
+    path: ["maxNorm"],
+    message:
+      "cannot be combined with onTheFly: how many activations it leaves would be known only after all were made",
   });
 
 export const syntheticSchema = z.strictObject({
@@ -495,6 +506,12 @@ export const trainSchema = z
       .describe("How much better, relatively, a validation loss must be to count."),
     shuffle: z.boolean().default(true).describe("Mix the activations; false: in stored order."),
     bufferRows: count("Activations held in memory to mix from.").default(262_144),
+    mixing: z
+      .enum(["store", "window"])
+      .optional()
+      .describe(
+        "What is mixed when not all activations fit into bufferRows: store: from all over the store; window: bufferRows that follow each other at a time. Absent: store, but window when activations.onTheFly.",
+      ),
     deadAfterTokens: count(
       "A latent that has not fired for this many activations is dead.",
     ).default(100_000),
@@ -566,6 +583,14 @@ export const runSchema = z
       .optional()
       .describe("What Lens adds to a run's config.json; not a setting."),
   })
+  .refine(
+    ({ activations: a, train }) => !(a.from === "model" && a.onTheFly && train.mixing === "store"),
+    {
+      path: ["train", "mixing"],
+      message:
+        "cannot be store with activations.onTheFly: there is no store to mix from; leave it out, or say window",
+    },
+  )
   .describe("A whole run: activations, autoencoder, training, features.");
 
 export type RunConfig = z.infer<typeof runSchema>;

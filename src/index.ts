@@ -22,6 +22,7 @@ export {
 } from "./model/generate.ts";
 export type { Intervention } from "./model/generate.ts";
 export { collect, type CollectOptions } from "./model/collect.ts";
+export { onTheFly, type OnTheFly, type OnTheFlyOptions } from "./model/on-the-fly.ts";
 export { openActivations, type ActivationStore, type StoreTokens } from "./model/activations.ts";
 export { memorySource, splitSource } from "./activation-source.ts";
 export { joinedSource, pairedSource } from "./zipped-source.ts";

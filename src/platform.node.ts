@@ -107,7 +107,8 @@ export function startWorker(
  */
 export function workerPort(): {
   data: unknown;
-  post(message: unknown): void;
+  /** What is in `transfer` is moved, not copied. */
+  post(message: unknown, transfer?: readonly ArrayBuffer[]): void;
   onMessage(handler: (message: unknown) => Promise<void>): void;
 } {
   if (!parentPort) throw new Error("workerPort is for worker threads");
@@ -115,7 +116,7 @@ export function workerPort(): {
   let previous = Promise.resolve();
   return {
     data: workerData as unknown,
-    post: (message) => port.postMessage(message),
+    post: (message, transfer = []) => port.postMessage(message, transfer),
     onMessage: (handler) => {
       port.on("message", (message) => {
         previous = previous.then(() => (message === STOP ? port.close() : handler(message)));

@@ -18,21 +18,29 @@ export interface Pool {
   order: Uint32Array;
 }
 
+/**
+ * Which rows share a pool when not all fit into one: `store`: each pool is a sample of all rows;
+ * `window`: rows that follow each other, which is all that a stream can offer.
+ */
+export type Mixing = "store" | "window";
+
 export interface OrderOptions {
   rows: number;
   bufferRows: number;
   seed: number;
   epoch: number;
   shuffle: boolean;
+  mixing: Mixing;
 }
 
 /**
  * The order of one epoch, from the pool that serves row `from` on. A pure function of its
  * arguments: no state to save.
  *
- * Rows that all fit into the buffer are one pool: a full Fisher–Yates shuffle. Otherwise the rows
+ * Rows that all fit into the buffer are one pool: a full Fisher–Yates shuffle. Otherwise a pool is a
+ * window of bufferRows rows that follow each other, or, mixed from the whole store, the rows
  * are cut into short blocks, cheap to read, and as many consecutive blocks as there are pools form
- * a stratum; each stratum deals its blocks out to the pools at random. Every pool is thus a sample
+ * a stratum; each stratum deals its blocks out to the pools at random. Every such pool is thus a sample
  * spread evenly over the whole store, so that a batch, drawn from a pool without replacement,
  * strays no further from the store's mean than a random sample would, however the store is sorted.
  */
@@ -53,8 +61,8 @@ export function* mixedOrder(options: OrderOptions, from = 0): Generator<Pool> {
 }
 
 function* poolRanges(options: OrderOptions): Generator<RowRange[]> {
-  const { rows, bufferRows, seed, epoch, shuffle } = options;
-  if (!shuffle || rows <= bufferRows) {
+  const { rows, bufferRows, seed, epoch, shuffle, mixing } = options;
+  if (!shuffle || mixing === "window" || rows <= bufferRows) {
     for (let start = 0; start < rows; start += bufferRows)
       yield [{ start, end: Math.min(rows, start + bufferRows) }];
     return;

@@ -16,6 +16,7 @@ function slowRows({ failAt = -1 } = {}) {
     hold(rows) {
       record.capacity = rows;
       const held = new Float32Array(rows).fill(-1);
+      const served = new Set<number>();
       return {
         async load(ranges: readonly RowRange[], slots) {
           record.under++;
@@ -25,7 +26,7 @@ function slowRows({ failAt = -1 } = {}) {
           for (const { start, end } of ranges)
             for (let row = start; row < end; row++) {
               if (row === failAt) throw new UserError(`row ${row} is damaged`);
-              if (held[slots[at]] >= 0) record.overwritten++;
+              if (held[slots[at]] >= 0 && !served.delete(held[slots[at]])) record.overwritten++;
               held[slots[at++]] = row;
               record.loaded++;
             }
@@ -33,7 +34,7 @@ function slowRows({ failAt = -1 } = {}) {
         gather(slots, out) {
           slots.forEach((slot, i) => {
             out[i] = held[slot];
-            held[slot] = -1;
+            served.add(held[slot]);
           });
         },
       };
@@ -111,5 +112,36 @@ describe("reading ahead", () => {
     const { loaded } = record;
     for (let i = 0; i < 20; i++) await setImmediate();
     expect(record.loaded).toBe(loaded);
+  });
+
+  it("reads no pool that begins after the last batch wanted", async () => {
+    const { source, record } = slowRows();
+    const order = { ...ORDER, mixing: "window" as const, limit: 21 };
+    let served = 0;
+    for await (const { rows } of source.batches(order)) {
+      served += rows;
+      for (let i = 0; i < 5; i++) await setImmediate();
+    }
+    expect(served).toBe(420);
+    expect(record.loaded).toBe(600);
+  });
+
+  it("reads what a few first batches came from once, for those and the stream that goes on", async () => {
+    const { source, record } = slowRows();
+    const order = { ...ORDER, mixing: "window" as const };
+    const all = async (limit: number) => {
+      const rows: number[] = [];
+      for await (const { data } of source.batches({ ...order, limit })) rows.push(...data);
+      return rows;
+    };
+    const few = await all(8);
+    expect(await all(8)).toEqual(few);
+    expect(record.loaded).toBe(200);
+    const whole = await all(50);
+    expect(whole.slice(0, few.length)).toEqual(few);
+    expect(whole.toSorted((a, b) => a - b)).toEqual([...Array(ROWS).keys()]);
+    expect(record).toMatchObject({ loaded: ROWS, capacity: ORDER.bufferRows });
+    expect((await all(50)).length).toBe(ROWS);
+    expect(record.loaded).toBe(2 * ROWS);
   });
 });

@@ -5,6 +5,13 @@
  */
 import { ascending, mixedOrder, type OrderOptions, type RowRange } from "./row-order.ts";
 
+/** A place in an endless stream. */
+interface Place {
+  epoch: number;
+  /** Rows of the epoch that are served before. */
+  row: number;
+}
+
 /** Room in memory for a fixed number of rows, in whatever form they are stored. */
 export interface RowBuffer {
   /**
@@ -14,6 +21,8 @@ export interface RowBuffer {
   load(ranges: readonly RowRange[], slots: Uint32Array): Promise<void>;
   /** Decodes the rows in `slots` into out [slots.length, dIn]. */
   gather(slots: Uint32Array, out: Float32Array): void;
+  /** No more will be loaded: ends what loading keeps open, also in the middle of it. Held rows stay. */
+  close?(): Promise<void>;
 }
 
 /** A pool whose rows are all in memory. */
@@ -30,27 +39,36 @@ export interface LoadedPool {
 const LOAD_ROWS = 8192;
 
 /**
- * The pools of an endless stream from row `from.row` of epoch `from.epoch` on, read ahead as far as
+ * The pools of a stream from the place `from` on, read ahead as far as
  * `buffer`, with room for `order.bufferRows` rows, has room. What fails while reading ahead is thrown
  * when its pool's turn comes. Returning ends the reading before it resolves.
  * @param batchRows how many rows are taken at a time: room is filled once so much of it is free.
+ * @param to no pool is read that begins here or later; absent: there is no end.
+ * @param isLoaded whether the rows of the first pool are in the buffer already, in their order.
  */
 export async function* loadAhead(
   buffer: RowBuffer,
   order: Omit<OrderOptions, "epoch">,
-  from: { epoch: number; row: number },
-  batchRows: number,
+  {
+    from,
+    to,
+    batchRows,
+    isLoaded = false,
+  }: { from: Place; to?: Place | undefined; batchRows: number; isLoaded?: boolean },
 ): AsyncGenerator<LoadedPool, void> {
   const free = new SlotQueue(order.bufferRows);
   const ready: LoadedPool[] = [];
   let failure: { error: unknown } | undefined;
   let ended = false;
+  let isRead = false;
   let wakeReader = () => {};
   let wakeServer = () => {};
 
   async function fill(): Promise<void> {
+    let isHere = isLoaded;
     for (let { epoch, row } = from; ; epoch++, row = 0)
       for (const pool of mixedOrder({ ...order, epoch }, row)) {
+        if (to && (epoch > to.epoch || (epoch === to.epoch && pool.first >= to.row))) return;
         const slots = new Uint32Array(pool.rows);
         const rest = pool.ranges.map((range) => ({ ...range }));
         for (let at = 0; at < pool.rows;) {
@@ -60,9 +78,10 @@ export async function* loadAhead(
           const count = Math.min(LOAD_ROWS, free.length, pool.rows - at);
           const taken = slots.subarray(at, at + count);
           free.take(taken);
-          await buffer.load(cutOff(rest, count), taken);
+          if (!isHere) await buffer.load(cutOff(rest, count), taken);
           at += count;
         }
+        isHere = false;
         const inOrder = pool.order.map((position) => slots[position]);
         // A stream that begins within a pool never serves what comes before.
         free.give(inOrder.subarray(0, Math.max(0, row - pool.first)));
@@ -79,14 +98,17 @@ export async function* loadAhead(
       }
   }
 
-  const filling = fill().catch((error: unknown) => {
-    failure = { error };
-    wakeServer();
-  });
+  const filling = fill()
+    .catch((error: unknown) => void (failure = { error }))
+    .then(() => {
+      isRead = true;
+      wakeServer();
+    });
   try {
     for (;;) {
       while (ready.length === 0) {
         if (failure) throw failure.error;
+        if (isRead) return;
         await new Promise<void>((resolve) => (wakeServer = resolve));
       }
       yield ready.shift()!;
@@ -94,6 +116,7 @@ export async function* loadAhead(
   } finally {
     ended = true;
     wakeReader();
+    await buffer.close?.();
     await filling;
   }
 }

@@ -18,6 +18,7 @@ export function pairedSource(inputs: RowSource, targets: RowSource): RowSource {
     dIn: inputs.dIn,
     dOut: targets.dIn,
     rows: inputs.rows,
+    mixing: inputs.mixing ?? targets.mixing,
     tokenRows: inputs.tokenRows ?? targets.tokenRows,
     provenance: { from: "pair", inputs: inputs.provenance, targets: targets.provenance },
     async *batches(options) {
@@ -49,6 +50,7 @@ export function joinedSource(sources: readonly RowSource[]): RowSource {
     );
   return {
     ...{ dIn, heads, rows: sources[0].rows },
+    mixing: sources.find(({ mixing }) => mixing)?.mixing,
     tokenRows: sources.find(({ tokenRows }) => tokenRows)?.tokenRows,
     provenance: { from: "join", sources: sources.map(({ provenance }) => provenance) },
     async *batches(options) {

@@ -5,11 +5,11 @@ import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
 import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
+import { collectingOf } from "../workbench/reading.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import { collectingOf, noteEmpty } from "./sources.ts";
-import { Terminal } from "./terminal.ts";
+import { noteEmpty, Terminal } from "./terminal.ts";
 import { noteWeights } from "./weights-note.ts";
 
 interface Options extends Record<string, unknown> {
@@ -46,6 +46,10 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   const { activations, threads } = readSettings(file, options);
   if (activations.from !== "model")
     throw new UserError(`only activations.from model can be collected; got ${activations.from}`);
+  if (activations.onTheFly)
+    throw new UserError(
+      "activations.onTheFly keeps activations nowhere, and collecting is keeping them: leave it out here",
+    );
   const split = SPLITS.find((name) => name === options.split);
   if (!split)
     throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);

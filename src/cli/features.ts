@@ -14,7 +14,7 @@ import { evaluateStage, featuresStage } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
 import { addSettings, readSettings, withFlags } from "./settings.ts";
-import { openSources } from "./sources.ts";
+import { closeSources, openSources } from "./sources.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
 interface Options extends Record<string, unknown> {
@@ -65,7 +65,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
     terminal.next(`export ${shortPath(run.folder)}`, "write it for PyTorch");
   } finally {
     run.close();
-    await activations.model?.close();
+    await closeSources(activations);
     await device.close();
   }
 }

@@ -9,7 +9,7 @@ import { evaluateStage, featuresStage } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
 import { reportStage } from "./report.ts";
 import { addSettings, QUICK_START, readSettings, SECTIONS } from "./settings.ts";
-import { openSources, type Context } from "./sources.ts";
+import { closeSources, openSources, type Context } from "./sources.ts";
 import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
 import { duration } from "../readable.ts";
 import { shortPath, Terminal } from "./terminal.ts";
@@ -96,7 +96,7 @@ async function runWhole(context: Context, run: RunFolder): Promise<Outcome> {
   } catch (error) {
     throw afterFailure(error, run, "run");
   } finally {
-    await activations?.model?.close();
+    await closeSources(activations);
     await device.close();
   }
 }

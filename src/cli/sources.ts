@@ -15,16 +15,18 @@ import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
-import { readManifest, type StoreManifest } from "../model/store/manifest.ts";
+import { readManifest, type StoreManifest, type StorePlan } from "../model/store/manifest.ts";
 import { requireRereadable, stampOfSource } from "../model/text.ts";
 import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { syntheticActivations, type SyntheticActivations } from "../sae/synthetic.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-points.ts";
+import { onTheFlySources, type Flight } from "./on-the-fly.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
-import { type Terminal } from "./terminal.ts";
+import { collectingOf } from "../workbench/reading.ts";
+import { noteEmpty, type Terminal } from "./terminal.ts";
 import { noteWeights } from "./weights-note.ts";
 
 /** What every stage needs. */
@@ -42,8 +44,10 @@ export interface Activations {
   model?: Model;
   /** What the rows are activations of, where that is known. */
   hookPoints?: HookPointRoles;
-  /** Of the store behind `train`, when there is one. */
-  manifest?: StoreManifest;
+  /** How the rows of `train` were made, where that is known. */
+  manifest?: Pick<StorePlan, "model" | "contextLength" | "bos" | "data">;
+  /** Of activations that are stored nowhere. */
+  onTheFly?: Flight;
   /** Synthetic activations, with what they were made from. */
   synthetic?: SyntheticActivations;
 }
@@ -82,6 +86,12 @@ export async function openSources(
   }
 }
 
+/** Ends the model, and the thread that makes rows for training, if there are any. */
+export async function closeSources(activations: Activations | undefined): Promise<void> {
+  await activations?.onTheFly?.close();
+  await activations?.model?.close();
+}
+
 /** "a", "a → b" or "a + b", for people. */
 function hookPointsText({ inputs, target }: HookPointRoles): string {
   return inputs.join(" + ") + (target === undefined ? "" : ` → ${target}`);
@@ -100,10 +110,11 @@ async function sourceOf(
 
 /** Runs with the same data share their activations: the folder's name says what determines them. */
 async function collectSources(
-  { config, terminal, signal }: Context,
+  context: Context,
   activations: ModelActivationsConfig,
   saes: readonly SaeConfig[],
 ): Promise<Activations> {
+  const { config, terminal, signal } = context;
   requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
   const { threads } = config;
@@ -115,12 +126,16 @@ async function collectSources(
   const dOut = hookPoints.target === undefined ? undefined : model.hookWidth(hookPoints.target);
   for (const sae of saes) resolveSae(sae, { dIn: heads.reduce((a, b) => a + b), dOut, heads });
 
+  await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
+  if (activations.onTheFly) return onTheFlySources(context, activations, model, hookPoints);
+
   const names = model.expandHookPoints(namesOf(hookPoints));
   // What the weights are is in their hash.
   const {
     hookPoints: _,
     targetHookPoint: __,
     modelWeights: ___,
+    onTheFly: ____,
     modelDevice,
     ...rest
   } = activations;
@@ -133,7 +148,6 @@ async function collectSources(
     tokenizer: model.tokenizer.hash,
     files: await stampOfSource(activations.data),
   });
-  await noteWeights(terminal, model, activations, names, threads);
   const places = names.length > 2 ? `${names[0]}+${names.length - 1}-more` : names.join("+");
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
@@ -172,22 +186,6 @@ async function collectSources(
     validation: await sourceIn(validation),
     ...{ model, hookPoints, manifest: train.manifest! },
   };
-}
-
-/** What the settings say of collecting, but for how much and what. */
-export function collectingOf(activations: ModelActivationsConfig) {
-  const { field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
-  const { skipSpecialTokens, skipPositions, maxNorm } = activations;
-  return {
-    ...{ field, shuffleDocuments, contextLength, bos, dtype, shardRows },
-    ...{ skipSpecialTokens, skipPositions, maxNorm },
-  };
-}
-
-/** Says how many documents had no text, when there were any. */
-export function noteEmpty(terminal: Terminal, count: number): void {
-  if (count === 0) return;
-  terminal.note(`${short(count)} ${count === 1 ? "document" : "documents"} without text left out`);
 }
 
 async function folderSources(

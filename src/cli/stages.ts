@@ -76,10 +76,22 @@ export async function trainStage(
   // The batches that initialisation looks at are no steps.
   let training = false;
   let done = 0;
-  const watched = watch(activations.train, signal, () => {
-    if (training) progress.update(++done);
-  });
-  const trainer = await openTrainer(context, run, device, watched);
+  const began = performance.now();
+  let waitedMs = 0;
+  const onWait = (ms: number) => void (waitedMs += ms);
+  const watched = watch(
+    activations.train,
+    signal,
+    () => {
+      if (training) progress.update(++done);
+    },
+    (ms) => {
+      if (!training) onWait(ms);
+    },
+  );
+  const { onTheFly } = activations;
+  const open = () => openTrainer(context, run, device, watched);
+  const trainer = await (onTheFly?.takeOff(open) ?? open());
   const progress = new Progress({
     label: "training",
     unit: "steps",
@@ -97,12 +109,13 @@ export async function trainStage(
       await writeCheckpoint(run.path("checkpoints"), state, config.train.keepCheckpoints);
     };
     const { validation } = activations;
-    for await (const metrics of trainer.fit({ validation, saveCheckpoint })) {
+    for await (const metrics of trainer.fit({ validation, saveCheckpoint, onWait })) {
       run.appendMetrics({ ...metrics });
       progress.update(metrics.step, summaryOf(metrics));
       await preview?.show(trainer);
     }
     progress.end();
+    if (onTheFly) terminal.note(onTheFly.waits(performance.now() - began, waitedMs));
     return await saveTrained(context, run, device, activations, trainer);
   } catch (error) {
     progress.stop();
@@ -158,25 +171,29 @@ export async function saveTrained(
   trainer: Trainer,
 ): Promise<Trained> {
   const sae = await trainer.sae();
-  const details = await detailsOf(config, device, sae, activations);
+  const details = await detailsOf(config, trainer.settings, device, sae, activations);
   await saveSae(run.path("sae"), sae, details);
   return { sae, details };
 }
 
-/** `source` with a word at every batch, and an end when the signal says so. */
+/** `source` with a word at every batch and at how long it was waited for, and an end when the signal says so. */
 export function watch(
   source: RowSource,
   signal: AbortSignal,
   onBatch: () => void,
+  onWait: (ms: number) => void = () => undefined,
 ): ActivationSource {
   return {
     ...source,
     async *batches(options) {
+      let asked = performance.now();
       for await (const batch of source.batches(options)) {
+        onWait(performance.now() - asked);
         await currentJob()?.whilePaused();
         signal.throwIfAborted();
         yield batch;
         onBatch();
+        asked = performance.now();
       }
     },
   };
@@ -231,6 +248,7 @@ function summaryOf({ fvu, l0, deadFraction }: Metrics): string {
 /** What belongs beside the weights. */
 async function detailsOf(
   config: RunConfig,
+  { train: settings }: Trainer["settings"],
   device: Device,
   sae: Sae,
   { train, validation, manifest, hookPoints }: Activations,
@@ -248,7 +266,7 @@ async function detailsOf(
       dataset: manifest && sourceText(manifest.data.source),
       averageSparsity: metrics.l0 / sae.spec.dSae,
       activeFeatures: summary.activeFeatures,
-      trainingConfig: { seed: config.seed, sae: config.sae, train: config.train },
+      trainingConfig: { seed: config.seed, sae: config.sae, train: settings },
       metrics: { ...metrics, ...summary },
       provenance: { activations: heldOut.provenance },
     };

@@ -15,7 +15,7 @@ import { trainTogether } from "../sae/train-together.ts";
 import { evaluateStage, isEvaluated, measureAll, type RunEvaluation } from "./analyse.ts";
 import { Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
-import { openSources, type Activations, type Context } from "./sources.ts";
+import { closeSources, openSources, type Activations, type Context } from "./sources.ts";
 import {
   createRun,
   openTrainer,
@@ -134,7 +134,7 @@ async function sweepGroup(
     }
     return points;
   } finally {
-    await activations.model?.close();
+    await closeSources(activations);
   }
 }
 
@@ -197,15 +197,30 @@ async function trainAll(
   activations: Activations,
 ): Promise<void> {
   const { terminal, signal } = context;
-  const { train, validation } = activations;
+  const { train, validation, onTheFly } = activations;
   const open = members.filter(({ run }) => !existsSync(run.path("sae", "cfg.json")));
   if (open.length === 0) return;
   const trainers: Trainer[] = [];
   let progress: Progress | undefined;
   try {
-    const watched = watch(train, signal, () => undefined);
-    for (const { config, run } of open)
-      trainers.push(await openTrainer({ ...context, config }, run, device, watched));
+    const began = performance.now();
+    let waitedMs = 0;
+    let training = false;
+    const onWait = (ms: number) => void (waitedMs += ms);
+    const watched = watch(
+      train,
+      signal,
+      () => undefined,
+      (ms) => {
+        if (!training) onWait(ms);
+      },
+    );
+    const openAll = async () => {
+      for (const { config, run } of open)
+        trainers.push(await openTrainer({ ...context, config }, run, device, watched));
+    };
+    await (onTheFly?.takeOff(openAll) ?? openAll());
+    training = true;
     const total = trainers.reduce((sum, { totalSteps }) => sum + totalSteps, 0);
     const done = () => trainers.reduce((sum, { step }) => sum + step, 0);
     progress = new Progress({
@@ -218,11 +233,13 @@ async function trainAll(
     for await (const { trainer, metrics } of trainTogether(trainers, {
       validation,
       saveCheckpoint: save,
+      onWait,
     })) {
       open[trainer].run.appendMetrics({ ...metrics });
       progress.update(done());
     }
     progress.end();
+    if (onTheFly) terminal.note(onTheFly.waits(performance.now() - began, waitedMs));
     for (const [i, trainer] of trainers.entries()) {
       const { config, run } = open[i];
       await saveTrained({ ...context, config }, run, device, activations, trainer);

@@ -4,6 +4,7 @@
  */
 import { basename, relative } from "node:path";
 
+import { short } from "../readable.ts";
 import { currentJob } from "../workbench/job-folder.ts";
 
 export interface TerminalOptions {
@@ -66,4 +67,10 @@ export function table(header: string[], rows: string[][]): string {
       .join("  ")
       .trimEnd();
   return [header, ...rows].map(line).join("\n");
+}
+
+/** Says how many documents had no text, when there were any. */
+export function noteEmpty(terminal: Terminal, count: number): void {
+  if (count === 0) return;
+  terminal.note(`${short(count)} ${count === 1 ? "document" : "documents"} without text left out`);
 }

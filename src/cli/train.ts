@@ -7,7 +7,7 @@ import { findRun, RunFolder } from "../runs.ts";
 import { UserError } from "../error.ts";
 import { interruptible } from "./interrupt.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import { openSources, type Activations } from "./sources.ts";
+import { closeSources, openSources, type Activations } from "./sources.ts";
 import { afterFailure, createRun, scoresText, trainStage } from "./stages.ts";
 import { sweep } from "./sweep.ts";
 import { shortPath, Terminal } from "./terminal.ts";
@@ -77,7 +77,7 @@ async function train(
   } catch (error) {
     throw afterFailure(error, run, "train");
   } finally {
-    await activations?.model?.close();
+    await closeSources(activations);
     await device.close();
   }
 }

@@ -99,7 +99,7 @@ export async function collect(
   options: CollectOptions,
 ): Promise<ActivationStore> {
   const { out } = options;
-  const wanted = await makePlan(model, source, options);
+  const wanted = await planOf(model, source, options);
   await mkdir(out, { recursive: true }).catch((error: unknown) => {
     throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
   });
@@ -122,10 +122,14 @@ export async function collect(
   return openActivations(out, { hookPoint: plan.hookPoints[0].name });
 }
 
-async function makePlan(
+/**
+ * What is to be collected and how, with every default filled in.
+ * @throws UserError for settings that do not fit the model.
+ */
+export async function planOf(
   model: CollectModel,
   source: Source,
-  options: CollectOptions,
+  options: Omit<CollectOptions, "out">,
 ): Promise<StorePlan> {
   const { dtype = "f16", tokens, batchRows = 8, shardRows = 131_072, bos = "document" } = options;
   const contextLength =

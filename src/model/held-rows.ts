@@ -93,8 +93,33 @@ function toInt8(x: Float32Array, width: number, { values, scales }: HeldBlock): 
   }
 }
 
+/** Largest size that each type rounds to a finite value. */
+export const LIMITS = { f32: Infinity, bf16: 2 ** 128 * (1 - 2 ** -9), f16: 65520, int8: Infinity };
+
+/**
+ * @param where which activation `values` are, for the message.
+ * @throws UserError for what a model made that is not finite, or would not be in the type.
+ */
+export function requireHoldable(
+  dtype: keyof typeof LIMITS,
+  values: Float32Array,
+  where: string,
+): void {
+  const bad = values.find((x) => !Number.isFinite(x));
+  if (bad !== undefined)
+    throw new UserError(
+      `the model's activation in ${where} holds ${bad}: its weights are damaged, or it overflows on this text`,
+    );
+  const large = values.find((x) => Math.abs(x) >= LIMITS[dtype]);
+  if (large !== undefined)
+    throw new UserError(
+      `the activation in ${where} holds ${large}, too large for ${dtype}` +
+        `${dtype === "f16" ? " (at most 65504): use dtype bf16 or f32" : ": use dtype f32"}`,
+    );
+}
+
 /** First and past-the-last index of stretches of `numbers` that count up by one. */
-export function* runsOf(numbers: Uint32Array): Generator<[number, number]> {
+export function* runsOf(numbers: Uint32Array | Int32Array): Generator<[number, number]> {
   for (let at = 0, end: number; at < numbers.length; at = end) {
     for (end = at + 1; end < numbers.length && numbers[end] === numbers[end - 1] + 1;) end++;
     yield [at, end];

@@ -111,7 +111,8 @@ export class Statistics {
 
 /**
  * Statistics of the first activations in training order, inputs x and targets y (of an autoencoder
- * the same): at most 100 batches, bufferRows rows, one epoch. The first `keep` rows are kept.
+ * the same): at most 100 batches, bufferRows rows, one epoch; of activations mixed in windows, only
+ * whole batches of the first one, which training then begins with. The first `keep` rows are kept.
  */
 export async function firstStatistics(
   device: Device,
@@ -122,7 +123,10 @@ export async function firstStatistics(
   keep: number,
 ): Promise<{ x: Statistics; y: Statistics }> {
   const { dOut, heads, transcoder, init, normalizeActivations } = resolved;
-  const { batchSize, shuffle, bufferRows } = train;
+  const { batchSize, shuffle, bufferRows, mixing } = train;
+  const inWindow = mixing === "window" ? Math.floor(bufferRows / batchSize) : Infinity;
+  const limit = Math.max(1, Math.min(STATISTICS_BATCHES, inWindow, Math.ceil(bufferRows / batchSize))); // prettier-ignore
+  const order = { batchSize, seed, shuffle, bufferRows, mixing, limit };
   const kept = Math.min(keep, source.rows);
   const eachRow: Transform | null =
     normalizeActivations === "layerNorm" ? { kind: "layerNorm", eps: LAYER_NORM_EPS } : null;
@@ -135,9 +139,8 @@ export async function firstStatistics(
       : null,
   );
   let rows = 0;
-  let batches = 0;
   try {
-    for await (const batch of source.batches({ batchSize, seed, shuffle, bufferRows })) {
+    for await (const batch of source.batches(order)) {
       for (const [i, side] of sides.entries()) {
         const data = i === 0 ? batch.data : batch.target!;
         side.add(data, batch.rows);
@@ -150,8 +153,7 @@ export async function firstStatistics(
         });
       }
       rows += batch.rows;
-      batches += 1;
-      if (batches >= STATISTICS_BATCHES || rows >= bufferRows || batch.next.epoch > 0) break;
+      if (batch.next.epoch > 0) break;
     }
     if (rows === 0) throw new UserError("there are no activations to train on");
     for (const [i, side] of sides.entries())

@@ -7,6 +7,8 @@ import { UserError } from "../error.ts";
 export interface Trainee<Metrics, State> {
   readonly settings: { train: TrainConfig; seed: number; source: ActivationSource };
   readonly step: number;
+  /** Steps from the first to the last. */
+  readonly totalSteps: number;
   /** Where its next batch comes from. */
   readonly cursor: Cursor;
   readonly isDone: boolean;
@@ -20,10 +22,12 @@ export interface TogetherOptions<State> {
   validation?: ActivationSource | undefined;
   /** Called every checkpointEvery steps of a trainer and at its end, after the step's metrics were taken. */
   saveCheckpoint?: ((trainer: number, state: State) => Promise<void>) | undefined;
+  /** Is told of each step how many milliseconds nothing could be done but wait for its batch. */
+  onWait?: ((ms: number) => void) | undefined;
 }
 
 /** Settings that decide what the batches are. */
-const STREAM = ["batchSize", "shuffle", "bufferRows"] as const;
+const STREAM = ["batchSize", "shuffle", "bufferRows", "mixing"] as const;
 
 /**
  * Trains all to their ends, yielding metrics when a trainer has some due. Trainers may stand at
@@ -33,22 +37,26 @@ const STREAM = ["batchSize", "shuffle", "bufferRows"] as const;
  */
 export async function* trainTogether<Metrics, State>(
   trainers: readonly Trainee<Metrics, State>[],
-  { validation, saveCheckpoint }: TogetherOptions<State> = {},
+  { validation, saveCheckpoint, onWait }: TogetherOptions<State> = {},
 ): AsyncGenerator<{ trainer: number; metrics: Metrics }, void> {
   requireSameStream(trainers);
   const waiting = () => trainers.filter((trainer) => !trainer.isDone);
   if (waiting().length === 0) return;
   const last = waiting().reduce((a, b) => (b.step < a.step ? b : a));
   const { train, seed, source } = last.settings;
-  const { batchSize, shuffle, bufferRows } = train;
+  const { batchSize, shuffle, bufferRows, mixing } = train;
   let position = last.step;
   let from = { ...last.cursor };
-  const stream = source.batches({ batchSize, seed, shuffle, bufferRows, from });
+  const limit = Math.max(...waiting().map(({ totalSteps }) => totalSteps)) - position;
+  const order = { batchSize, seed, shuffle, bufferRows, mixing };
+  const stream = source.batches({ ...order, from, limit });
   const batches = stream[Symbol.asyncIterator]();
   try {
     let coming = batches.next();
     for (let at = waiting(); at.length > 0; at = waiting()) {
+      const began = performance.now();
       const result = await coming;
+      onWait?.(performance.now() - began);
       if (result.done) throw new UserError(`the activations ended after ${position} steps`);
       const batch = { ...result.value, next: { ...result.value.next } };
       const stepping = at.filter(({ step }) => step === position);

@@ -71,9 +71,10 @@ export interface TrainerOptions {
 }
 
 function settingsOf({ sae, train = {}, seed = 0, source }: TrainerOptions): Settings {
+  const parsed = parseSection(trainSchema, train, "train");
   return {
     sae: parseSection(saeSchema, sae, "sae"),
-    train: parseSection(trainSchema, train, "train"),
+    train: { ...parsed, mixing: parsed.mixing ?? source.mixing ?? "store" },
     seed,
     source,
   };
@@ -124,6 +125,8 @@ export interface FitOptions {
   validation?: ActivationSource;
   /** Called every checkpointEvery steps and at the end, after the step's metrics were taken. */
   saveCheckpoint?: (state: TrainerState) => Promise<void>;
+  /** Is told of each step how many milliseconds it waited for its activations. */
+  onWait?: (ms: number) => void;
 }
 
 export class Trainer {
@@ -224,9 +227,16 @@ export class Trainer {
    * epoch and at the last step. Stopping early (`break`) leaves the trainer usable.
    * @throws UserError when the loss or a parameter stops being finite; no checkpoint of that is made.
    */
-  async *fit({ validation, saveCheckpoint }: FitOptions = {}): AsyncGenerator<Metrics, void> {
+  async *fit({ validation, saveCheckpoint, onWait }: FitOptions = {}): AsyncGenerator<
+    Metrics,
+    void
+  > {
     const save = saveCheckpoint && ((_: number, state: TrainerState) => saveCheckpoint(state));
-    for await (const { metrics } of trainTogether([this], { validation, saveCheckpoint: save }))
+    for await (const { metrics } of trainTogether([this], {
+      validation,
+      saveCheckpoint: save,
+      onWait,
+    }))
       yield metrics;
   }
 

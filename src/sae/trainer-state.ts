@@ -71,7 +71,8 @@ export function requireSameRun(progress: Progress, { sae, train, seed, source }:
     }
   };
   compare("sae.", progress.sae, sae);
-  compare("train.", progress.train, train);
+  // Checkpoints from before there was a choice do not say how rows were mixed.
+  compare("train.", { mixing: "store", ...progress.train }, train);
   const { dIn, rows, dOut = dIn, heads = [dIn] } = source;
   const transcoder = source.dOut !== undefined;
   compare("", shapeOf(progress), { seed, dIn, dOut, heads, transcoder, rows });

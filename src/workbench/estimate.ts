@@ -18,7 +18,7 @@ export interface RunEstimate {
   steps: number;
   /** Of the autoencoder's weights, encoder, decoder and biases together. */
   parameters: number;
-  /** Seconds. */
+  /** Seconds; `collect`: of running the model for what training takes, stored or not. */
   seconds: { collect: number; train: number; evaluate: number; features: number; total: number };
   /** Bytes of memory that training takes; the model's weights come on top. */
   memory: MemoryPlan;
@@ -66,10 +66,13 @@ export async function estimateRun(
     const trained = await estimateTraining(config, {
       ...{ dIn: heads.reduce((a, b) => a + b), heads, ...dOut, rows: activations.tokens },
     });
-    const { tokens, validationTokens, dtype } = activations;
+    const { tokens, validationTokens, dtype, onTheFly } = activations;
+    const isAnew = onTheFly && tokens > config.train.bufferRows; // in every epoch
+    const made = isAnew ? trained.steps * config.train.batchSize : tokens;
     const rows = names.map((name) => rowBytes(dtype, model.hookWidth(name)));
     const passes = 2 + 3 * (roles.target === undefined ? roles.inputs.length : 1);
-    const collect = (tokens + validationTokens) / rate;
+    // On the fly the model and training run at the same time, but on the same cores.
+    const collect = (made + validationTokens) / rate;
     const evaluate = (passes * validationTokens) / rate;
     const features = (FEATURES_PASSES * config.features.tokens) / rate;
     const { train } = trained.seconds;
@@ -77,7 +80,7 @@ export async function estimateRun(
       ...trained,
       seconds: { collect, train, evaluate, features, total: collect + train + evaluate + features },
       modelBytes: 4 * model.info.parameters,
-      diskBytes: (tokens + validationTokens) * rows.reduce((a, b) => a + b),
+      diskBytes: onTheFly ? 0 : (tokens + validationTokens) * rows.reduce((a, b) => a + b),
       measured: { ...trained.measured, tokensPerSecond: rate },
     };
   } finally {

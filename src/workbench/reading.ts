@@ -10,3 +10,13 @@ export function readingOf(
   const rules = tokenRules(activations);
   return { contextLength, bos, ...(rules && { rules }) };
 }
+
+/** What the settings say of collecting, but for how much and what. */
+export function collectingOf(activations: ModelActivationsConfig) {
+  const { field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
+  const { skipSpecialTokens, skipPositions, maxNorm } = activations;
+  return {
+    ...{ field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+    ...{ skipSpecialTokens, skipPositions, maxNorm },
+  };
+}

@@ -38,6 +38,17 @@ describe("what cannot be understood is refused:", () => {
     expect(readdirSync(at()).sort()).toEqual(["broken.yaml", "wrong.yaml"]);
   });
 
+  test("what needs a store, of activations that are stored nowhere", async () => {
+    const fly = ["--activations.onTheFly"];
+    expect(await refused("train", ...fly, "--train.mixing", "store")).toContain(
+      "train.mixing cannot be store with activations.onTheFly",
+    );
+    expect(await refused("collect", ...fly, "--out", "store")).toContain(
+      "activations.onTheFly keeps activations nowhere",
+    );
+    expect(readdirSync(at())).toEqual([]);
+  });
+
   test("a flag of the wrong type, and two that exclude each other", async () => {
     expect(await refused("config", "show", "--train.batchSize", "0")).toBe(
       "error: train.batchSize must be more than 0; got 0\n",

@@ -4,11 +4,10 @@
  */
 import { join } from "node:path";
 
-import { UserError } from "../../error.ts";
 import { writeSafetensors } from "../../safetensors.ts";
 import type { TokenBatch } from "../token-batches.ts";
 import { nothingDropped } from "../token-filter.ts";
-import { heldBlock, HELD, heldPart, holdRows, type HeldBlock } from "../held-rows.ts";
+import { heldBlock, HELD, heldPart, holdRows, LIMITS, requireHoldable, type HeldBlock } from "../held-rows.ts"; // prettier-ignore
 import {
   ACTIVATIONS,
   SCALES,
@@ -21,9 +20,6 @@ import {
   type StorePlan,
   type TokenColumn,
 } from "./manifest.ts";
-
-/** Largest size that each type rounds to a finite value. */
-const LIMITS = { f32: Infinity, bf16: 2 ** 128 * (1 - 2 ** -9), f16: 65520, int8: Infinity };
 
 /** A shard in memory, filling up. */
 export class ShardBuffer {
@@ -91,6 +87,7 @@ export class ShardBuffer {
     const sums = this.#sums[name];
     const { sum } = sums;
     const limit = LIMITS[dtype];
+    const where = (row: number) => `row ${row} of shard ${this.shard} at ${name}`;
     for (let start = 0, row = first; start < values.length; start += width, row++) {
       let squares = 0;
       for (let j = 0; j < width; j++) {
@@ -100,7 +97,7 @@ export class ShardBuffer {
       }
       // In float64 the squares of float32 cannot overflow: not finite means a value was not.
       if (!(squares < limit * limit))
-        this.#checkRow(name, row, values.subarray(start, start + width));
+        requireHoldable(dtype, values.subarray(start, start + width), where(row));
       const norm = Math.sqrt(squares);
       sums.sumSquares += squares;
       sums.sumNorm += norm;
@@ -109,22 +106,6 @@ export class ShardBuffer {
     const count = values.length / width;
     const block = heldPart(this.#blocks[name], width, first, first + count);
     holdRows(HELD[dtype], values, width, block);
-  }
-
-  #checkRow(name: string, row: number, values: Float32Array): void {
-    const where = `row ${row} of shard ${this.shard} at ${name}`;
-    const bad = values.find((x) => !Number.isFinite(x));
-    if (bad !== undefined)
-      throw new UserError(
-        `the model's activation in ${where} holds ${bad}: its weights are damaged, or it overflows on this text`,
-      );
-    const { dtype } = this.#plan;
-    const large = values.find((x) => Math.abs(x) >= LIMITS[dtype]);
-    if (large !== undefined)
-      throw new UserError(
-        `the activation in ${where} holds ${large}, too large for ${dtype}` +
-          `${dtype === "f16" ? " (at most 65504): use dtype bf16 or f32" : ": use dtype f32"}`,
-      );
   }
 
   /** Writes the files, each whole or not at all. */
