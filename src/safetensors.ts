@@ -445,6 +445,15 @@ export async function hashFile(path: string): Promise<string> {
   }
 }
 
+/** An xxh64 that is fed bit by bit; `digest` gives 16 hexadecimal digits. */
+export async function hashStream(): Promise<{
+  update: (bytes: Uint8Array) => void;
+  digest: () => string;
+}> {
+  const hash = (await hashing).create64();
+  return { update: (bytes) => void hash.update(bytes), digest: () => hexOf(hash.digest()) };
+}
+
 /** xxh64 of bytes, 16 hexadecimal digits. */
 export async function hashBytes(bytes: Uint8Array): Promise<string> {
   return hexOf((await hashing).create64().update(bytes).digest());
