@@ -76,9 +76,11 @@ const fromModelFields = z.strictObject({
     "Mix the documents of files: each is drawn from so many held in memory. Absent: in their order.",
   ).optional(),
   dtype: z
-    .enum(["f32", "f16", "bf16"])
+    .enum(["f32", "f16", "bf16", "int8"])
     .default("f16")
-    .describe("Type of the activations on disk; f16 stops with an error on overflow."),
+    .describe(
+      "Type of the activations on disk; f16 stops with an error on overflow; int8: 8 bits a value and a scale for each row.",
+    ),
   shardRows: count("Activations per shard file.").default(131_072),
 });
 const fromModel = fromModelFields

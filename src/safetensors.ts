@@ -287,16 +287,16 @@ async function readHeader(
   return { tensors, metadata };
 }
 
-export type WritableType = "F32" | "F16" | "BF16" | "I32";
+export type WritableType = "F32" | "F16" | "BF16" | "I32" | "I8";
 
 export interface TensorToWrite {
   dtype: WritableType;
   shape: readonly number[];
   /**
-   * Float32Array for the float types (rounded to nearest even on the way out), Int32Array for I32;
-   * a Uint16Array for F16 or BF16 holds bits that are already converted.
+   * Float32Array for the float types (rounded to nearest even on the way out), Int32Array for I32,
+   * Int8Array for I8; a Uint16Array for F16 or BF16 holds bits that are already converted.
    */
-  data: Float32Array | Int32Array | Uint16Array;
+  data: Float32Array | Int32Array | Uint16Array | Int8Array;
 }
 
 /** Elements converted at a time: memory for a write does not grow with the tensor. */
@@ -402,11 +402,12 @@ const elementsOf = (shape: readonly number[]) => shape.reduce((product, size) =>
 function encodeElements(
   name: string,
   dtype: WritableType,
-  data: Float32Array | Int32Array | Uint16Array,
+  data: TensorToWrite["data"],
   at: number,
 ): Uint8Array {
   const bytesOf = (a: ArrayBufferView) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
   const isHalf = dtype === "F16" || dtype === "BF16";
+  if (dtype === "I8" && data instanceof Int8Array) return bytesOf(data);
   if (dtype === "I32" ? data instanceof Int32Array : data instanceof Float32Array) {
     if (!isHalf) return bytesOf(data);
     const floats = data as Float32Array;

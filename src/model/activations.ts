@@ -2,14 +2,13 @@
  * Activations on disk as a source: our own stores, and folders of .safetensors or .npy files made
  * elsewhere.
  */
-import { open, readdir, stat, type FileHandle } from "node:fs/promises";
+import { open, readdir, stat } from "node:fs/promises";
 import { basename, join } from "node:path";
 
-import { rowSource, type RowReader, type RowSource } from "../activation-source.ts";
+import { rowSource, type RowSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
-import { readNpyHeader } from "../npy.ts";
-import type { RowBuffer } from "../row-stream.ts";
-import { bf16ToF32, f16ToF32, hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { fileReader, openNpy, openSafetensors, type RowFile } from "./row-files.ts";
 import {
   ACTIVATIONS,
   readManifest,
@@ -210,217 +209,9 @@ async function fingerprint(path: string): Promise<{ bytes: number; xxh64OfEnds: 
   }
 }
 
-type FloatType = "F64" | "F32" | "F16" | "BF16";
-const BYTES: Record<FloatType, number> = { F64: 8, F32: 4, F16: 2, BF16: 2 };
-
-/** A contiguous [rows, dIn] somewhere in a file. */
-interface RowFile {
-  path: string;
-  dtype: FloatType;
-  rows: number;
-  dIn: number;
-  /** Bytes from the start of the file. */
-  offset: number;
-}
-
-async function openNpy(path: string): Promise<RowFile> {
-  const { dtype, shape, offset } = await readNpyHeader(path);
-  return { path, dtype, rows: shape[0], dIn: shape[1], offset };
-}
-
-async function openSafetensors(path: string, tensor: string | undefined): Promise<RowFile> {
-  const file = await Safetensors.open(path);
-  await file.close();
-  const matrices = [...file.tensors.values()].filter(
-    ({ shape, dtype }) => shape.length === 2 && Object.hasOwn(BYTES, dtype),
-  );
-  if (tensor === undefined && matrices.length !== 1)
-    throw new UserError(
-      `${path} holds ${matrices.length} two-dimensional tensors of floats (${matrices.map((m) => m.name).join(", ")}); say which one holds the activations.`,
-    );
-  const info = tensor === undefined ? matrices[0] : file.info(tensor);
-  if (!matrices.includes(info))
-    throw new UserError(
-      `${path}: tensor ${info.name} is ${info.dtype} [${info.shape.join(", ")}]; activations must be F32, F16, BF16 or F64 [rows, width].`,
-    );
-  const [rows, dIn] = info.shape;
-  return { path, dtype: info.dtype as FloatType, rows, dIn, offset: info.offset };
-}
-
 async function sizeOf(path: string): Promise<number> {
   const info = await stat(path).catch((error: NodeJS.ErrnoException) => {
     throw new UserError(`${path} cannot be read (${error.code}): the store is not complete.`);
   });
   return info.size;
-}
-
-/** Bytes per read, and reads under way at once: what fills a disk's queue without filling memory. */
-const READ_BYTES = 8 << 20;
-const READS_AT_ONCE = 4;
-
-/** Rows of several files, one after the other. */
-function fileReader(files: readonly RowFile[]): RowReader {
-  const [{ dIn, dtype }] = files;
-  const rows = files.reduce((sum, file) => sum + file.rows, 0);
-  // Held as on disk, decoded when gathered: a buffer of f16 takes half the memory.
-  const held = files.every((file) => file.dtype === dtype) && dtype !== "F64" ? dtype : "F32";
-
-  function hold(count: number): RowBuffer {
-    const room = (rows: number) =>
-      held === "F32" ? new Float32Array(rows * dIn) : new Uint16Array(rows * dIn);
-    const values = room(count);
-
-    /** Reads `rows` rows of a file from `row` on, checks them, and puts them into `slots`. */
-    async function bring(handle: FileHandle, file: RowFile, row: number, slots: Uint32Array) {
-      const runs = [...runsOf(slots)];
-      const direct = runs.length === 1;
-      const target = direct
-        ? values.subarray(slots[0] * dIn, (slots[0] + slots.length) * dIn)
-        : room(slots.length);
-      await readRows(handle, file, row, target, held);
-      requireFinite(target, held, file, row);
-      if (direct) return;
-      for (const [at, end] of runs)
-        values.set(target.subarray(at * dIn, end * dIn), slots[at] * dIn);
-    }
-
-    return {
-      async load(ranges, slots) {
-        let fileStart = 0;
-        for (const file of files) {
-          const pieces: { row: number; slots: Uint32Array }[] = [];
-          const pieceRows = Math.max(1, Math.floor(READ_BYTES / (dIn * BYTES[file.dtype])));
-          let to = 0;
-          for (const { start, end } of ranges) {
-            const last = Math.min(end, fileStart + file.rows);
-            for (let row = Math.max(start, fileStart); row < last; row += pieceRows) {
-              const at = to + row - start;
-              const rows = Math.min(pieceRows, last - row);
-              pieces.push({ row: row - fileStart, slots: slots.subarray(at, at + rows) });
-            }
-            to += end - start;
-          }
-          fileStart += file.rows;
-          if (pieces.length === 0) continue;
-          const handle = await open(file.path, "r");
-          try {
-            await inParallel(READS_AT_ONCE, pieces, (piece) =>
-              bring(handle, file, piece.row, piece.slots),
-            );
-          } finally {
-            await handle.close();
-          }
-        }
-      },
-      gather: (slots, out) => gather(values, held, dIn, slots, out),
-    };
-  }
-  return { dIn, rows, hold };
-}
-
-/** First and past-the-last index of stretches of `numbers` that count up by one. */
-function* runsOf(numbers: Uint32Array): Generator<[number, number]> {
-  for (let at = 0, end: number; at < numbers.length; at = end) {
-    for (end = at + 1; end < numbers.length && numbers[end] === numbers[end - 1] + 1;) end++;
-    yield [at, end];
-  }
-}
-
-async function inParallel<T>(
-  limit: number,
-  items: readonly T[],
-  work: (item: T) => Promise<void>,
-): Promise<void> {
-  let next = 0;
-  let failed = false;
-  const worker = async () => {
-    while (next < items.length && !failed)
-      await work(items[next++]).catch((error: unknown) => {
-        failed = true;
-        throw error;
-      });
-  };
-  // All are awaited even after a failure: the file is closed next, and none may still read from it.
-  const results = await Promise.allSettled(Array.from({ length: limit }, worker));
-  for (const result of results) if (result.status === "rejected") throw result.reason;
-}
-
-/** Fills `target` with rows of `file` from `row` on, converted where the file's type is not `held`. */
-async function readRows(
-  handle: FileHandle,
-  file: RowFile,
-  row: number,
-  target: Float32Array | Uint16Array,
-  held: FloatType,
-): Promise<void> {
-  const width = BYTES[file.dtype];
-  const raw =
-    file.dtype === held
-      ? new Uint8Array(target.buffer, target.byteOffset, target.byteLength)
-      : new Uint8Array(target.length * width);
-  const offset = file.offset + row * file.dIn * width;
-  for (let done = 0; done < raw.length;) {
-    const { bytesRead } = await handle.read(raw, done, raw.length - done, offset + done);
-    if (bytesRead === 0)
-      throw new UserError(
-        `${file.path} ended at byte ${offset + done}: it was cut while being read.`,
-      );
-    done += bytesRead;
-  }
-  if (file.dtype === held) return;
-  const floats = target as Float32Array<ArrayBuffer>;
-  if (file.dtype === "F64") floats.set(new Float64Array(raw.buffer));
-  else if (file.dtype === "F16") f16ToF32(new Uint16Array(raw.buffer), floats);
-  else if (file.dtype === "BF16") bf16ToF32(new Uint16Array(raw.buffer), floats);
-  else floats.set(new Float32Array(raw.buffer));
-}
-
-/** An exponent of all ones is a NaN or an infinity, in each of the types. */
-function requireFinite(
-  values: Float32Array | Uint16Array,
-  held: FloatType,
-  file: RowFile,
-  firstRow: number,
-): void {
-  const exponent = held === "F32" ? 0x7f800000 : held === "F16" ? 0x7c00 : 0x7f80;
-  if (values instanceof Uint16Array && !mayHaveExponent(values, exponent)) return;
-  const bits =
-    values instanceof Float32Array
-      ? new Uint32Array(values.buffer, values.byteOffset, values.length)
-      : values;
-  for (let i = 0; i < bits.length; i++) {
-    if ((bits[i] & exponent) !== exponent) continue;
-    const row = Math.floor(i / file.dIn);
-    throw new UserError(
-      `${file.path}: row ${firstRow + row} holds NaN or an infinite value (column ${i % file.dIn}); remove the row or make the activations again.`,
-    );
-  }
-}
-
-/** Looks at two 16-bit values at a time: adding the exponent's lowest bit to all ones carries into the (masked) sign. */
-function mayHaveExponent(values: Uint16Array, exponent: number): boolean {
-  if (values.byteOffset % 4 !== 0 || values.length % 2 !== 0) return true;
-  const pairs = new Uint32Array(values.buffer, values.byteOffset, values.length / 2);
-  const mask = (exponent << 16) | exponent;
-  const lowest = mask & ~(mask << 1);
-  let carries = 0;
-  for (let i = 0; i < pairs.length; i++) carries |= (pairs[i] & mask) + lowest;
-  return (carries & 0x80008000) !== 0;
-}
-
-function gather(
-  values: Float32Array | Uint16Array,
-  held: FloatType,
-  dIn: number,
-  slots: Uint32Array,
-  out: Float32Array,
-): void {
-  // Rows that follow each other, as in stored order, are decoded at one go.
-  for (const [at, end] of runsOf(slots)) {
-    const rows = values.subarray(slots[at] * dIn, (slots[at] + end - at) * dIn);
-    const target = out.subarray(at * dIn, end * dIn) as Float32Array<ArrayBuffer>;
-    if (rows instanceof Float32Array) target.set(rows);
-    else if (held === "F16") f16ToF32(rows, target);
-    else bf16ToF32(rows, target);
-  }
 }

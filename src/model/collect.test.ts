@@ -112,7 +112,7 @@ function expectedTokens(texts: string[], tokens: number) {
 }
 
 describe("a collected store", () => {
-  it.each(["f32", "f16", "bf16"] as const)(
+  it.each(["f32", "f16", "bf16", "int8"] as const)(
     "holds each token's activations at every hook point (%s)",
     async (dtype) => {
       const store = await collect(stubModel(), await writeTexts(), options({ dtype }));
@@ -128,8 +128,11 @@ describe("a collected store", () => {
       for (const opened of [store, post]) {
         const rows = await rowsOf(opened);
         for (const [i, { row, position }] of expected.entries())
-          for (const [j, x] of stubActivation(row, position, opened.dIn).entries())
-            expect(Math.abs(rows[i][j] - x)).toBeLessThanOrEqual(dtype === "bf16" ? x / 256 : 0);
+          for (const [j, x] of stubActivation(row, position, opened.dIn).entries()) {
+            const halfStep = Math.max(...rows[i].map(Math.abs)) / 254;
+            const bound = dtype === "bf16" ? x / 256 : dtype === "int8" ? 1.001 * halfStep : 0;
+            expect(Math.abs(rows[i][j] - x)).toBeLessThanOrEqual(bound);
+          }
       }
     },
   );

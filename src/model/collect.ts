@@ -18,6 +18,7 @@ import {
   readPlan,
   readRecord,
   recordPath,
+  rowBytes,
   TOKENS,
   type ShardRecord,
   type StorePlan,
@@ -126,7 +127,7 @@ async function makePlan(
   const hookPoints = model
     .expandHookPoints(patterns)
     .map((name) => ({ name, width: model.hookWidth(name) }));
-  const rowBytes = Math.max(...hookPoints.map(({ width }) => width)) * (dtype === "f32" ? 4 : 2);
+  const largest = Math.max(...hookPoints.map(({ width }) => rowBytes(dtype, width)));
   return {
     schema: "latent-lens/activations@1",
     model: { name: model.info.source, weightsHash: await model.weightsHash() },
@@ -145,7 +146,7 @@ async function makePlan(
     dtype,
     hookPoints,
     tokens,
-    shardRows: Math.min(shardRows, Math.floor(MAX_FILE_BYTES / rowBytes)),
+    shardRows: Math.min(shardRows, Math.floor(MAX_FILE_BYTES / largest)),
     batchRows,
   };
 }

@@ -3,6 +3,7 @@ import { memorySource } from "../activation-source.ts";
 import type { ModelActivationsConfig, RunConfig } from "../config.ts";
 import { openDevice } from "../device/device.ts";
 import { loadModel, type LoadOptions, type Model } from "../model/model.ts";
+import { rowBytes } from "../model/store/manifest.ts";
 import { Rng } from "../rng.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { planMemory, type MemoryPlan } from "../sae/memory-plan.ts";
@@ -59,8 +60,8 @@ export async function estimateRun(
     const trained = await estimateTraining(config, {
       ...{ dIn: heads.reduce((a, b) => a + b), heads, ...dOut, rows: activations.tokens },
     });
-    const widths = names.map((name) => model.hookWidth(name)).reduce((a, b) => a + b);
     const { tokens, validationTokens, dtype } = activations;
+    const rows = names.map((name) => rowBytes(dtype, model.hookWidth(name)));
     const passes = 2 + 3 * (roles.target === undefined ? roles.inputs.length : 1);
     const collect = (tokens + validationTokens) / rate;
     const evaluate = (passes * validationTokens) / rate;
@@ -70,7 +71,7 @@ export async function estimateRun(
       ...trained,
       seconds: { collect, train, evaluate, features, total: collect + train + evaluate + features },
       modelBytes: 4 * model.info.parameters,
-      diskBytes: (tokens + validationTokens) * widths * (dtype === "f32" ? 4 : 2),
+      diskBytes: (tokens + validationTokens) * rows.reduce((a, b) => a + b),
       measured: { ...trained.measured, tokensPerSecond: rate },
     };
   } finally {

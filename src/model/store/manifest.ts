@@ -4,7 +4,7 @@
  *     plan.json                        what is collected and how; written first, never changed
  *     shard-00000.json                 commit record of a shard: its files, sums, where the text goes on
  *     tokens/00000.safetensors         tokens, positions, documents, starts, ends: I32 [rows]
- *     <hook point>/00000.safetensors   activations [rows, width]
+ *     <hook point>/00000.safetensors   activations [rows, width]; of int8 also scales F32 [rows]
  *     manifest.json                    plan, shards and statistics; written last
  *
  * A shard counts when its commit record exists, which is written after its files are whole and
@@ -54,7 +54,7 @@ const planSchema = z.object({
   bos: z.enum(["document", "row", "none"]),
   /** Rules by which positions were left out; in every denominator they do not exist. */
   tokenMask: z.array(z.string()),
-  dtype: z.enum(["f32", "f16", "bf16"]),
+  dtype: z.enum(["f32", "f16", "bf16", "int8"]),
   hookPoints: z.array(z.object({ name: z.string(), width: z.int().positive() })).min(1),
   /** Rows asked for; a text that ends earlier gives fewer. */
   tokens: z.int().positive(),
@@ -121,8 +121,16 @@ export type StoreManifest = z.infer<typeof manifestSchema>;
 export const TOKENS = "tokens";
 /** Name of the tensor in a hook point's files. */
 export const ACTIVATIONS = "activations";
+/** Beside it where the type is int8: what the values of each row are to be multiplied with, F32 [rows]. */
+export const SCALES = "scales";
 export const TOKEN_COLUMNS = ["tokens", "positions", "documents", "starts", "ends"] as const;
 export type TokenColumn = (typeof TOKEN_COLUMNS)[number];
+
+/** Bytes of a row of activations on disk. */
+export function rowBytes(dtype: StorePlan["dtype"], width: number): number {
+  if (dtype === "int8") return width + 4;
+  return width * (dtype === "f32" ? 4 : 2);
+}
 
 const fiveDigits = (shard: number) => String(shard).padStart(5, "0");
 export const recordPath = (shard: number) => `shard-${fiveDigits(shard)}.json`;

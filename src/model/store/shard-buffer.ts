@@ -5,10 +5,12 @@
 import { join } from "node:path";
 
 import { UserError } from "../../error.ts";
-import { f32ToBf16, f32ToF16, writeSafetensors } from "../../safetensors.ts";
+import { writeSafetensors } from "../../safetensors.ts";
 import type { TokenBatch } from "../token-batches.ts";
+import { heldBlock, HELD, heldPart, holdRows, type HeldBlock } from "../held-rows.ts";
 import {
   ACTIVATIONS,
+  SCALES,
   shardPath,
   TOKEN_COLUMNS,
   TOKENS,
@@ -20,10 +22,7 @@ import {
 } from "./manifest.ts";
 
 /** Largest size that each type rounds to a finite value. */
-const LIMITS = { f32: Infinity, bf16: 2 ** 128 * (1 - 2 ** -9), f16: 65520 };
-const DTYPES = { f32: "F32", bf16: "BF16", f16: "F16" } as const;
-
-type ShardValues = Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>;
+const LIMITS = { f32: Infinity, bf16: 2 ** 128 * (1 - 2 ** -9), f16: 65520, int8: Infinity };
 
 /** A shard in memory, filling up. */
 export class ShardBuffer {
@@ -33,14 +32,13 @@ export class ShardBuffer {
   readonly #plan: StorePlan;
   readonly #columns: Record<TokenColumn, Int32Array>;
   /** By hook point, [capacity, width], in the type on disk. */
-  readonly #values: Record<string, ShardValues>;
+  readonly #blocks: Record<string, HeldBlock>;
   readonly #sums: Record<string, ShardSums>;
 
   constructor(plan: StorePlan, shard: number, capacity: number) {
     this.#plan = plan;
     this.shard = shard;
     this.capacity = capacity;
-    const Values = plan.dtype === "f32" ? Float32Array : Uint16Array;
     const column = () => new Int32Array(capacity);
     this.#columns = {
       tokens: column(),
@@ -49,10 +47,10 @@ export class ShardBuffer {
       starts: column(),
       ends: column(),
     };
-    this.#values = {};
+    this.#blocks = {};
     this.#sums = {};
     for (const { name, width } of plan.hookPoints) {
-      this.#values[name] = new Values(capacity * width);
+      this.#blocks[name] = heldBlock(HELD[plan.dtype], capacity, width);
       this.#sums[name] = {
         sum: new Array<number>(width).fill(0),
         sumSquares: 0,
@@ -105,11 +103,9 @@ export class ShardBuffer {
       sums.sumNorm += norm;
       if (norm > sums.maxNorm) sums.maxNorm = norm;
     }
-    const end = first * width + values.length;
-    const target = this.#values[name].subarray(first * width, end);
-    if (target instanceof Float32Array) target.set(values);
-    else if (dtype === "f16") f32ToF16(values, target);
-    else f32ToBf16(values, target);
+    const count = values.length / width;
+    const block = heldPart(this.#blocks[name], width, first, first + count);
+    holdRows(HELD[dtype], values, width, block);
   }
 
   #checkRow(name: string, row: number, values: Float32Array): void {
@@ -142,9 +138,12 @@ export class ShardBuffer {
     });
     await write(TOKENS, Object.fromEntries(columns));
     for (const { name, width } of this.#plan.hookPoints) {
-      const data = this.#values[name].subarray(0, rows * width);
-      const dtype = DTYPES[this.#plan.dtype];
-      await write(name, { [ACTIVATIONS]: { dtype, shape: [rows, width], data } });
+      const { values, scales } = heldPart(this.#blocks[name], width, 0, rows);
+      const dtype = HELD[this.#plan.dtype];
+      await write(name, {
+        [ACTIVATIONS]: { dtype, shape: [rows, width], data: values },
+        ...(dtype === "I8" && { [SCALES]: { dtype: "F32", shape: [rows], data: scales } }),
+      });
     }
     return { rows, files, sums: this.#sums };
   }
