@@ -23,6 +23,10 @@ export {
 export type { Intervention } from "./model/generate.ts";
 export { collect, type CollectOptions } from "./model/collect.ts";
 export { openActivations, type ActivationStore, type StoreTokens } from "./model/activations.ts";
+export { mergeStores } from "./model/store/merge.ts";
+export { shuffleStore, type ShuffleOptions } from "./model/store/shuffle.ts";
+export { subsetStore, type SubsetOptions } from "./model/store/subset.ts";
+export { verifyStore, type Verification } from "./model/store/verify.ts";
 export { memorySource, splitSource } from "./activation-source.ts";
 export { joinedSource, pairedSource } from "./zipped-source.ts";
 export type { ActivationSource, Batch, BatchOptions, RowSource } from "./activation-source.ts";

@@ -8,7 +8,7 @@ import { join, resolve } from "node:path";
 import { messageOf, UserError } from "../../error.ts";
 import { lockFolder, unlockFolder } from "../../lock.ts";
 import { openActivations } from "../activations.ts";
-import { committedShards, finishStore, jsonText, removeUncommitted, writeJson } from "./commit.ts";
+import { committedShards, finishStore, removeUncommitted, writeJson } from "./commit.ts";
 import { differencesOf, essence, storeHash } from "./identity.ts";
 import {
   readManifest,
@@ -137,11 +137,12 @@ export function requireOther(out: string, sources: readonly string[]): void {
 async function settlePlan(out: string, plan: StorePlan): Promise<void> {
   const begun = await readPlan(out);
   if (begun) {
-    if (jsonText(essence(begun)) === jsonText(essence(plan))) return;
+    const differences = differencesOf(essence(begun), essence(plan));
+    if (differences.length === 0) return;
+    // Until a shard is whole there is nothing to lose.
     if (await readRecord(out, 0))
       throw new UserError(
-        `${out} holds another store: ${differencesOf(essence(begun), essence(plan)).join("; ")}. ` +
-          "Use the same options to go on, or another folder.",
+        `${out} holds another store: ${differences.join("; ")}. Use the same options to go on, or another folder.`,
       );
   } else {
     const strangers = (await readdir(out)).filter((name) => !/^lock$|\.tmp$/.test(name));

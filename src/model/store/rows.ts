@@ -6,17 +6,17 @@ import { open, rename, rm, mkdir, type FileHandle } from "node:fs/promises";
 import { dirname } from "node:path";
 
 import { UserError } from "../../error.ts";
+import { ascending } from "../../row-order.ts";
 import {
-  bf16ToF32,
-  f16ToF32,
   hashStream,
   Safetensors,
   type RowRange,
   type TensorInfo,
   type TensorPieces,
 } from "../../safetensors.ts";
+import { gatherHeld, type HeldType } from "../held-rows.ts";
 import { syncFolder } from "./commit.ts";
-import { ACTIVATIONS, type ShardSums, type StoreFile } from "./manifest.ts";
+import { ACTIVATIONS, SCALES, type ShardSums, type StoreFile } from "./manifest.ts";
 
 /** Bytes moved at a time. */
 export const PIECE_BYTES = 8 << 20;
@@ -106,25 +106,16 @@ export function decodeRows(
 ): Float32Array {
   const { dtype, shape } = tensors.find(({ name }) => name === ACTIVATIONS)!;
   const { buffer, byteOffset, length } = bytes[ACTIVATIONS];
-  switch (dtype) {
-    case "F32":
-      return new Float32Array(buffer, byteOffset, length / 4);
-    case "F16":
-      return f16ToF32(new Uint16Array(buffer, byteOffset, length / 2));
-    case "BF16":
-      return bf16ToF32(new Uint16Array(buffer, byteOffset, length / 2));
-    case "I8": {
-      const { scales } = bytes;
-      const factors = new Float32Array(scales.buffer, scales.byteOffset, scales.length / 4);
-      const values = Float32Array.from(new Int8Array(buffer, byteOffset, length));
-      const [, width] = shape;
-      for (let row = 0; row < factors.length; row++)
-        for (let j = row * width; j < (row + 1) * width; j++) values[j] *= factors[row];
-      return values;
-    }
-    default:
-      throw new UserError(`activations of type ${dtype} are not those of a store`);
-  }
+  const [, width] = shape;
+  const Values = { F32: Float32Array, F16: Uint16Array, BF16: Uint16Array, I8: Int8Array }[
+    dtype as HeldType
+  ];
+  const values = new Values(buffer, byteOffset, length / Values.BYTES_PER_ELEMENT);
+  const { buffer: held, byteOffset: at, length: size } = bytes[SCALES] ?? new Uint8Array();
+  const block = { values, scales: new Float32Array(held, at, size / 4) };
+  const out = new Float32Array(values.length);
+  gatherHeld(dtype as HeldType, block, width, ascending(values.length / width), out);
+  return out;
 }
 
 /** The sums of a shard's record, of the values that are added. */

@@ -3,12 +3,12 @@ import { join } from "node:path";
 
 import { UserError } from "../../error.ts";
 import {
-  f32ToBf16,
-  f32ToF16,
   Safetensors,
   writeTensorPieces,
   type RowRange,
+  type TensorPieces,
 } from "../../safetensors.ts";
+import { HELD, heldBlock, holdRows } from "../held-rows.ts";
 import {
   deriveStore,
   openSource,
@@ -20,7 +20,10 @@ import {
 } from "./derive.ts";
 import {
   ACTIVATIONS,
+  rowBytes,
+  SCALES,
   shardPath,
+  TOKEN_COLUMNS,
   TOKENS,
   type ShardRecord,
   type StoreFile,
@@ -37,10 +40,8 @@ export interface SubsetOptions extends DeriveOptions {
   /** Names; absent: all. */
   hookPoints?: readonly string[];
   /** Type on disk; absent: as it is. */
-  dtype?: "f32" | "f16" | "bf16";
+  dtype?: StorePlan["dtype"];
 }
-
-const TENSOR_TYPES = { f32: "F32", f16: "F16", bf16: "BF16" } as const;
 
 /** What is taken of one shard. */
 interface Taken {
@@ -97,7 +98,7 @@ export async function subsetStore(path: string, options: SubsetOptions): Promise
   return deriveStore(
     plan,
     options,
-    (store) => bytesOf(source, plan, taken) - store.bytes,
+    (store) => bytesOf(plan, taken) - store.bytes,
     async (store) => {
       let done = 0;
       for (const [number, part] of taken.entries()) {
@@ -157,18 +158,12 @@ async function ofDocuments(
   return ranges;
 }
 
-function bytesOf({ manifest }: SourceStore, plan: StorePlan, taken: readonly Taken[]): number {
-  const size = { f32: 4, f16: 2, bf16: 2, int8: 1 };
-  const scale = size[plan.dtype] / size[manifest.dtype];
-  return taken.reduce((sum, { shard, rows }) => {
-    const { files, rows: all } = manifest.shards[shard];
-    const kept = files.reduce((bytes, file) => {
-      if (file.path === shardPath(TOKENS, shard)) return bytes + file.bytes;
-      const isKept = plan.hookPoints.some(({ name }) => file.path === shardPath(name, shard));
-      return bytes + (isKept ? file.bytes * scale : 0);
-    }, 0);
-    return sum + (kept * rows) / all;
-  }, 0);
+/** Bytes that will be written, about: headers are not counted. */
+function bytesOf(plan: StorePlan, taken: readonly Taken[]): number {
+  const tokens = 4 * TOKEN_COLUMNS.length;
+  const bytes = plan.hookPoints.map(({ width }) => rowBytes(plan.dtype, width));
+  const row = bytes.reduce((sum, width) => sum + width, tokens);
+  return taken.reduce((sum, { rows }) => sum + rows * row, 0);
 }
 
 async function takeShard(
@@ -195,7 +190,7 @@ async function takeShard(
       const width = plan.hookPoints.find(({ name }) => name === folder)?.width;
       const tensors =
         convert && width !== undefined
-          ? { [ACTIVATIONS]: converted(file, ranges, [rows, width], plan.dtype) }
+          ? converted(file, ranges, [rows, width], plan.dtype)
           : file.pieces(ranges);
       files.push({ path: to, ...(await writeTensorPieces(join(out, to), tensors)) });
       if (width === undefined || isWhole) continue;
@@ -209,26 +204,42 @@ async function takeShard(
   return { rows, files, sums };
 }
 
-/** The activations of `ranges` in another type. */
+/** The activations of `ranges`, in another type. */
 function converted(
   file: RowsFile,
   ranges: readonly RowRange[],
-  shape: [rows: number, width: number],
+  [rows, width]: [rows: number, width: number],
   dtype: StorePlan["dtype"],
-) {
-  const to = dtype as keyof typeof TENSOR_TYPES;
-  const infinity = to === "f16" ? 0x7c00 : 0x7f80;
-  async function* pieces() {
+): Record<string, TensorPieces> {
+  const type = HELD[dtype];
+  // Scales come before what they belong to, so the rows of int8 are converted twice.
+  async function* pieces(part: "values" | "scales") {
     for await (const values of file.floats(ranges)) {
-      const data = to === "f32" ? values : to === "f16" ? f32ToF16(values) : f32ToBf16(values);
-      if (data instanceof Uint16Array)
-        for (let i = 0; i < data.length; i++)
-          if ((data[i] & 0x7fff) === infinity)
-            throw new UserError(
-              `${file.path} holds ${values[i]}, too large for ${to}: use ${to === "f16" ? "bf16 or f32" : "f32"}.`,
-            );
-      yield new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
+      const block = heldBlock(type, values.length / width, width);
+      holdRows(type, values, width, block);
+      requireFinite(file, values, block.values, dtype);
+      const { buffer, byteLength } = block[part];
+      yield new Uint8Array(buffer, 0, byteLength);
     }
   }
-  return { dtype: TENSOR_TYPES[to], shape, pieces: pieces() };
+  return {
+    [ACTIVATIONS]: { dtype: type, shape: [rows, width], pieces: pieces("values") },
+    ...(type === "I8" && { [SCALES]: { dtype: "F32", shape: [rows], pieces: pieces("scales") } }),
+  };
+}
+
+/** Values that are finite may become infinite in a 16-bit type. */
+function requireFinite(
+  file: RowsFile,
+  values: Float32Array,
+  bits: ArrayLike<number>,
+  dtype: StorePlan["dtype"],
+): void {
+  if (!(bits instanceof Uint16Array)) return;
+  const infinity = dtype === "f16" ? 0x7c00 : 0x7f80;
+  const at = bits.findIndex((x) => (x & 0x7fff) === infinity);
+  if (at >= 0)
+    throw new UserError(
+      `${file.path} holds ${values[at]}, too large for ${dtype}: use ${dtype === "f16" ? "bf16 or f32" : "f32"}.`,
+    );
 }
