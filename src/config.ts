@@ -45,6 +45,18 @@ const fromModelFields = z.strictObject({
     .describe(
       "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision].",
     ),
+  modelWeights: z
+    .enum(["checkpoint", "int8"])
+    .default("checkpoint")
+    .describe(
+      "The model's weights as they are, or those of its linear layers as 8-bit integers: a quarter of the memory and somewhat faster, with values that differ by about a percent; how much is printed.",
+    ),
+  modelDevice: z
+    .enum(["cpu", "webgpu"])
+    .default("cpu")
+    .describe(
+      "Where the model runs: the CPU, or a GPU through WebGPU, whose results are compared with the CPU's first.",
+    ),
   data: z
     .union([z.string(), z.array(z.union([z.string(), sourcePart])).min(1)], {
       error:
@@ -71,6 +83,24 @@ const fromModelFields = z.strictObject({
     .default("document")
     .describe(
       "Where the beginning-of-sequence token goes: before each document, also at each row's start, or nowhere. Its own activations are never kept.",
+    ),
+  skipSpecialTokens: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Leave out special tokens that are spelt out in the text, here and in every metric and feature.",
+    ),
+  skipPositions: z
+    .int()
+    .nonnegative()
+    .default(0)
+    .describe("Leave out the first so many positions of each row of tokens."),
+  maxNorm: z
+    .number()
+    .positive()
+    .optional()
+    .describe(
+      "Leave out tokens whose activation at one of the hook points has a larger norm; absent: none.",
     ),
   shuffleDocuments: count(
     "Mix the documents of files: each is drawn from so many held in memory. Absent: in their order.",

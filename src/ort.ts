@@ -31,6 +31,8 @@ export function loadOrt(): Promise<typeof Ort> {
 export interface SessionSettings {
   /** Threads of one operator (default 0: ONNX Runtime's choice, one per physical core). */
   threads?: number;
+  /** Where operators run (default "cpu"); what has no kernel for webgpu runs on the CPU. */
+  provider?: "cpu" | "webgpu";
   /** Folder that the locations of external tensors are relative to. */
   externalFolder?: string;
 }
@@ -43,9 +45,9 @@ export interface SessionSettings {
 export function sessionOptions(
   settings: SessionSettings = {},
 ): Ort.InferenceSession.SessionOptions {
-  const { threads = 0, externalFolder } = settings;
+  const { threads = 0, provider = "cpu", externalFolder } = settings;
   return {
-    executionProviders: ["cpu"],
+    executionProviders: [provider],
     executionMode: "sequential",
     graphOptimizationLevel: "all",
     logSeverityLevel: 3,

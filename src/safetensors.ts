@@ -92,7 +92,10 @@ export class Safetensors {
       for (const path of paths) {
         const handle = await openForReading(path);
         handles.set(path, handle);
-        const header = await readHeader(handle, path);
+        const { size } = await handle.stat();
+        const header = await readHeader(path, size, (from, length) =>
+          readExactly(handle, path, from, length),
+        );
         Object.assign(metadata, header.metadata);
         for (const tensor of header.tensors) {
           const other = tensors.get(tensor.name);
@@ -220,24 +223,27 @@ async function openShards(indexPath: string): Promise<Safetensors> {
   return shards;
 }
 
-/** Header of one file, checked in full: what is returned lies inside the file and does not overlap. */
-async function readHeader(
-  handle: FileHandle,
+/**
+ * Header of one file of `size` bytes, of which `read` gives a part; checked in full: what is returned lies
+ * inside the file and does not overlap. @throws UserError naming `path` for a file that is damaged.
+ */
+export async function readHeader(
   path: string,
+  size: number,
+  read: (from: number, length: number) => Promise<Uint8Array<ArrayBuffer>>,
 ): Promise<{ tensors: TensorInfo[]; metadata: Record<string, string> }> {
   const again = "The file is damaged or was not copied completely: fetch or write it again.";
   const fail = (what: string) => new UserError(`${path}: ${what}. ${again}`);
 
-  const { size } = await handle.stat();
   if (size < 8) throw fail(`it has ${size} bytes, too few for a safetensors file`);
-  const lengthBytes = await readExactly(handle, path, 0, 8);
+  const lengthBytes = await read(0, 8);
   const headerBytes = Number(new DataView(lengthBytes.buffer).getBigUint64(0, true));
   if (headerBytes > MAX_HEADER_BYTES || 8 + headerBytes > size) {
     throw fail(`its header claims ${headerBytes} bytes in a file of ${size}`);
   }
   let header: unknown;
   try {
-    const bytes = await readExactly(handle, path, 8, headerBytes);
+    const bytes = await read(8, headerBytes);
     header = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(bytes));
   } catch (error) {
     throw fail(`its header is not JSON (${messageOf(error)})`);

@@ -6,6 +6,8 @@ import type { CollectModel } from "../src/model/collect.ts";
 import { UserError } from "../src/error.ts";
 
 export const BOS = 0;
+/** A token of the text that passes for a special one. */
+export const SPECIAL = "!".charCodeAt(0);
 const WIDTHS: Record<string, number> = { hook_embed: 3, "blocks.0.hook_resid_post": 4 };
 
 /** Token i of a row, at position p, has [token, p, tokens before it in the row, 1 (, -token)] / 8 at every hook point. */
@@ -47,6 +49,7 @@ export function stubModel({ odd, delayMs }: StubOptions = {}): CollectModel {
       vocabSize: 65536,
       bosId: BOS,
       eosId: null,
+      specialIds: [BOS, SPECIAL],
       hash: "stub",
       encode(text) {
         const ids = Int32Array.from(text, (_, i) => text.charCodeAt(i));

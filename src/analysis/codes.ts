@@ -6,6 +6,7 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
+import { keptPlaces, TokenFilter, type TokenRules } from "../model/token-filter.ts";
 import type { Document, Span } from "../model/text.ts";
 import type { BatchCodes } from "../sae/sae-on-device.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -185,6 +186,8 @@ export interface TextOptions {
   /** Tokens per row; absent: the model's own limit, at most 256. */
   contextLength?: number;
   bos?: BosRule;
+  /** What is left out beside beginning-of-sequence tokens; absent: nothing. */
+  rules?: TokenRules;
   /** Rows per forward pass. */
   batchRows?: number;
   /** Asked before a chunk is worked out, by the number of its first position: true leaves the chunk out. */
@@ -197,8 +200,11 @@ export interface RowBatch {
   length: number;
   /** [rows · length] */
   tokens: Int32Array;
-  /** Places in the flattened batch that are text: all but beginning-of-sequence tokens. */
+  /** Places in the flattened batch that count: text, but for what the rules leave out. */
   kept: Int32Array;
+  /** Why the other places do not; see token-filter.ts. */
+  reasons: Uint8Array;
+  filter: TokenFilter;
   /** The documents that the batch touches, by ordinal. */
   documents: Map<number, TextDocument>;
 }
@@ -211,6 +217,7 @@ export async function* rowBatches(
 ): AsyncGenerator<RowBatch> {
   const { tokens: wanted, bos = "document", batchRows = 16 } = options;
   const contextLength = options.contextLength ?? Math.min(model.info.contextLength, 256);
+  const filter = new TokenFilter(options.rules, model.tokenizer);
   const open = new Map<number, TextDocument>();
   async function* remembered(): AsyncGenerator<Document> {
     let ordinal = 0;
@@ -224,7 +231,7 @@ export async function* rowBatches(
   let rows: PackedRow[] = [];
   let read = 0;
   const take = (): RowBatch => {
-    const batch = batchOf(rows, open);
+    const batch = batchOf(rows, open, filter);
     rows = [];
     const oldest = Math.min(...batch.documents.keys(), Infinity);
     for (const ordinal of open.keys()) if (ordinal < oldest) open.delete(ordinal);
@@ -238,28 +245,42 @@ export async function* rowBatches(
     // Only the last row of a text is shorter.
     if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
     rows.push(row);
-    read += row.documents.filter((ordinal) => ordinal >= 0).length;
+    read += keptPlaces(filter.reasons([row])).length;
     if (rows.length === batchRows || read >= wanted) yield take();
     if (read >= wanted) return;
   }
   if (rows.length > 0) yield take();
 }
 
-function batchOf(rows: PackedRow[], open: ReadonlyMap<number, TextDocument>): RowBatch {
+function batchOf(
+  rows: PackedRow[],
+  open: ReadonlyMap<number, TextDocument>,
+  filter: TokenFilter,
+): RowBatch {
   const length = rows[0].tokens.length;
   const tokens = new Int32Array(rows.length * length);
-  const kept: number[] = [];
   const documents = new Map<number, TextDocument>();
   for (const [r, row] of rows.entries()) {
     tokens.set(row.tokens, r * length);
     for (let i = 0; i < length; i++) {
       const ordinal = row.documents[i];
       if (ordinal < 0) continue;
-      kept.push(r * length + i);
       if (!documents.has(ordinal)) documents.set(ordinal, open.get(ordinal)!);
     }
   }
-  return { rows, length, tokens, kept: Int32Array.from(kept), documents };
+  const reasons = filter.reasons(rows);
+  return { rows, length, tokens, kept: keptPlaces(reasons), reasons, filter, documents };
+}
+
+/** The batch with what its activations [rows · length, width] at the hook points leave of it. */
+export function withinNorm(
+  batch: RowBatch,
+  activations: Readonly<Record<string, Float32Array>>,
+): RowBatch {
+  if (!batch.filter.needsNorms) return batch;
+  const reasons = batch.reasons.slice();
+  batch.filter.addNorms(reasons, activations);
+  return { ...batch, reasons, kept: keptPlaces(reasons) };
 }
 
 /** Where an SAE reads: a hook point, of a crosscoder one for each of its heads, in their order. */
@@ -334,15 +355,22 @@ export async function* encodeText(
   let first = 0;
   let firstRow = 0;
   try {
-    for await (const batch of rowBatches(model, documents, options)) {
-      if (options.skip?.(first)) {
+    for await (const read of rowBatches(model, documents, options)) {
+      const skipped = options.skip?.(first) === true;
+      if (skipped && !read.filter.needsNorms) {
+        first += read.kept.length;
+        firstRow += read.rows.length;
+        continue;
+      }
+      const { activations } = await model.forward({
+        ...{ tokens: read.tokens, batch: read.rows.length, length: read.length, capture },
+      });
+      const batch = withinNorm(read, activations);
+      if (skipped || batch.kept.length === 0) {
         first += batch.kept.length;
         firstRow += batch.rows.length;
         continue;
       }
-      const { activations } = await model.forward({
-        ...{ tokens: batch.tokens, batch: batch.rows.length, length: batch.length, capture },
-      });
       const chunk = chunkOf(batch, first, firstRow);
       const x = joinHeads(
         sae.spec,

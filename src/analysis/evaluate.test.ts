@@ -3,7 +3,9 @@ import { afterAll, describe, expect, it, vi } from "vitest";
 import { openDevice } from "../device/device.ts";
 import { loadModel } from "../model/model.ts";
 import { Sae } from "../sae/sae.ts";
+import { rowBatches } from "./codes.ts";
 import { evaluate, evaluateAll } from "./evaluate.ts";
+import { predictionsOf } from "./splice.ts";
 
 const model = await loadModel(
   fileURLToPath(new URL("../../test/fixtures/gpt2-tiny/f32", import.meta.url)),
@@ -92,6 +94,36 @@ describe("evaluate", () => {
     expect(patched).toBe((2 + saes.length) * batches);
     for (const [i, sae] of saes.entries())
       expect(together[i]).toEqual(await evaluate(sae, model, documents, options));
+  });
+
+  it("neither counts nor replaces what rules leave out", async () => {
+    const all = await evaluate(signedPairs(0), model, documents, options);
+    const rules = { skipSpecialTokens: false, skipPositions: 4 };
+    const some = await evaluate(signedPairs(0), model, documents, { ...options, rules });
+    // Four of each row, one of them its beginning or another document's.
+    expect(some.rows).toBeLessThan(all.rows);
+    const [before, after] = [all.spliced[0].crossEntropy, some.spliced[0].crossEntropy];
+    expect(after.predictions).toBe(before.predictions);
+    expect(after.clean).toBe(before.clean);
+    // By hand: rows of 24, zeros from their fifth place on but for beginnings.
+    let [rows, sum] = [0, 0];
+    for await (const batch of rowBatches(model, documents(), options)) {
+      const { tokens, length } = batch;
+      const input = { tokens, batch: batch.rows.length, length };
+      const { activations } = await model.forward({ ...input, capture: [hookPoint] });
+      const x = activations[hookPoint].slice();
+      for (const at of batch.kept)
+        if (at % length >= 4) {
+          x.fill(0, at * dIn, (at + 1) * dIn);
+          rows++;
+        }
+      const { loss } = await model.forward({ ...input, patch: { [hookPoint]: x }, loss: true });
+      for (const place of predictionsOf(batch).places) sum += loss![place];
+    }
+    expect(some.rows).toBe(rows);
+    expect(after.zero).toBeCloseTo(sum / after.predictions, 6);
+    const none = { skipSpecialTokens: false, skipPositions: 0, maxNorm: 1e9 };
+    expect(await evaluate(signedPairs(0), model, documents, { ...options, rules: none })).toEqual(all); // prettier-ignore
   });
 
   it("counts every prediction of a token of the text once, whatever the batch", async () => {

@@ -4,8 +4,8 @@
  * the hook point that it predicts, of a crosscoder at each of its hook points by itself, with the
  * others left as they come.
  *
- * Rules, the same in every number: beginning-of-sequence positions are never replaced and count in
- * no reconstruction metric. The cross-entropy is the mean, over all predictions of a token of the
+ * Rules, the same in every number: beginning-of-sequence positions, and those that the run's rules
+ * leave out (token-filter.ts), are never replaced and count in no reconstruction metric. The cross-entropy is the mean, over all predictions of a token of the
  * text (a document's first one included, a beginning-of-sequence token never), of −log p in nats;
  * all tokens weigh the same, whatever row, document or batch they are in.
  */
@@ -15,7 +15,14 @@ import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import { ReconstructionSums, type Evaluation } from "../sae/metrics.ts";
 import type { Sae } from "../sae/sae.ts";
-import { joinHeads, requireFit, rowBatches, type HookPoints, type TextOptions } from "./codes.ts";
+import {
+  joinHeads,
+  requireFit,
+  rowBatches,
+  withinNorm,
+  type HookPoints,
+  type TextOptions,
+} from "./codes.ts";
 import { DetailSums, Divergence, type Replacement } from "./evaluation-detail.ts";
 import {
   addMeans,
@@ -112,7 +119,7 @@ export async function evaluateAll(
   }));
   const splices = splicesOf(saes[0], target === undefined ? inputs : [target]);
   const text = textOptions(model, options);
-  await addMeans(splices, model, documents(), text);
+  await addMeans(splices, inputs, model, documents(), text);
   const capture = target === undefined ? inputs : [...inputs, target];
   const parts = saes.map((sae) => partOf(sae, splices, options.detail));
   const encoders: ReturnType<Sae["on"]>[] = [];
@@ -121,10 +128,12 @@ export async function evaluateAll(
   let predictions = 0;
   let cleanLoss = 0;
   try {
-    for await (const batch of rowBatches(model, documents(), text)) {
-      const input = { tokens: batch.tokens, batch: batch.rows.length, length: batch.length };
+    for await (const read of rowBatches(model, documents(), text)) {
+      const input = { tokens: read.tokens, batch: read.rows.length, length: read.length };
       const wanted = { loss: true, ...(options.detail && { logits: "all" as const }) };
       const clean = await model.forward({ ...input, capture, ...wanted });
+      const batch = withinNorm(read, clean.activations);
+      if (batch.kept.length === 0) continue;
       const kept = (name: string) =>
         gatherRows(clean.activations[name], batch.kept, model.hookWidth(name));
       const x = joinHeads({ dIn, heads }, inputs.map(kept));

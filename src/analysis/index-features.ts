@@ -180,7 +180,7 @@ function codesOf(
 async function identity(
   sae: Sae,
   model: Pick<Model, "tokenizer" | "info" | "weightsHash">,
-  { hookPoint, stored, contextLength, bos }: IndexOptions,
+  { hookPoint, stored, contextLength, bos, rules }: IndexOptions,
 ): Promise<Record<string, unknown>> {
   const hashes = [await hashBytes(Buffer.from(JSON.stringify(sae.spec)))];
   for (const [name, array] of Object.entries(sae))
@@ -195,9 +195,7 @@ async function identity(
       ...{ selection, dIn, dSae },
       weightsHash: await hashBytes(Buffer.from(hashes.join())),
     },
-    packing: stored
-      ? { contextLength: stored.manifest.contextLength, bos: stored.manifest.bos }
-      : { contextLength, bos },
+    packing: stored ? packingOf(stored.manifest) : { contextLength, bos, ...(rules && { rules }) },
     ...(stored && {
       activations: {
         manifest: await hashBytes(Buffer.from(JSON.stringify(stored.manifest))),
@@ -206,6 +204,10 @@ async function identity(
       },
     }),
   };
+}
+
+function packingOf({ contextLength, bos, tokenRules: rules }: StoredActivations["manifest"]) {
+  return { contextLength, bos, ...(rules && { rules }) };
 }
 
 /** Labels of all latents: chosen on half of the documents, measured on the others. */

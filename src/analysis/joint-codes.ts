@@ -10,6 +10,7 @@ import {
   joinHeads,
   requireFit,
   rowBatches,
+  withinNorm,
   type CodesByLatent,
   type HookPoints,
   type TextChunk,
@@ -41,11 +42,12 @@ export async function* encodeTogether(
   let first = 0;
   let firstRow = 0;
   try {
-    for await (const batch of rowBatches(model, documents, options)) {
-      const rows = batch.tokens.length;
+    for await (const read of rowBatches(model, documents, options)) {
+      const rows = read.tokens.length;
       const { activations } = await model.forward({
-        ...{ tokens: batch.tokens, batch: batch.rows.length, length: batch.length, capture },
+        ...{ tokens: read.tokens, batch: read.rows.length, length: read.length, capture },
       });
+      const batch = withinNorm(read, activations);
       const chunk = chunkOf(batch, first, firstRow);
       const place = new Int32Array(rows).fill(-1);
       batch.kept.forEach((at, position) => (place[at] = position));

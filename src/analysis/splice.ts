@@ -3,7 +3,7 @@ import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
-import { requireWidth, rowBatches, type RowBatch, type TextOptions } from "./codes.ts";
+import { requireWidth, rowBatches, withinNorm, type RowBatch, type TextOptions } from "./codes.ts";
 
 /** A hook point whose activations are replaced. */
 export interface Splice {
@@ -43,9 +43,10 @@ export function requireTarget(
   return target;
 }
 
-/** Sets the mean activations of `splices`. */
+/** Sets the mean activations of `splices`. @param inputs what the SAE reads: their norms count too. */
 export async function addMeans(
   splices: readonly Splice[],
+  inputs: readonly string[],
   model: Model,
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: TextOptions,
@@ -53,10 +54,16 @@ export async function addMeans(
   const capture = splices.map(({ hookPoint }) => hookPoint);
   let rows = 0;
   for await (const batch of rowBatches(model, documents, options)) {
-    const { tokens, length, kept } = batch;
+    const { tokens, length } = batch;
     const { activations } = await model.forward({
-      ...{ tokens, batch: batch.rows.length, length, capture },
+      ...{
+        tokens,
+        batch: batch.rows.length,
+        length,
+        capture: [...new Set([...inputs, ...capture])],
+      },
     });
+    const { kept } = withinNorm(batch, activations);
     for (const { hookPoint, width, mean } of splices) {
       const x = activations[hookPoint];
       for (const at of kept) for (let c = 0; c < width; c++) mean[c] += x[at * width + c];

@@ -40,6 +40,10 @@ async function storeOf(
     bos?: "document" | "row" | "none";
     contextLength?: number;
     shardRows?: number;
+    hookPoint?: string;
+    skipSpecialTokens?: boolean;
+    skipPositions?: number;
+    maxNorm?: number;
   } = {},
 ) {
   // prettier-ignore
@@ -114,6 +118,31 @@ describe("codes of stored activations", () => {
     const live = await read(encodeText(sae, device, model, hookPoints, text(), settings));
     expectSame((await stored(sae, path)).active, live.active);
     expect(joinHeads(sae.spec, [new Float32Array(dIn), new Float32Array(dIn)]).length).toBe(2 * dIn); // prettier-ignore
+  });
+
+  it("are those of the text where rules leave tokens out, also after a skipped chunk", async () => {
+    const sae = randomTopK(3);
+    const bos = "document" as const;
+    const first = await openActivations(await storeOf("same-document"), { hookPoint });
+    const { meanNorm } = first.manifest!.statistics[hookPoint];
+    const rules = { skipSpecialTokens: true, skipPositions: 2, maxNorm: meanNorm };
+    const path = await storeOf("rules", { hookPoint, ...rules });
+    const options = { ...settings, bos, contextLength: 32, rules };
+    const whole = await read(encodeText(sae, device, model, hookPoint, text(), { ...options, rules: undefined })); // prettier-ignore
+    const live = await read(encodeText(sae, device, model, hookPoint, text(), options));
+    expect(live.positions.length).toBeLessThan(0.8 * whole.positions.length);
+    expect(live.positions.length).toBeGreaterThan(0.2 * whole.positions.length);
+    const found = await stored(sae, path);
+    const bare = ({ positions }: typeof live) => positions.map(({ token, text }) => [token, text]);
+    expect(bare(found)).toEqual(bare(live));
+    expectSame(found.active, live.active);
+    // What goes on in the midst counts what it does not work out.
+    const starts: number[] = [];
+    const later: number[] = [];
+    for await (const { chunk } of encodeText(sae, device, model, hookPoint, text(), options)) starts.push(chunk.first); // prettier-ignore
+    const skip = (at: number) => at < starts[2];
+    for await (const { chunk } of encodeText(sae, device, model, hookPoint, text(), { ...options, skip })) later.push(chunk.first); // prettier-ignore
+    expect(later).toEqual(starts.slice(2));
   });
 
   it("come with text put together from tokens when none is given", async () => {

@@ -216,6 +216,7 @@ class StoredText {
       if (p === 0) row[0] = firstRow;
       else row[p] = row[p - 1] + (positions[at] > positions[at - 1] ? 0 : 1);
       if (ordinals[at] !== this.#open?.document.ordinal) await this.#next(at);
+      this.#pass(at);
       const { encoding, compared, document: opened } = this.#open!;
       if (list.at(-1) !== opened) list.push(opened);
       document[p] = list.length - 1;
@@ -227,6 +228,16 @@ class StoredText {
       ...{ first, length, row, document, documents: list },
       ...{ tokens: cut(tokens), start: cut(starts), end: cut(ends) },
     };
+  }
+
+  /** Goes past tokens of the text that the store's rules left out before its position `at`. */
+  #pass(at: number): void {
+    const open = this.#open!;
+    if (!this.#manifest.tokenRules || !open.encoding) return;
+    const { starts } = open.encoding;
+    const start = this.#tokens.starts[at];
+    const isBefore = () => open.compared < starts.length && starts[open.compared] <= start;
+    while (isBefore() && !this.#same(open.encoding, open.compared, at)) open.compared++;
   }
 
   #same(
@@ -253,7 +264,8 @@ class StoredText {
       return;
     }
     const left = this.#open?.encoding;
-    if (left && left.ids.length !== this.#open!.compared) throw this.#differs(at);
+    const leavesOut = this.#manifest.tokenRules !== undefined;
+    if (left && left.ids.length !== this.#open!.compared && !leavesOut) throw this.#differs(at);
     for (;;) {
       const next = await this.#documents.next();
       if (next.done)
@@ -266,8 +278,8 @@ class StoredText {
       const document = { ordinal: this.#ordinal, id, text, spans };
       this.#open = { document, encoding, compared: 0 };
       if (this.#ordinal === ordinal) return;
-      // Only a document without tokens has no place in the store.
-      if (encoding.ids.length > 0) throw this.#differs(at);
+      // Only a document without tokens, or with none that is kept, has no place in the store.
+      if (encoding.ids.length > 0 && !leavesOut) throw this.#differs(at);
     }
   }
 

@@ -16,6 +16,7 @@ import type { Sae } from "../sae/sae.ts";
 import { kindOf } from "../sae/weights.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import type { Activations, Context } from "./sources.ts";
 import { scoresText, type Trained } from "./stages.ts";
@@ -141,7 +142,7 @@ export async function measureInModel(
   detail = false,
 ): Promise<ModelEvaluation[]> {
   if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { validationTokens: tokens, contextLength, bos } = config.activations;
+  const { validationTokens: tokens } = config.activations;
   const { inputs, target } = hookPointsOf(model, config.activations);
   const progress = new Progress({
     label: "evaluating",
@@ -163,7 +164,8 @@ export async function measureInModel(
     }
   };
   const measured = await evaluateAll(saes, model, text, {
-    ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, contextLength, bos, detail },
+    ...{ hookPoint: inputs, targetHookPoint: target, device, tokens, detail },
+    ...readingOf(config.activations),
   }).catch((error: unknown) => {
     progress.stop();
     throw error;
@@ -202,7 +204,7 @@ export async function featuresStage(
   const { openFeatures } = await import("../analysis/features.ts");
   const out = run.path("features");
   if (existsSync(run.path("features", "index.json"))) return openFeatures(out);
-  const { data, field, shuffleDocuments, contextLength, bos } = config.activations;
+  const { data, field, shuffleDocuments } = config.activations;
   const { gallery: _, store: path, tokens, ...shown } = config.features;
   const { inputs } = hookPointsOf(model, config.activations);
   const stored = path === undefined ? undefined : await openStored(sae, path, inputs);
@@ -213,7 +215,8 @@ export async function featuresStage(
   const text = stored ? textBehind(stored, model) : heldOutDocuments(config, model);
   try {
     const features = await indexFeatures(sae, model, text, {
-      ...{ out, device, hookPoint: inputs, contextLength, bos, seed: config.seed, tokens, signal },
+      ...{ out, device, hookPoint: inputs, seed: config.seed, tokens, signal },
+      ...readingOf(config.activations),
       ...{ ...shown, ...(stored && { stored }) },
       resume: JSON.stringify({
         data,

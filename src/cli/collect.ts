@@ -8,12 +8,14 @@ import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-po
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
-import { noteEmpty } from "./sources.ts";
+import { collectingOf, noteEmpty } from "./sources.ts";
 import { Terminal } from "./terminal.ts";
+import { noteWeights } from "./weights-note.ts";
 
 interface Options extends Record<string, unknown> {
   out: string;
   split: string;
+  append?: boolean;
   quiet?: boolean;
   json?: boolean;
 }
@@ -32,6 +34,7 @@ export function define(command: Command): void {
       "which documents; of files, eight in ten are for training",
       "train",
     )
+    .option("--append", "add to a finished store of fewer tokens, from where its text stopped")
     .option("--quiet", "print errors and the result only")
     .option("--json", "print the result as JSON");
   addSettings(command, ["", "activations"]).action((file: string | undefined, options: Options) =>
@@ -48,19 +51,24 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
     throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);
   const terminal = new Terminal(options);
   const { out } = options;
-  const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
-  const model = await loadModel(activations.model, { threads, signal });
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, { weights, device, threads, signal });
   let progress: Progress | undefined;
   let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
+    await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });
-    const store = await collect(model, data, {
-      ...{ out, tokens, split, field, shuffleDocuments, contextLength, bos, dtype, shardRows },
-      ...{ signal, hookPoint: namesOf(hookPoints), onEmpty: () => void empty++ },
+    const store = await collect(model, activations.data, {
+      ...{ ...collectingOf(activations), out, tokens, split, signal },
+      ...{
+        append: options.append ?? false,
+        hookPoint: namesOf(hookPoints),
+        onEmpty: () => void empty++,
+      },
       onProgress: ({ done }) => progress!.update(done),
     });
     progress.end();

@@ -12,6 +12,7 @@ import { documents } from "../model/text.ts";
 import { heldOutDocuments, openModelRun } from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
 import { interruptible } from "./interrupt.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
 
@@ -51,7 +52,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
     throw new UserError(`--tokens must be a whole number above 0; got ${options.tokens}`);
   const opened = await openModelRun(options.runs, id, "looking for concepts");
   const { folder, config, activations, sae, model, places } = opened;
-  const { data, field, contextLength, bos } = activations;
+  const { data, field } = activations;
   const limit = positionLimit(sae.spec.dIn);
   if (tokens > limit)
     terminal.note(
@@ -68,7 +69,7 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
         : documents(options.labels, { field, renderChat: model.tokenizer.renderChat });
     const found = await conceptAlignment(sae, model, interruptibly(text, signal), {
       ...{ device, hookPoint: places.hookPoint },
-      ...{ tokens, contextLength, bos, seed: config.seed },
+      ...{ tokens, seed: config.seed, ...readingOf(activations) },
       onProgress: ({ done }) => reading.update(done),
       onConcept: ({ done, total }) => {
         signal.throwIfAborted();

@@ -38,8 +38,9 @@ export async function compare(
   const models: Model[] = [];
   try {
     const open = async (subject: Subject) => {
-      const { threads } = subject.config;
-      const model = await loadModel(modelOf(subject), { threads, signal });
+      const { threads, activations } = subject.config;
+      const weights = activations.from === "model" ? activations.modelWeights : undefined;
+      const model = await loadModel(modelOf(subject), { weights, threads, signal });
       models.push(model);
       return model;
     };

@@ -5,6 +5,7 @@ import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { interval, intervalsOf, stepProgress } from "./eval-supervised.ts";
 import { type Context } from "./sources.ts";
 import { short } from "../readable.ts";
@@ -17,13 +18,14 @@ export async function evaluateStructure(
   sae: Sae,
 ): Promise<StructureResult> {
   const { structureOf } = await import("../analysis/structure.ts");
-  if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { contextLength, bos, validationTokens: tokens } = config.activations;
-  const { inputs: hookPoint } = hookPointsOf(model, config.activations);
+  const { activations } = config;
+  if (activations.from !== "model") throw new Error("only a model reads text");
+  const { validationTokens: tokens } = activations;
+  const { inputs: hookPoint } = hookPointsOf(model, activations);
   return stepProgress(terminal.quiet, (onStep) =>
     structureOf(sae, model, heldOutDocuments(config, model), {
-      ...{ device, hookPoint, tokens },
-      ...{ contextLength, bos, seed: config.seed, signal, onStep },
+      ...{ device, hookPoint, tokens, ...readingOf(activations) },
+      ...{ seed: config.seed, signal, onStep },
     }),
   );
 }

@@ -86,7 +86,13 @@ async function run(
       );
       return;
     }
-    const model = await loadModel(config.activations.model, { threads: config.threads, signal });
+    const { model: name, modelWeights: weights, modelDevice } = config.activations;
+    const model = await loadModel(name, {
+      weights,
+      device: modelDevice,
+      threads: config.threads,
+      signal,
+    });
     try {
       const context = { config, terminal, signal };
       if (options.supervised || options.structure) {

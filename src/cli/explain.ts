@@ -24,6 +24,7 @@ import { interruptibly } from "./analyse.ts";
 import { askingOf, explainLatents, modelTable, type ModelOptions } from "./explain-model.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
 import { shortPath, table, Terminal } from "./terminal.ts";
@@ -139,7 +140,6 @@ async function byRules(
   reuse: boolean,
 ): Promise<{ text: EncodedText; explanations: Explanations }> {
   const { seed } = config;
-  const { contextLength, bos } = activations;
   const device = await openDevice(config.device, { threads: config.threads });
   const { dSae } = sae.spec;
   const bar = (label: string, unit: string, total: number) =>
@@ -148,7 +148,7 @@ async function byRules(
   try {
     const documents = interruptibly(heldOutDocuments(config, model), signal);
     const text = await readText(sae, model, documents, {
-      ...{ ...places, device, tokens, contextLength, bos },
+      ...{ ...places, device, tokens, ...readingOf(activations) },
       onProgress: (done) => progress.update(done),
     });
     progress.end();

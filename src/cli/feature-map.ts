@@ -14,6 +14,7 @@ import { UserError } from "../error.ts";
 import { countedCoActivation, countsPath, factsOf } from "../workbench/feature-facts.ts";
 import { heldOutDocuments, type ModelRun } from "../workbench/model-run.ts";
 import { interruptibly } from "./analyse.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
 import { shortPath, table, type Terminal } from "./terminal.ts";
@@ -128,7 +129,6 @@ function mapText(maps: readonly LatentMap[], found: Suspects, files: readonly st
 /** Counts in the text that the features were looked up in, and keeps the counts beside them. */
 async function countCoActivation(run: FeaturesRun, device: Device): Promise<CoActivation> {
   const { config, activations, sae, model, places, features, terminal, signal } = run;
-  const { contextLength, bos } = activations;
   const tokens = features.index.positions;
   const co = new CoActivation(sae.spec.dSae);
   const progress = new Progress({
@@ -136,7 +136,7 @@ async function countCoActivation(run: FeaturesRun, device: Device): Promise<CoAc
   });
   try {
     const text = interruptibly(heldOutDocuments(config, model), signal);
-    const options = { tokens, contextLength, bos };
+    const options = { tokens, ...readingOf(activations) };
     for await (const { chunk, codes } of encodeText(
       sae,
       device,

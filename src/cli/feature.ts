@@ -30,6 +30,7 @@ import { featureMap, type FeaturesRun } from "./feature-map.ts";
 import { featureText, type FeatureView } from "./feature-text.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
+import { readingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import { shortPath, Terminal } from "./terminal.ts";
 
@@ -164,7 +165,6 @@ async function effectOn(
       return effect;
     throw new Error("a latent was asked for and none came");
   }
-  const { contextLength, bos } = activations;
   const device = await openDevice(config.device, { threads: config.threads });
   const documents = 100;
   const progress = new Progress({
@@ -173,7 +173,8 @@ async function effectOn(
   try {
     const text = interruptibly(heldOutDocuments(config, model), signal);
     const effect = await trueLogitEffect(sae, model, text, {
-      ...{ ...places, device, latent, top, documents, contextLength, bos, seed: config.seed },
+      ...{ ...places, device, latent, top, documents, seed: config.seed },
+      ...readingOf(activations),
       amount: features.index.columns.mean[latent],
       tokens: config.features.tokens,
       onProgress: ({ done }) => progress.update(done),

@@ -109,6 +109,11 @@ export const commands: Entry[] = [
     load: () => import("./generate.ts"),
   },
   {
+    name: "models",
+    summary: "say what a model is and takes, or which there are",
+    load: () => import("./models.ts"),
+  },
+  {
     name: "corpus",
     summary: "print the built-in stories with their labelled spans",
     load: () => import("./corpus.ts"),

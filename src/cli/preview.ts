@@ -4,6 +4,7 @@ import type { RunFolder } from "../runs.ts";
 import type { Trainer } from "../sae/train.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
 import { PREVIEW_FILE, previewFeatures } from "../workbench/preview.ts";
+import { readingOf } from "../workbench/reading.ts";
 import type { Activations, Context } from "./sources.ts";
 
 /** Previews take at most about one part in so many of the time. */
@@ -19,7 +20,6 @@ export function previewOf(
 ): { show(trainer: Trainer): Promise<void> } | undefined {
   const { activations } = config;
   if (!model || !hookPoints || activations.from !== "model") return undefined;
-  const { contextLength, bos } = activations;
   let due = 0;
   return {
     async show(trainer) {
@@ -29,7 +29,7 @@ export function previewOf(
       const preview = await previewFeatures(
         ...([await trainer.sae(), device, model, hookPoints.inputs] as const),
         heldOutDocuments(config, model),
-        { tokens: TOKENS, contextLength, bos, step: trainer.step, features: 12 },
+        { tokens: TOKENS, ...readingOf(activations), step: trainer.step, features: 12 },
       );
       run.writeJson(PREVIEW_FILE, preview);
       due = Date.now() + SHARE * (Date.now() - began);

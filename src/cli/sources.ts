@@ -25,6 +25,7 @@ import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-po
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
 import { type Terminal } from "./terminal.ts";
+import { noteWeights } from "./weights-note.ts";
 
 /** What every stage needs. */
 export interface Context {
@@ -105,7 +106,9 @@ async function collectSources(
 ): Promise<Activations> {
   requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
-  const model = await loadModel(activations.model, { threads: config.threads, signal });
+  const { threads } = config;
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, { weights, device, threads, signal });
   const hookPoints = hookPointsOf(model, activations);
   terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));
@@ -113,7 +116,16 @@ async function collectSources(
   for (const sae of saes) resolveSae(sae, { dIn: heads.reduce((a, b) => a + b), dOut, heads });
 
   const names = model.expandHookPoints(namesOf(hookPoints));
-  const { hookPoints: _, targetHookPoint: __, ...collected } = activations;
+  // What the weights are is in their hash.
+  const {
+    hookPoints: _,
+    targetHookPoint: __,
+    modelWeights: ___,
+    modelDevice,
+    ...rest
+  } = activations;
+  // A GPU rounds otherwise; what is computed on the CPU keeps the name it always had.
+  const collected = modelDevice === "cpu" ? rest : { ...rest, modelDevice };
   const hash = configHash({
     ...collected,
     hookPoint: names.length === 1 ? names[0] : names,
@@ -121,11 +133,11 @@ async function collectSources(
     tokenizer: model.tokenizer.hash,
     files: await stampOfSource(activations.data),
   });
+  await noteWeights(terminal, model, activations, names, threads);
   const places = names.length > 2 ? `${names[0]}+${names.length - 1}-more` : names.join("+");
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
   const folder = join(config.runs, "activations", name);
-  const { data, field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
   const store = async (split: "train" | "validation", tokens: number) => {
     const out = join(folder, split);
     const finished = existsSync(join(out, "manifest.json"));
@@ -137,9 +149,9 @@ async function collectSources(
       quiet: terminal.quiet || finished,
     });
     try {
-      const opened = await collect(model, data, {
-        ...{ out, tokens, split, field, shuffleDocuments, contextLength, bos, dtype, shardRows },
-        ...{ signal, hookPoint: names, onEmpty: () => void empty++ },
+      const opened = await collect(model, activations.data, {
+        ...{ ...collectingOf(activations), out, tokens, split, signal },
+        ...{ hookPoint: names, onEmpty: () => void empty++ },
         onProgress: ({ done }) => progress.update(done),
       });
       if (finished) terminal.note(`activations (${split}): ${short(opened.rows)} found in ${out}`);
@@ -159,6 +171,16 @@ async function collectSources(
     train: await sourceIn(train),
     validation: await sourceIn(validation),
     ...{ model, hookPoints, manifest: train.manifest! },
+  };
+}
+
+/** What the settings say of collecting, but for how much and what. */
+export function collectingOf(activations: ModelActivationsConfig) {
+  const { field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
+  const { skipSpecialTokens, skipPositions, maxNorm } = activations;
+  return {
+    ...{ field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+    ...{ skipSpecialTokens, skipPositions, maxNorm },
   };
 }
 

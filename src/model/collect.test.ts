@@ -6,7 +6,7 @@ import { join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
-import { stubActivation, stubModel, BOS } from "../../test/stub-model.ts";
+import { stubActivation, stubModel, BOS, SPECIAL } from "../../test/stub-model.ts";
 import { UserError } from "../error.ts";
 import { hashFile } from "../safetensors.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
@@ -147,6 +147,16 @@ describe("a collected store", () => {
       expect(statistics.mean[j]).toBeCloseTo(mean(rows.map((row) => row[j])), 10);
     expect(statistics.meanNorm).toBeCloseTo(mean(norms), 10);
     expect(statistics.maxNorm).toBeCloseTo(Math.max(...norms), 10);
+    // All rows are fewer than a sample: the point from which no small step lowers the mean distance.
+    const { geometricMedian, medianRows } = statistics;
+    expect(medianRows).toBe(700);
+    const distance = (point: number[]) =>
+      mean(rows.map((row) => Math.hypot(...row.map((x, j) => x - point[j]))));
+    for (let j = 0; j < 3; j++)
+      for (const step of [-0.01, 0.01])
+        expect(distance(geometricMedian!)).toBeLessThan(
+          distance(geometricMedian!.map((x, c) => (c === j ? x + step : x))),
+        );
     expect(statistics.rms).toBeCloseTo(Math.sqrt(mean(rows.flat().map((x) => x * x))), 10);
   });
 
@@ -261,6 +271,113 @@ describe("a collected store", () => {
     const { path } = await collect(stubModel(), await writeTexts(), options());
     await expect(openActivations(path)).rejects.toThrow(/hook_embed, blocks.0.hook_resid_post/);
     await expect(openActivations(path, { hookPoint: "hook_pos" })).rejects.toThrow(/not among/);
+  });
+});
+
+describe("tokens that rules leave out", () => {
+  /** Rows as `expectedTokens` has them, with why they are left out. */
+  const judged = (
+    texts: string[],
+    keep: (t: ReturnType<typeof expectedTokens>[number]) => boolean,
+  ) => expectedTokens(texts, Infinity).filter(keep);
+  const TEXTS = Array.from({ length: 30 }, (_, i) => `No ${i}! ${"la ".repeat(i % 7)}!!`);
+
+  it("are in no row, are counted, and a crash changes nothing", async () => {
+    const text = await writeTexts(TEXTS);
+    const train = TEXTS.filter((_, i) => i % 10 < 8);
+    const rules = { skipSpecialTokens: true, skipPositions: 3, maxNorm: 60 };
+    const all = { ...rules, tokens: 1e6, shardRows: 20, dtype: "f32" as const };
+    const store = await collect(stubModel(), text, options(all));
+    const { path, manifest } = store;
+    // Of both hook points; the wider one has the larger norm.
+    const norm = ({ row, position }: { row: number[]; position: number }) =>
+      Math.hypot(...stubActivation(row, position, 4));
+    const expected = judged(
+      train,
+      (t) => t.token !== SPECIAL && t.position >= 3 && norm(t) <= rules.maxNorm,
+    );
+    const stored = await store.tokens();
+    expect([...stored.tokens]).toEqual(expected.map(({ token }) => token));
+    expect([...stored.starts]).toEqual(expected.map(({ start }) => start));
+    const of = (keep: Parameters<typeof judged>[1]) => judged(train, keep).length;
+    const special = of((t) => t.token === SPECIAL);
+    const position = of((t) => t.token !== SPECIAL && t.position < 3);
+    const tooLong = of((t) => t.token !== SPECIAL && t.position >= 3 && norm(t) > rules.maxNorm);
+    expect(tooLong).toBeGreaterThan(5);
+    expect(manifest!.dropped).toEqual({ beginning: 24, special, position, norm: tooLong });
+    expect(manifest!.tokenMask).toEqual([
+      "beginning-of-sequence positions are dropped",
+      "special tokens are dropped",
+      "the first 3 positions of each row are dropped",
+      "tokens with a norm above 60 at one of the hook points are dropped",
+    ]);
+    const whole = await contents(path);
+    for (const shard of [1, 3]) {
+      await rm(join(path, "tokens", `0000${shard}.safetensors`));
+      await collect(stubModel(), text, options(all));
+      expect(await contents(path)).toEqual(whole);
+    }
+    await expect(collect(stubModel(), text, options({ ...all, skipPositions: 2 }))).rejects.toThrow(
+      /tokenRules.skipPositions was 3, now 2/,
+    );
+  });
+
+  it("cannot be all of a row", async () => {
+    await expect(
+      collect(stubModel(), await writeTexts(), options({ skipPositions: 16 })),
+    ).rejects.toThrow(/skipPositions must be less than contextLength \(16\); got 16/);
+  });
+});
+
+describe("adding to a store", () => {
+  it("goes on in the text where it stopped, and only when asked to", async () => {
+    const text = await writeTexts();
+    const small = await collect(stubModel(), text, options({ tokens: 333 }));
+    const before = await contents(small.path);
+    await expect(collect(stubModel(), text, options({ tokens: 500 }))).rejects.toThrow(
+      /holds 333 activations, 500 are asked for: add the others with --append/,
+    );
+    expect(await contents(small.path)).toEqual(before);
+    const added = await collect(stubModel(), text, options({ tokens: 500, append: true }));
+    const whole = await collect(stubModel(), text, options({ tokens: 500, out: at("whole") }));
+    expect(added.rows).toBe(500);
+    expect(await added.tokens()).toEqual(await whole.tokens());
+    expect(await rowsOf(added)).toEqual(await rowsOf(whole));
+    // Shards that were whole are as they were.
+    const after = await contents(small.path);
+    for (const [file, hash] of Object.entries(before))
+      if (/shard|safetensors/.test(file)) expect(after[file], file).toBe(hash);
+    await openActivations(added.path, { hookPoint: "hook_embed", verify: true });
+    const fewer = collect(stubModel(), text, options({ tokens: 400, append: true }));
+    await expect(fewer).rejects.toThrow(/tokens was 500, now 400/);
+  });
+
+  it("leaves what there is readable when it is killed, and then ends in the same bytes", async () => {
+    const text = await writeTexts();
+    const short = { shardRows: 100, hookPoint: "hook_embed" };
+    const more = { ...short, tokens: 260, append: true };
+    await collect(stubModel(), text, options({ ...short, tokens: 120, out: at("undisturbed") }));
+    healFaults();
+    await collect(stubModel(), text, options({ ...more, out: at("undisturbed") }));
+    const [undisturbed, { changes }] = [await contents(at("undisturbed")), { ...fault }];
+    for (let after = 0; after < changes; after += 3) {
+      const out = at(`crash-${after}`);
+      await collect(stubModel(), text, options({ ...short, tokens: 120, out }));
+      Object.assign(fault, { changes: 0, after });
+      await expect(collect(stubModel(), text, options({ ...more, out }))).rejects.toThrow();
+      healFaults();
+      expect((await openActivations(out, { verify: true })).rows).toBeGreaterThanOrEqual(120);
+      await collect(stubModel(), text, options({ ...more, out }));
+      expect(await contents(out), `crash at change ${after}`).toEqual(undisturbed);
+    }
+  }, 120_000);
+
+  it("says when its text has ended", async () => {
+    const text = await writeTexts();
+    await collect(stubModel(), text, options({ tokens: 1e5 }));
+    await expect(
+      collect(stubModel(), text, options({ tokens: 2e5, append: true })),
+    ).rejects.toThrow(/its text ended after \d+ activations/);
   });
 });
 

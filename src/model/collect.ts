@@ -1,7 +1,8 @@
 /**
  * Text → tokens → activations → a store on disk (its layout: store/manifest.ts). Collecting into
  * the same folder again goes on after the last whole shard, so a crash costs at most one, and ends
- * in the same bytes as if it had never happened.
+ * in the same bytes as if it had never happened. What a finished store holds stays readable while it
+ * is added to.
  */
 import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
@@ -30,12 +31,21 @@ import {
   type DocumentOptions,
   type Source,
 } from "./text.ts";
-import { batchTokens, keptPositions, tokenBatches } from "./token-batches.ts";
+import { batchTokens, tokenBatches } from "./token-batches.ts";
+import { countDropped, keptPlaces, TokenFilter, tokenMask, tokenRules } from "./token-filter.ts";
 
 export interface CollectOptions extends Partial<
   Pick<
     ModelActivationsConfig,
-    "field" | "shuffleDocuments" | "contextLength" | "bos" | "dtype" | "shardRows"
+    | "field"
+    | "shuffleDocuments"
+    | "contextLength"
+    | "bos"
+    | "dtype"
+    | "shardRows"
+    | "skipSpecialTokens"
+    | "skipPositions"
+    | "maxNorm"
   >
 > {
   /** The folder to fill. */
@@ -52,6 +62,8 @@ export interface CollectOptions extends Partial<
   onEmpty?: DocumentOptions["onEmpty"];
   /** Rows of tokens per forward pass. */
   batchRows?: number;
+  /** Go on in the text behind a finished store of fewer tokens; otherwise another number is an error. */
+  append?: boolean;
   onProgress?: (progress: { done: number; total: number }) => void;
   /** Stops between batches; whole shards stay, and collecting again goes on from there. */
   signal?: AbortSignal;
@@ -94,10 +106,10 @@ export async function collect(
   lockFolder(out);
   let plan: StorePlan;
   try {
-    plan = await settlePlan(out, wanted);
+    plan = await settlePlan(out, wanted, options.append);
     const shards = await committedShards(out);
     const manifest = await readManifest(out);
-    if (manifest?.shards.length !== shards.length) {
+    if (manifest?.tokens !== plan.tokens || manifest.shards.length !== shards.length) {
       await removeUncommitted(out, plan, shards.length);
       await collectShards(model, source, plan, options, shards);
       await finishStore(out, plan, shards);
@@ -123,6 +135,11 @@ async function makePlan(
   for (const [name, value] of Object.entries({ tokens, batchRows, shardRows, contextLength }))
     if (!Number.isInteger(value) || value < 1)
       throw new UserError(`${name} must be a positive integer; got ${value}`);
+  const rules = tokenRules(options);
+  if (rules && rules.skipPositions >= contextLength)
+    throw new UserError(
+      `skipPositions must be less than contextLength (${contextLength}); got ${rules.skipPositions}`,
+    );
   const patterns = typeof options.hookPoint === "string" ? [options.hookPoint] : options.hookPoint;
   const hookPoints = model
     .expandHookPoints(patterns)
@@ -142,7 +159,8 @@ async function makePlan(
     },
     contextLength,
     bos,
-    tokenMask: ["beginning-of-sequence positions are dropped"],
+    tokenMask: tokenMask(rules),
+    ...(rules && { tokenRules: rules }),
     dtype,
     hookPoints,
     tokens,
@@ -152,12 +170,28 @@ async function makePlan(
 }
 
 /** The plan that the store was begun with, when it asks for the same; otherwise `wanted`, written. */
-async function settlePlan(out: string, wanted: StorePlan): Promise<StorePlan> {
+async function settlePlan(
+  out: string,
+  wanted: StorePlan,
+  append: boolean | undefined,
+): Promise<StorePlan> {
   const begun = await readPlan(out);
   if (begun) {
     const differences = differencesOf(essence(begun), essence(wanted));
     if (differences.length === 0) return begun;
+    const isLonger =
+      wanted.tokens > begun.tokens &&
+      differencesOf(essence({ ...begun, tokens: wanted.tokens }), essence(wanted)).length === 0;
+    if (isLonger && append) {
+      await requireEnd(out, begun);
+      await writeJson(join(out, "plan.json"), { ...begun, tokens: wanted.tokens });
+      return { ...begun, tokens: wanted.tokens };
+    }
     // Until a shard is whole there is nothing to lose.
+    if (isLonger && (await readRecord(out, 0)))
+      throw new UserError(
+        `${out} holds ${begun.tokens} activations, ${wanted.tokens} are asked for: add the others with --append (append: true), or use another folder.`,
+      );
     if (await readRecord(out, 0))
       throw new UserError(
         `${out} holds activations collected with other options: ${differences.join("; ")}. ` +
@@ -174,6 +208,19 @@ async function settlePlan(out: string, wanted: StorePlan): Promise<StorePlan> {
   return wanted;
 }
 
+/** @throws UserError when it is not known where in the text a finished store ended. */
+async function requireEnd(out: string, begun: StorePlan): Promise<void> {
+  const shards = await committedShards(out);
+  const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
+  if (shards.at(-1)?.next !== null) return;
+  throw new UserError(
+    `${out} cannot be added to: ` +
+      (rows < begun.tokens
+        ? `its text ended after ${rows} activations; collect other text into another folder and merge the two.`
+        : "an older version of Lens collected it, which did not record where in the text it ended; collect into another folder."),
+  );
+}
+
 /** Collects what is missing after `shards`, and adds to them. */
 async function collectShards(
   model: CollectModel,
@@ -186,8 +233,9 @@ async function collectShards(
   const total = plan.tokens;
   let done = shards.reduce((sum, shard) => sum + shard.rows, 0);
   const last = shards.at(-1);
-  if (last?.next === null) return;
+  if (last?.next === null || done === total) return;
   let skip = last?.next.skip ?? 0;
+  const filter = new TokenFilter(plan.tokenRules, model.tokenizer);
   let shard: ShardBuffer | undefined;
   let nextShard = shards.length;
   // A finished shard is written while the next one fills.
@@ -203,23 +251,28 @@ async function collectShards(
     for await (const batch of tokenBatches(model, source, plan, last?.next.packing, onEmpty)) {
       signal?.throwIfAborted();
       const { activations } = await model.forward({ ...batchTokens(batch), capture });
-      const kept = keptPositions(batch);
+      const reasons = filter.reasons(batch.rows);
+      filter.addNorms(reasons, activations);
+      const kept = keptPlaces(reasons);
       for (let from = skip; from < kept.length && done < total;) {
         shard ??= new ShardBuffer(plan, nextShard++, Math.min(plan.shardRows, total - done));
         const to = Math.min(kept.length, from + shard.capacity - shard.rows);
         shard.append(batch, activations, kept.subarray(from, to));
+        // What is left out belongs to the row after it, at a batch's end to the one before.
+        const first = from === 0 ? 0 : kept[from - 1] + 1;
+        const end = to === kept.length ? reasons.length : kept[to - 1] + 1;
+        countDropped(shard.dropped, reasons, first, end);
         done += to - from;
         from = to;
         if (shard.rows < shard.capacity) continue;
         const next =
-          done === total
-            ? null
-            : to === kept.length
-              ? { packing: batch.after, skip: 0 }
-              : { packing: batch.before, skip: to };
+          to === kept.length
+            ? { packing: batch.after, skip: 0 }
+            : { packing: batch.before, skip: to };
         await commit(shard, next);
         shard = undefined;
       }
+      if (kept.length === 0 && shard) countDropped(shard.dropped, reasons, 0, reasons.length);
       skip = 0;
       onProgress?.({ done, total });
       if (done === total) break;

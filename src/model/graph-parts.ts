@@ -6,6 +6,7 @@
 import { OnnxGraph, type OnnxType } from "../onnx.ts";
 import type { TensorInfo, TensorType } from "../safetensors.ts";
 import { hookWidth } from "./hook-point.ts";
+import { type QuantizedTensor, ZERO_POINT } from "./quantize.ts";
 import type { Activation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 
@@ -41,6 +42,10 @@ const ONNX_TYPES: Partial<Record<TensorType, OnnxType>> = {
 };
 /** TensorProto.FLOAT, for Cast. */
 export const CAST_FLOAT = 1;
+/** What a row of zeros is divided by. */
+const SMALLEST = 1e-30;
+/** Size of the pieces of a big table, as float32. */
+const PIECE_BYTES = 2 ** 28;
 
 export class GraphParts {
   readonly graph = new OnnxGraph();
@@ -122,9 +127,40 @@ export class GraphParts {
   }
 
   linear(name: string, x: string): string {
+    const quantized = this.weights.quantized?.get(`${name}.weight`);
+    if (quantized) return this.#linearOfIntegers(name, x, quantized);
     const inputs = [x, this.float(`${name}.weight`)];
     if (this.weights.tensors.has(`${name}.bias`)) inputs.push(this.float(`${name}.bias`));
     return this.graph.op("Gemm", inputs, this.weights.linear === "outIn" ? { transB: 1 } : {});
+  }
+
+  /**
+   * x · W with both as 8-bit integers. The operator has one scale for all of x, so each row is divided by
+   * its largest number first: a token with large values costs the others no precision.
+   */
+  #linearOfIntegers(name: string, x: string, { file, shape, offset, scales }: QuantizedTensor) {
+    const graph = this.graph;
+    const [rows, columns] = shape;
+    const location = this.locate(file);
+    const place = (at: number, length: number) => ({ location, offset: at, length });
+    const integers = graph.external(`${name} integers`, "uint8", [rows, columns], place(offset, rows * columns)); // prettier-ignore
+    const scale = graph.external(`${name} scales`, "float32", [columns], place(scales, 4 * columns)); // prettier-ignore
+    const zero = this.once(
+      `zero point ${columns}`,
+      () =>
+      graph.initializer(`zero point ${columns}`, "uint8", [columns], new Uint8Array(columns).fill(ZERO_POINT)), // prettier-ignore
+    );
+    // Layers that read the same values share what is made of them.
+    const largest = this.once(`largest of ${x}`, () => {
+      const sizes = graph.op("ReduceMax", [graph.op("Abs", [x]), graph.int64(-1)], { keepdims: 1 });
+      return graph.op("Max", [sizes, graph.floatScalar(SMALLEST)]);
+    });
+    const scaled = this.once(`${x} by row`, () => graph.op("Div", [x, largest]));
+    const inputs = [scaled, integers, scale, zero];
+    const product = graph.op("DynamicQuantizeMatMul", inputs, {}, { domain: "com.microsoft" });
+    const y = graph.op("Mul", [product, largest]);
+    const bias = `${name}.bias`;
+    return this.weights.tensors.has(bias) ? graph.op("Add", [y, this.float(bias)]) : y;
   }
 
   activation(x: string): string {
@@ -162,6 +198,34 @@ export class GraphParts {
     });
   }
 
+  /**
+   * A big table [rows, width] of the checkpoint as float32, in pieces of whole rows: ONNX Runtime has
+   * what it reads of a tensor and what it packs of it in memory together. They are tensors apart from
+   * `stored(name)`: one that a Gather reads too would stay in memory whole beside the packed copy.
+   */
+  pieces(name: string): string[] {
+    const { dtype, shape, file, offset, length } = this.info(name);
+    const [rows, width] = shape;
+    const step = Math.max(1, Math.floor(PIECE_BYTES / (4 * width)));
+    const names: string[] = [];
+    for (let from = 0; from < rows; from += step) {
+      const count = Math.min(step, rows - from);
+      const where = {
+        location: this.locate(file),
+        offset: offset + (from * length) / rows,
+        length: (count * length) / rows,
+      };
+      const key = `${name} from row ${from}`;
+      names.push(
+        this.once(`${key} as float32`, () => {
+          const stored = this.graph.external(key, ONNX_TYPES[dtype]!, [count, width], where);
+          return dtype === "F32" ? stored : this.graph.op("Cast", [stored], { to: CAST_FLOAT });
+        }),
+      );
+    }
+    return names;
+  }
+
   /** A tensor of the checkpoint as float32 (16-bit ones are widened once, when the session opens). */
   float(name: string): string {
     return this.once(`${name} as float32`, () => {
@@ -171,10 +235,19 @@ export class GraphParts {
     });
   }
 
+  /** The table `name`, for reading rows: as it is stored, or wide for devices without 16-bit kernels. */
+  table(name: string): string {
+    return this.#hasWideTables ? this.float(`${name}.weight`) : this.stored(`${name}.weight`);
+  }
+
   /** `x`, rows of the table `name`, as float32. */
   widened(name: string, x: string): string {
-    if (this.info(`${name}.weight`).dtype === "F32") return x;
+    if (this.#hasWideTables || this.info(`${name}.weight`).dtype === "F32") return x;
     return this.graph.op("Cast", [x], { to: CAST_FLOAT });
+  }
+
+  get #hasWideTables(): boolean {
+    return this.request.attention === "plain";
   }
 
   info(name: string): TensorInfo {

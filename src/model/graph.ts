@@ -45,7 +45,7 @@ class Builder extends GraphParts {
     const graph = this.graph;
     const { dModel } = this.spec;
     // Rows are gathered before they are widened: casting the whole table would copy it.
-    const rows = graph.op("Gather", [this.stored("embedding.weight"), "tokens"]);
+    const rows = graph.op("Gather", [this.table("embedding"), "tokens"]);
     const scaled = this.times(this.widened("embedding", rows), this.spec.embeddingScale);
     const embedded = this.hook("hook_embed", this.flat(scaled, dModel));
     const { positions } = this.spec;
@@ -53,7 +53,7 @@ class Builder extends GraphParts {
     const bounds = [this.pastLength(), this.totalLength()].map((length) =>
       positions.offset === 0 ? length : graph.op("Add", [length, graph.int64(positions.offset)]),
     );
-    const table = this.stored("positions.weight");
+    const table = this.table("positions");
     const added = this.widened("positions", graph.op("Slice", [table, ...bounds, graph.int64(0)]));
     return this.flat(graph.op("Add", [this.unflat(embedded, dModel), added]), dModel);
   }
@@ -221,7 +221,10 @@ class Builder extends GraphParts {
     const unembed = (rows: string) => {
       const normed = this.norm("finalNorm", rows);
       const name = this.weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
-      const logits = graph.op("Gemm", [normed, this.float(`${name}.weight`)], { transB: 1 });
+      const parts = this.pieces(`${name}.weight`).map((matrix) =>
+        graph.op("Gemm", [normed, matrix], { transB: 1 }),
+      );
+      const logits = parts.length === 1 ? parts[0] : graph.op("Concat", parts, { axis: 1 });
       return this.capped(logits, this.spec.logitCap);
     };
     const positions = (from: number, to: number) => {

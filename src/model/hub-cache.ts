@@ -129,6 +129,21 @@ export class RepoCache {
   }
 }
 
+/** The models that have snapshots in the cache, by name, and the names of these. */
+export async function cachedModels(): Promise<{ id: string; commits: string[] }[]> {
+  const names = async (folder: string) =>
+    (await fs.readdir(folder).catch(() => [] as string[])).sort();
+  const found: { id: string; commits: string[] }[] = [];
+  for (const name of await names(cacheFolder())) {
+    if (!name.startsWith("models--")) continue;
+    const id = name.split("--").slice(1).join("/");
+    if (!parseRepoName("model", id)) continue;
+    const commits = await names(join(cacheFolder(), name, "snapshots"));
+    if (commits.length > 0) found.push({ id, commits });
+  }
+  return found;
+}
+
 /**
  * Lets a snapshot's `path` show what is in `blob`: a relative link, so that a cache can be moved; where links
  * are refused (Windows without that right, some mounts) a second name of the same file, or a copy.

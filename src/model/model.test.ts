@@ -1,4 +1,4 @@
-import { cp, mkdtemp, readFile, rm, symlink, writeFile } from "node:fs/promises";
+import { cp, mkdtemp, open, readFile, rm, symlink, writeFile } from "node:fs/promises";
 import { existsSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -7,7 +7,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { UserError } from "../error.ts";
 import { maxDifference } from "../../test/max-difference.ts";
-import { Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
+import { f32ToF16, Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));
@@ -349,4 +349,61 @@ describe("loading", () => {
     expect(await spoil("model.safetensors", weights.subarray(0, 9000))).toContain("ends at byte");
     expect(await spoil("model.safetensors", weights.subarray(0, 100))).toContain("header claims");
   });
+});
+
+test("an unembedding of several pieces gives every token the logit of its row", async () => {
+  // 150,000 rows of 512 are 293 MiB as float32: two pieces. The file is sparse, so that it takes no room.
+  const [vocab, dModel] = [150_000, 512];
+  const copy = join(folder, "pieces");
+  await cp(join(fixtures, "f32"), copy, { recursive: true });
+  const config = {
+    ...{ model_type: "llama", num_hidden_layers: 1, hidden_size: dModel, vocab_size: vocab },
+    ...{ num_attention_heads: 4, intermediate_size: 8, tie_word_embeddings: true },
+  };
+  await writeFile(join(copy, "config.json"), JSON.stringify(config));
+  const shapes: Record<string, number[]> = {
+    "embed_tokens.weight": [vocab, dModel],
+    "norm.weight": [dModel],
+    "layers.0.input_layernorm.weight": [dModel],
+    "layers.0.post_attention_layernorm.weight": [dModel],
+    ...Object.fromEntries(
+      ["q", "k", "v", "o"].map((one) => [
+        `layers.0.self_attn.${one}_proj.weight`,
+        [dModel, dModel],
+      ]),
+    ),
+    "layers.0.mlp.gate_proj.weight": [8, dModel],
+    "layers.0.mlp.up_proj.weight": [8, dModel],
+    "layers.0.mlp.down_proj.weight": [dModel, 8],
+  };
+  const header: Record<string, unknown> = {};
+  let end = 0;
+  for (const [name, shape] of Object.entries(shapes)) {
+    const bytes = 2 * shape.reduce((a, b) => a * b, 1);
+    header[name] = { dtype: "F16", shape, data_offsets: [end, (end += bytes)] };
+  }
+  const text = JSON.stringify(header);
+  const head = Buffer.from(" ".repeat(8) + text + " ".repeat(-text.length & 7));
+  head.writeBigUInt64LE(BigInt(head.length - 8));
+  const file = await open(join(copy, "model.safetensors"), "w");
+  await file.write(head);
+  await file.truncate(head.length + end);
+  const halves = (value: number) => f32ToF16(new Float32Array(dModel).fill(value));
+  const write = (offset: number, value: number) => file.write(halves(value), 0, 2 * dModel, head.length + offset); // prettier-ignore
+  await write(2 * vocab * dModel, 1); // the final norm's gain
+  // Rows on both sides of the seam at 131,072, and the last one.
+  const rows = [0, 131_071, 131_072, 149_999];
+  for (const [i, row] of rows.entries()) await write(2 * row * dModel, i + 1);
+  await file.close();
+
+  const model = await loadModel(copy);
+  try {
+    // Nothing but the embedding is above zero: what the final norm gives is all ones.
+    const { logits } = await model.forward({ tokens: Int32Array.of(131_072), batch: 1, length: 1, logits: "last" }); // prettier-ignore
+    const expected = new Float32Array(vocab);
+    for (const [i, row] of rows.entries()) expected[row] = (i + 1) * dModel;
+    expect(maxDifference(logits!, expected)).toBeLessThan(0.01);
+  } finally {
+    await model.close();
+  }
 });

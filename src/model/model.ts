@@ -3,15 +3,13 @@
  * turns tokens into activations, logits and losses. Every distinct question (which hook points,
  * which replacements, which outputs) is its own graph, built when first asked and kept for a while.
  */
-import { access, readFile, realpath, stat } from "node:fs/promises";
-import { dirname, join, relative, resolve, sep } from "node:path";
-import { fileURLToPath } from "node:url";
+import { stat } from "node:fs/promises";
+import { dirname, join, relative, sep } from "node:path";
 
-import { messageOf, UserError } from "../error.ts";
+import { UserError } from "../error.ts";
 import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
-import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { hashBytes, hashFile } from "../safetensors.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
-import { parseRepoName } from "./hub-cache.ts";
 import {
   expandHookPoints,
   hookPoints,
@@ -20,10 +18,13 @@ import {
   residualBefore,
   type Widths,
 } from "./hook-point.ts";
+import { modelFolder, openCheckpoint, readJson } from "./model-folder.ts";
+import { QUANTIZATION, type QuantizedTensor, quantizedWeights } from "./quantize.ts";
 import { readSpec } from "./read-spec.ts";
 import type { Spec } from "./spec.ts";
 import { loadTokenizer, type Tokenizer } from "./tokenizer.ts";
 import { readUnembedding, readWriter, type Unembedding } from "./unembedding.ts";
+import { createOnGpu, probeInputs } from "./webgpu-session.ts";
 import { bindWeights, type Weights } from "./weights.ts";
 
 export interface ModelInfo extends Widths {
@@ -68,6 +69,16 @@ export interface ForwardResult {
 export interface LoadOptions {
   /** Threads of the runtime; by default one per physical core. */
   threads?: number;
+  /**
+   * `checkpoint` (default): the weights as they are. `int8`: those of linear layers as 8-bit integers (see
+   * quantize.ts), a quarter of the memory, and values that differ by what `compareWeights` measures.
+   */
+  weights?: "checkpoint" | "int8";
+  /**
+   * `cpu` (default), or `webgpu`: a GPU through WebGPU. There attention is always "plain", and every graph is
+   * first compared with the CPU on a few tokens: some drivers compute wrongly and say nothing.
+   */
+  device?: "cpu" | "webgpu";
   /** How attention is computed; see `GraphRequest.attention`. */
   attention?: "onnx" | "plain";
   /** False: a model of the Hugging Face hub is taken from its cache or not at all. */
@@ -95,6 +106,7 @@ export class Model {
   /** By request, least recently used first. */
   readonly #sessions = new Map<string, OpenSession>();
   #unembedding: Promise<Unembedding> | undefined;
+  #quantized: Promise<Map<string, QuantizedTensor>> | undefined;
   #closed = false;
 
   /** Use `loadModel`. `files`: real paths of the weights, in the order of the shards' names. */
@@ -159,8 +171,14 @@ export class Model {
     return `blocks.${this.info.layers - 1}.hook_resid_post`;
   }
 
-  /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several). */
+  /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several); another one as int8. */
   async weightsHash(): Promise<string> {
+    const hash = await this.#checkpointHash();
+    if (this.#options.weights !== "int8") return hash;
+    return hashBytes(new TextEncoder().encode(`${hash} ${QUANTIZATION}`));
+  }
+
+  async #checkpointHash(): Promise<string> {
     const hashes: string[] = [];
     for (const file of this.#files) hashes.push(await hashOnce(file));
     if (hashes.length === 1) return hashes[0];
@@ -253,7 +271,8 @@ export class Model {
   }
 
   #open(request: GraphRequest): OpenSession {
-    const { attention, threads } = this.#options;
+    const { threads, device } = this.#options;
+    const attention = device === "webgpu" ? "plain" : this.#options.attention;
     const capture = [...new Set(request.capture)].sort();
     const patch = [...new Set(request.patch)].sort();
     const whole: GraphRequest = { attention, ...request, capture, patch };
@@ -266,18 +285,30 @@ export class Model {
       return known;
     }
     const create = async () => {
-      const { folder, locate } = locations(this.#files);
+      const weights = await this.#graphWeights();
+      const integers = [...(weights.quantized?.values() ?? [])].slice(0, 1).map(({ file }) => file);
+      const { folder, locate } = locations([...this.#files, ...integers]);
       const ort = await loadOrt();
-      const graph = buildGraph(this.#spec, this.#weights, whole, locate);
-      return ort.InferenceSession.create(
-        graph,
-        sessionOptions({ threads, externalFolder: folder }),
-      );
+      const graph = buildGraph(this.#spec, weights, whole, locate);
+      const onCpu = sessionOptions({ threads, externalFolder: folder });
+      if (device !== "webgpu") return ort.InferenceSession.create(graph, onCpu);
+      return createOnGpu(graph, onCpu, probeInputs(this.#spec, whole));
     };
     const entry = { session: create(), busy: 0 };
     this.#sessions.set(key, entry);
     entry.session.catch(() => this.#sessions.delete(key)); // the next one to ask may have more luck
     return entry;
+  }
+
+  /** The weights that graphs compute with: quantised when first used. */
+  async #graphWeights(): Promise<Weights> {
+    if (this.#options.weights !== "int8") return this.#weights;
+    if (!this.#quantized) {
+      const made = async () => quantizedWeights(this.#weights, this.#files, await this.#checkpointHash()); // prettier-ignore
+      this.#quantized = made();
+      this.#quantized.catch(() => (this.#quantized = undefined)); // the next one to ask may have more luck
+    }
+    return { ...this.#weights, quantized: await this.#quantized };
   }
 
   /** Releases the least recently used idle sessions beyond the limit, or all idle ones once closed. */
@@ -301,7 +332,9 @@ export class Model {
  * Throws UserError, naming file and field, for anything missing, damaged or not supported.
  */
 export async function loadModel(source: string, options: LoadOptions = {}): Promise<Model> {
-  const folder = await folderOf(source, options);
+  if (options.device === "webgpu" && options.weights === "int8")
+    throw new UserError("int8 weights are for the CPU: WebGPU has no operator for them. Leave out one of the two."); // prettier-ignore
+  const folder = await modelFolder(source, options);
   const spec = readSpec(await readJson(join(folder, "config.json")), join(folder, "config.json"));
   const checkpoint = await openCheckpoint(folder);
   let weights: Weights;
@@ -329,54 +362,15 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   return new Model(info, tokenizer, { spec, weights, files, options });
 }
 
-async function folderOf(source: string, options: LoadOptions): Promise<string> {
-  if (source.startsWith("builtin:")) {
-    if (source !== "builtin:tiny") {
-      throw new UserError(`there is no built-in model ${source}; the only one is builtin:tiny.`);
-    }
-    return fileURLToPath(new URL("../../models/tiny", import.meta.url)); // from src/model or dist/model
-  }
-  const status = await stat(source).catch(() => undefined);
-  if (status?.isDirectory()) return resolve(source);
-  if (!status && parseRepoName("model", source)) {
-    const { fetchModel } = await import("./hub.ts");
-    return fetchModel(source, options);
-  }
-  throw new UserError(
-    `model ${source} ${status ? "is not a folder" : "does not exist"}: give the path of a folder ` +
-      "with config.json, model.safetensors and tokenizer.json, a model of the Hugging Face hub " +
-      "(owner/name or owner/name@revision), or builtin:tiny.",
-  );
-}
-
-async function openCheckpoint(folder: string): Promise<Safetensors> {
-  for (const name of ["model.safetensors", "model.safetensors.index.json"]) {
-    const path = join(folder, name);
-    if (!(await exists(path))) continue;
-    // Shards of a download cache are links; the runtime refuses links that leave its folder.
-    if (name.endsWith(".index.json")) return realShards(await Safetensors.open(path));
-    return Safetensors.open(await realpath(path));
-  }
-  const other = (await exists(join(folder, "pytorch_model.bin")))
-    ? " Weights in pytorch_model.bin must be saved as safetensors first."
-    : "";
-  throw new UserError(
-    `${folder} has neither model.safetensors nor model.safetensors.index.json.${other}`,
-  );
-}
-
-/** The same tensors with every file under its real path, in the order of their names: blobs of a cache are named by hash. */
-async function realShards(shards: Safetensors): Promise<Safetensors> {
-  const real = await Promise.all([...shards.files].sort().map((file) => realpath(file)));
-  await shards.close();
-  return Safetensors.openAll(real);
-}
-
 /** The nearest folder that holds all `files`, and each file's path from there. */
 function locations(files: readonly string[]): { folder: string; locate: (file: string) => string } {
   let folder = dirname(files[0]);
   const holds = (file: string) => !relative(folder, file).startsWith("..");
-  while (!files.every(holds)) folder = dirname(folder);
+  while (!files.every(holds)) {
+    if (dirname(folder) === folder)
+      throw new UserError(`${files.join(", ")} are not on one drive: set XDG_CACHE_HOME to a folder on the model's.`); // prettier-ignore
+    folder = dirname(folder);
+  }
   return { folder, locate: (file) => relative(folder, file).replaceAll(sep, "/") };
 }
 
@@ -393,26 +387,4 @@ async function hashOnce(file: string): Promise<string> {
     hash.catch(() => hashes.delete(key));
   }
   return hash;
-}
-
-async function exists(path: string): Promise<boolean> {
-  return access(path).then(
-    () => true,
-    () => false,
-  );
-}
-
-async function readJson(path: string): Promise<unknown> {
-  let text: string;
-  try {
-    text = await readFile(path, "utf8");
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== "ENOENT") throw error;
-    throw new UserError(`${path} does not exist: is ${dirname(path)} the folder of a model?`);
-  }
-  try {
-    return JSON.parse(text);
-  } catch (error) {
-    throw new UserError(`${path} is not JSON (${messageOf(error)}): fetch or write it again.`);
-  }
 }

@@ -6,6 +6,7 @@ import type { Tokenizer } from "./tokenizer.ts";
 /** One token per character, its code; 1 is the beginning-of-sequence token. */
 const characters: Tokenizer = {
   vocabSize: 128,
+  specialIds: [],
   bosId: 1,
   eosId: null,
   hash: "",

@@ -1,5 +1,6 @@
 /** What a `config.json` means. */
 import { nearestName } from "../error.ts";
+import { isRecord } from "../is-record.ts";
 import { FAMILIES, WRAPPERS } from "./families.ts";
 import { ModelConfig } from "./model-config.ts";
 import type { Spec } from "./spec.ts";
@@ -19,11 +20,24 @@ export function readSpec(json: unknown, path: string): Spec {
   const wrapped = Object.hasOwn(WRAPPERS, outer.modelType) ? WRAPPERS[outer.modelType] : undefined;
   const config = (wrapped !== undefined && outer.part(wrapped)) || outer;
   if (Object.hasOwn(FAMILIES, config.modelType)) return FAMILIES[config.modelType].read(config);
-  const supported = [...Object.keys(FAMILIES), ...Object.keys(WRAPPERS)];
+  const supported = supportedFamilies();
   const nearest = nearestName(config.modelType, supported);
   throw config.error(
     "model_type",
     `is not a supported family${nearest ? ` (did you mean ${nearest}?)` : ""}; supported: ` +
       supported.join(", "),
   );
+}
+
+/** The field of a `config.json` that says which family the model is of, as one writes it. */
+export function familyField(json: unknown): string {
+  const type = isRecord(json) ? json["model_type"] : undefined;
+  const wrapped = typeof type === "string" && Object.hasOwn(WRAPPERS, type) ? WRAPPERS[type] : null;
+  const isInside = wrapped !== null && isRecord(json) && isRecord(json[wrapped]);
+  return isInside ? `${wrapped}.model_type` : "model_type";
+}
+
+/** Every `model_type` that `readSpec` knows. */
+export function supportedFamilies(): string[] {
+  return [...Object.keys(FAMILIES), ...Object.keys(WRAPPERS)];
 }

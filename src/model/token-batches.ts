@@ -62,12 +62,3 @@ export function batchTokens({ rows }: TokenBatch): {
   for (const [r, row] of rows.entries()) tokens.set(row.tokens, r * length);
   return { tokens, batch: rows.length, length };
 }
-
-/** Positions in the flattened batch [rows, length] whose activations are kept. */
-export function keptPositions(batch: TokenBatch): Uint32Array {
-  const all = batch.rows.flatMap(({ documents }) => [...documents]);
-  return Uint32Array.from([...all.keys()].filter((at) => all[at] !== BEGINNING));
-}
-
-/** The document number that the packing gives beginning-of-sequence tokens. */
-const BEGINNING = -1;

@@ -15,7 +15,13 @@ export interface TokenizerJson {
   normalizer: unknown;
   pre_tokenizer: unknown;
   model: unknown;
-  added_tokens: { content: string; lstrip?: boolean; rstrip?: boolean }[];
+  added_tokens: {
+    id: number;
+    content: string;
+    special?: boolean;
+    lstrip?: boolean;
+    rstrip?: boolean;
+  }[];
 }
 
 export interface TokenKind {

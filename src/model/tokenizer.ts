@@ -43,6 +43,8 @@ export interface Tokenizer {
   readonly bosId: number | null;
   /** The end-of-sequence token, or null if the model has none. */
   readonly eosId: number | null;
+  /** Tokens that stand for no text, such as <|endoftext|>. */
+  readonly specialIds: readonly number[];
   /** xxh64 of tokenizer.json. */
   readonly hash: string;
   /**
@@ -92,6 +94,7 @@ export async function loadTokenizer(
   return new ExactTokenizer(inner, path, kind, {
     bosId: special("bos_token", ids.bosId),
     eosId: special("eos_token", ids.eosId),
+    specialIds: json.added_tokens.filter(({ special }) => special).map(({ id }) => id),
     hash: await hashBytes(bytes),
     renderChat: chatRenderer(folder),
   });
@@ -101,6 +104,7 @@ class ExactTokenizer implements Tokenizer {
   readonly vocabSize: number;
   readonly bosId: number | null;
   readonly eosId: number | null;
+  readonly specialIds: readonly number[];
   readonly hash: string;
   readonly renderChat: RenderChat;
   readonly #inner: HuggingFaceTokenizer;
@@ -115,13 +119,14 @@ class ExactTokenizer implements Tokenizer {
     inner: HuggingFaceTokenizer,
     path: string,
     kind: TokenKind,
-    facts: Pick<Required<Tokenizer>, "bosId" | "eosId" | "hash" | "renderChat">,
+    facts: Pick<Required<Tokenizer>, "bosId" | "eosId" | "specialIds" | "hash" | "renderChat">,
   ) {
     this.#inner = inner;
     this.#path = path;
     this.#kind = kind;
     this.bosId = facts.bosId;
     this.eosId = facts.eosId;
+    this.specialIds = facts.specialIds;
     this.hash = facts.hash;
     this.renderChat = facts.renderChat;
     const added = inner.get_added_tokens_decoder();

@@ -2,6 +2,7 @@
 import { UserError } from "../error.ts";
 import type { Safetensors, TensorInfo } from "../safetensors.ts";
 import { FAMILIES, type Role } from "./families.ts";
+import type { QuantizedTensor } from "./quantize.ts";
 import type { LinearLayout, Spec } from "./spec.ts";
 
 export interface Weights {
@@ -9,13 +10,18 @@ export interface Weights {
   linear: LinearLayout;
   /** `embedding.weight`, `blocks.3.qkv.bias`, …; `unembedding.weight` only if it is not the embedding. */
   tensors: ReadonlyMap<string, TensorInfo>;
+  /** Those of linear layers that are to be computed with as 8-bit integers instead. */
+  quantized?: ReadonlyMap<string, QuantizedTensor>;
 }
 
 /**
  * Finds the tensors that `spec` needs. Throws UserError listing those that are missing, and for
  * one whose shape does not fit the configuration or whose type is not a 16- or 32-bit float.
  */
-export function bindWeights(spec: Spec, checkpoint: Safetensors): Weights {
+export function bindWeights(
+  spec: Spec,
+  checkpoint: Pick<Safetensors, "files" | "tensors">,
+): Weights {
   const { names, prefixes, linear, unembedding } = FAMILIES[spec.modelType];
   const where = checkpoint.files.join(", ");
   const has = (name: string) => checkpoint.tensors.has(name);

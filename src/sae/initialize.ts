@@ -9,7 +9,8 @@ import { aimAtRows, fitEncoder, FITTED_ROWS, type FirstRows } from "./data-init.
 import { unfoldTransforms } from "./fold.ts";
 import { loadSae } from "./formats.ts";
 import type { Sae } from "./sae.ts";
-import { firstStatistics, geometricMedian, LAYER_NORM_EPS, Statistics } from "./statistics.ts";
+import { geometricMedian } from "../geometric-median.ts";
+import { firstStatistics, LAYER_NORM_EPS, Statistics } from "./statistics.ts";
 import {
   forwardRow,
   identity,

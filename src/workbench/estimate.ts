@@ -50,7 +50,13 @@ export async function estimateRun(
     const { dIn, samples } = activations;
     return estimateTraining(config, { dIn, heads: [dIn], rows: samples });
   }
-  const model = await loadModel(activations.model, { threads: config.threads, ...options });
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, {
+    weights,
+    device,
+    threads: config.threads,
+    ...options,
+  });
   try {
     const roles = hookPointsOf(model, activations);
     const heads = roles.inputs.map((name) => model.hookWidth(name));

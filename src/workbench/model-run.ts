@@ -42,7 +42,13 @@ export async function openModelRun(
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
   const sae = known ?? (await loadSae(saeFolder(runs, id))).sae;
-  const model = await loadModel(activations.model, { threads: config.threads, ...options });
+  const { modelWeights: weights, modelDevice: device } = activations;
+  const model = await loadModel(activations.model, {
+    weights,
+    device,
+    threads: config.threads,
+    ...options,
+  });
   const { inputs, target } = hookPointsOf(model, activations);
   const places = {
     ...{ hookPoint: inputs },

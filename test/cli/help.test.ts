@@ -13,7 +13,7 @@ test("lens --help lists the commands in the order of the path", async () => {
   expect(names).toEqual([
     ...["run", "collect", "train", "eval", "features", "feature", "layers", "compose", "ablate"],
     ...["attribute", "concepts", "explain", "steer"],
-    ...["export", "serve", "runs", "generate", "corpus", "devices", "config"],
+    ...["export", "serve", "runs", "generate", "models", "corpus", "devices", "config"],
   ]);
 });
 

@@ -190,17 +190,20 @@ export class HubServer {
       return;
     }
     const bytes = fault.bytes ?? whole;
-    const from = fault.ignoresRange ? 0 : Number(/^bytes=(\d+)-/.exec(asked.range ?? "")?.[1] ?? 0);
+    const range = fault.ignoresRange ? null : /^bytes=(\d+)-(\d*)$/.exec(asked.range ?? "");
+    const from = Number(range?.[1] ?? 0);
+    const last = Math.min(bytes.length - 1, Number(range?.[2] || Infinity));
+    const isPart = from > 0 || last < bytes.length - 1;
     if (from >= bytes.length && from > 0) {
       response.writeHead(416).end();
       return;
     }
-    const rest = bytes.subarray(from);
-    response.writeHead(from > 0 ? 206 : 200, {
+    const rest = bytes.subarray(from, last + 1);
+    response.writeHead(isPart ? 206 : 200, {
       ...{ ...headers, ...fault.headers },
       ...(!fault.isChunked && { "content-length": rest.length }),
-      ...(from > 0 && {
-        "content-range": `bytes ${from}-${bytes.length - 1}/${bytes.length}`,
+      ...(isPart && {
+        "content-range": `bytes ${from}-${last}/${bytes.length}`,
       }),
     });
     const end = Math.min(rest.length, fault.cutAfter ?? Infinity);

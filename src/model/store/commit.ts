@@ -11,6 +11,7 @@ import {
   type ShardRecord,
   type StorePlan,
 } from "./manifest.ts";
+import { geometricMedians } from "./medians.ts";
 
 /** Records of the shards that are whole, up to the first that is not. */
 export async function committedShards(out: string): Promise<ShardRecord[]> {
@@ -41,7 +42,7 @@ export async function removeUncommitted(
     for (const name of await readdir(path).catch(() => [])) {
       const isTemporary = name.endsWith(".tmp") && !name.startsWith("lock");
       const isLater = /^shard-\d+\.json$/.test(name) && name >= recordPath(shards);
-      if (isTemporary || isLater || name === "manifest.json") await rm(join(path, name));
+      if (isTemporary || isLater) await rm(join(path, name));
     }
   }
 }
@@ -55,7 +56,8 @@ export async function finishStore(
   const records: string[] = [];
   for (const shard of shards.keys()) records.push(await hashFile(join(out, recordPath(shard))));
   const hashes = { plan: await hashFile(join(out, "plan.json")), records };
-  const manifest = { ...manifestOf(plan, shards), hashes };
+  const medians = await geometricMedians(out, plan, shards);
+  const manifest = { ...manifestOf(plan, shards, medians), hashes };
   const self = await hashBytes(Buffer.from(jsonText(manifest)));
   await writeJson(join(out, "manifest.json"), { ...manifest, hashes: { ...hashes, self } });
 }

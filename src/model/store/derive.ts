@@ -59,12 +59,6 @@ export async function openSource(path: string): Promise<SourceStore> {
   return { path, manifest, records, hash: await storeHash(manifest) };
 }
 
-/** The plan behind a manifest. */
-export function planOf(manifest: StoreManifest): StorePlan {
-  const { rows: _rows, shards: _shards, statistics: _stats, hashes: _hashes, ...plan } = manifest;
-  return plan;
-}
-
 /** A store being made. */
 export class Derivation {
   readonly out: string;

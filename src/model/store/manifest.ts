@@ -1,7 +1,7 @@
 /**
  * What lies in an activation store:
  *
- *     plan.json                        what is collected and how; written first, never changed
+ *     plan.json                        what is collected and how; written first, changed only in how much
  *     shard-00000.json                 commit record of a shard: its files, sums, where the text goes on
  *     tokens/00000.safetensors         tokens, positions, documents, starts, ends: I32 [rows]
  *     <hook point>/00000.safetensors   activations [rows, width]; of int8 also scales F32 [rows]
@@ -15,6 +15,7 @@ import { join } from "node:path";
 import { z } from "zod";
 
 import { messageOf, UserError } from "../../error.ts";
+import { DROPPED, nothingDropped } from "../token-filter.ts";
 import { madeSchema } from "./made.ts";
 
 const count = z.int().nonnegative();
@@ -52,8 +53,16 @@ const planSchema = z.object({
   }),
   contextLength: z.int().positive(),
   bos: z.enum(["document", "row", "none"]),
-  /** Rules by which positions were left out; in every denominator they do not exist. */
+  /** Rules by which positions were left out, in words; in every denominator they do not exist. */
   tokenMask: z.array(z.string()),
+  /** The same for programs (token-filter.ts); absent: beginning-of-sequence positions only. */
+  tokenRules: z
+    .object({
+      skipSpecialTokens: z.boolean(),
+      skipPositions: count,
+      maxNorm: z.number().positive().optional(),
+    })
+    .optional(),
   dtype: z.enum(["f32", "f16", "bf16", "int8"]),
   hookPoints: z.array(z.object({ name: z.string(), width: z.int().positive() })).min(1),
   /** Rows asked for; a text that ends earlier gives fewer. */
@@ -75,9 +84,19 @@ const sumsSchema = z.object({
   maxNorm: z.number(),
 });
 
+/** How many tokens were left out, by why. */
+const droppedSchema = z.object(
+  Object.fromEntries(DROPPED.map((reason) => [reason, count])) as Record<
+    (typeof DROPPED)[number],
+    typeof count
+  >,
+);
+
 const shardSchema = z.object({
   rows: z.int().positive(),
   files: z.array(fileSchema),
+  /** Absent in stores of older versions. */
+  dropped: droppedSchema.optional(),
   /** By hook point. */
   sums: z.record(z.string(), sumsSchema),
   /** Where the next shard goes on; null when this is the last one. */
@@ -99,10 +118,15 @@ const statisticsSchema = z.object({
   maxNorm: z.number(),
   /** √(mean of x² over all elements). */
   rms: z.number(),
+  /** [width]; of `medianRows` rows spread evenly over the store (medians.ts). Absent in stores of older versions. */
+  geometricMedian: z.array(z.number()).optional(),
+  medianRows: z.int().positive().optional(),
 });
 
 const manifestSchema = planSchema.extend({
   rows: z.int().positive(),
+  /** Absent in stores of older versions. */
+  dropped: droppedSchema.optional(),
   shards: z.array(z.object({ rows: z.int().positive(), files: z.array(fileSchema) })).min(1),
   /** By hook point. */
   statistics: z.record(z.string(), statisticsSchema),
@@ -169,8 +193,16 @@ async function readJson<S extends z.ZodType>(
 }
 
 /** Plan and shards as the manifest of a finished store. */
-export function manifestOf(plan: StorePlan, shards: readonly ShardRecord[]): StoreManifest {
+export function manifestOf(
+  plan: StorePlan,
+  shards: readonly ShardRecord[],
+  medians: Readonly<Record<string, Pick<StoreStatistics, "geometricMedian" | "medianRows">>>,
+): StoreManifest {
   const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
+  let dropped: StoreManifest["dropped"] = nothingDropped();
+  for (const shard of shards)
+    if (!dropped || !shard.dropped) dropped = undefined;
+    else for (const reason of DROPPED) dropped[reason] += shard.dropped[reason];
   const statistics = plan.hookPoints.map(({ name, width }): [string, StoreStatistics] => {
     const sums = shards.map((shard) => shard.sums[name]);
     const total = (of: (sums: ShardSums) => number) => sums.reduce((sum, s) => sum + of(s), 0);
@@ -181,13 +213,18 @@ export function manifestOf(plan: StorePlan, shards: readonly ShardRecord[]): Sto
         meanNorm: total((s) => s.sumNorm) / rows,
         maxNorm: Math.max(...sums.map((s) => s.maxNorm)),
         rms: Math.sqrt(total((s) => s.sumSquares) / (rows * width)),
+        ...medians[name],
       },
     ];
   });
   return {
     ...plan,
     rows,
+    ...(dropped && { dropped }),
     shards: shards.map(({ rows, files }) => ({ rows, files })),
     statistics: Object.fromEntries(statistics),
   };
 }
+
+/** The plan behind a manifest. */
+export const planOf = (manifest: StoreManifest): StorePlan => planSchema.parse(manifest);

@@ -6,7 +6,6 @@ import { hashBytes, Safetensors, writeTensorPieces } from "../../safetensors.ts"
 import {
   deriveStore,
   openSource,
-  planOf,
   requireOther,
   type Derivation,
   type DeriveOptions,
@@ -15,6 +14,7 @@ import {
 import { differencesOf, essence } from "./identity.ts";
 import type { MergedPart } from "./made.ts";
 import {
+  planOf,
   shardPath,
   TOKENS,
   type StoreFile,

@@ -7,6 +7,7 @@ import { join } from "node:path";
 import { UserError } from "../../error.ts";
 import { writeSafetensors } from "../../safetensors.ts";
 import type { TokenBatch } from "../token-batches.ts";
+import { nothingDropped } from "../token-filter.ts";
 import { heldBlock, HELD, heldPart, holdRows, type HeldBlock } from "../held-rows.ts";
 import {
   ACTIVATIONS,
@@ -29,6 +30,8 @@ export class ShardBuffer {
   readonly shard: number;
   readonly capacity: number;
   rows = 0;
+  /** Tokens that were left out since the last row of the shard before. */
+  readonly dropped = nothingDropped();
   readonly #plan: StorePlan;
   readonly #columns: Record<TokenColumn, Int32Array>;
   /** By hook point, [capacity, width], in the type on disk. */
@@ -61,7 +64,7 @@ export class ShardBuffer {
   }
 
   /** Adds the activations [batch · length, width] at `kept` positions, and their tokens. */
-  append(batch: TokenBatch, activations: Record<string, Float32Array>, kept: Uint32Array): void {
+  append(batch: TokenBatch, activations: Record<string, Float32Array>, kept: Int32Array): void {
     const length = batch.rows[0].tokens.length;
     const columns = this.#columns;
     for (let i = 0; i < kept.length; i++) {
@@ -125,7 +128,7 @@ export class ShardBuffer {
   }
 
   /** Writes the files, each whole or not at all. */
-  async write(out: string): Promise<Pick<ShardRecord, "rows" | "files" | "sums">> {
+  async write(out: string): Promise<Pick<ShardRecord, "rows" | "files" | "dropped" | "sums">> {
     const { rows } = this;
     const files: StoreFile[] = [];
     const write = async (folder: string, tensors: Parameters<typeof writeSafetensors>[1]) => {
@@ -145,6 +148,6 @@ export class ShardBuffer {
         ...(dtype === "I8" && { [SCALES]: { dtype: "F32", shape: [rows], data: scales } }),
       });
     }
-    return { rows, files, sums: this.#sums };
+    return { rows, files, dropped: this.dropped, sums: this.#sums };
   }
 }

@@ -16,13 +16,13 @@ import { syncFolder, writeJson } from "./commit.ts";
 import {
   deriveStore,
   openSource,
-  planOf,
   requireOther,
   type Derivation,
   type DeriveOptions,
   type SourceStore,
 } from "./derive.ts";
 import {
+  planOf,
   shardPath,
   TOKENS,
   type ShardRecord,

@@ -12,7 +12,6 @@ import { HELD, heldBlock, holdRows } from "../held-rows.ts";
 import {
   deriveStore,
   openSource,
-  planOf,
   requireOther,
   type Derivation,
   type DeriveOptions,
@@ -22,6 +21,7 @@ import {
   ACTIVATIONS,
   rowBytes,
   SCALES,
+  planOf,
   shardPath,
   TOKEN_COLUMNS,
   TOKENS,

@@ -1,0 +1,22 @@
+/**
+ * For webgpu-models.test.ts, in a process of its own with a Vulkan driver in its environment: the largest relative
+ * difference between WebGPU and the CPU of each model whose folder is an argument, as JSON.
+ */
+import { loadModel } from "../src/model/model.ts";
+
+const found: Record<string, number> = {};
+for (const folder of process.argv.slice(2)) {
+  const [cpu, gpu] = [await loadModel(folder), await loadModel(folder, { device: "webgpu" })];
+  const [batch, length] = [2, 12];
+  const tokens = Int32Array.from({ length: batch * length }, (_, i) => (i * 7) % 60);
+  const asked = { tokens, batch, length, capture: cpu.hookPoints(), logits: "all", loss: true } as const; // prettier-ignore
+  const [exact, ours] = [await cpu.forward(asked), await gpu.forward(asked)];
+  await cpu.close();
+  await gpu.close();
+  const pairs = cpu.hookPoints().map((name) => [exact.activations[name], ours.activations[name]]);
+  pairs.push([exact.logits!, ours.logits!], [exact.loss!, ours.loss!]);
+  found[folder] = Math.max(
+    ...pairs.map(([x, y]) => Math.hypot(...x.map((value, i) => value - y[i])) / Math.hypot(...x)),
+  );
+}
+process.stdout.write(JSON.stringify(found));
