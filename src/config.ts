@@ -64,7 +64,7 @@ const fromModelFields = z.strictObject({
     })
     .default("builtin:stories")
     .describe(
-      "builtin:stories; a file (.txt, .jsonl, .json, .csv, .tsv, also .gz; .parquet), a folder of them or the URL of one; - for standard input; or a list of these, mixed by their weights.",
+      "builtin:stories; a file (.txt, .jsonl, .json, .csv, .tsv, also .gz; .parquet), a folder of them or the URL of one; a data set of the Hugging Face hub, owner/name[@revision][:config[/split]]; - for standard input; or a list of these, mixed by their weights.",
     ),
   field: z
     .string()

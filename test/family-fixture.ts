@@ -20,8 +20,9 @@ export async function familyFolder(
 ): Promise<string> {
   const folder = await mkdtemp(join(scratch, `${family}-`));
   await cp(familyFixture(family), folder, { recursive: true });
+  const tokenizer = family.includes("bert") ? "tokenizers/bert" : "gpt2-tiny/f32";
   for (const name of ["tokenizer.json", "tokenizer_config.json"])
-    await cp(join(root, "gpt2-tiny", "f32", name), join(folder, name));
+    await cp(join(root, tokenizer, name), join(folder, name));
   if (settings) {
     const path = join(folder, "config.json");
     const config = JSON.parse(await readFile(path, "utf8")) as object;

@@ -38,7 +38,7 @@ export function stubModel({ odd, delayMs }: StubOptions = {}): CollectModel {
       dModel: 4,
       heads: 1,
       kvHeads: 1,
-      isParallel: false,
+      ...{ isParallel: false, isGated: false, isRotary: false, isEncoder: false },
       dHead: 4,
       dMlp: 4,
       vocabSize: 65536,

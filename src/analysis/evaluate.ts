@@ -113,6 +113,7 @@ export async function evaluateAll(
   options: EvaluateOptions,
 ): Promise<ModelEvaluation[]> {
   const { device } = options;
+  model.requireNextTokens("losses, by which an SAE is evaluated");
   const [{ inputs, target }] = saes.map((sae) => ({
     inputs: requireFit(sae, model, options.hookPoint),
     target: requireTarget(sae, model, options.targetHookPoint),

@@ -262,6 +262,7 @@ async function contextsOf(
   documents: AsyncIterable<Document> | Iterable<Document>,
   { tokens, contextLength = 64 }: SearchOptions,
 ): Promise<Contexts> {
+  model.requireNextTokens("effects on what is written");
   const batchRows = Math.max(1, Math.round(tokens / contextLength));
   for await (const batch of rowBatches(model, documents, { tokens, contextLength, batchRows })) {
     const input = { tokens: batch.tokens, batch: batch.rows.length, length: batch.length };

@@ -83,7 +83,7 @@ export async function evaluateStage(
   return evaluation;
 }
 
-/** Held-out metrics, with the cross-entropies when there is a model. */
+/** Held-out metrics, with the cross-entropies when there is a model that predicts the next token. */
 export async function measure(
   context: Context,
   device: Device,
@@ -102,7 +102,8 @@ export async function measureAll(
 ): Promise<RunEvaluation[]> {
   if (trained.length === 0) return [];
   const saes = trained.map(({ sae }) => sae);
-  if (model && config.activations.from === "model") {
+  // An encoder has no cross-entropies.
+  if (model && !model.info.isEncoder && config.activations.from === "model") {
     const measured = await measureInModel({ config, terminal, signal }, device, model, saes);
     return measured.map((evaluation) => {
       const { ceLossRecovered, spliced } = evaluation;

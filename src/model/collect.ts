@@ -248,7 +248,10 @@ async function collectShards(
   };
   try {
     onProgress?.({ done, total });
-    for await (const batch of tokenBatches(model, source, plan, last?.next.packing, onEmpty)) {
+    for await (const batch of tokenBatches(model, source, plan, last?.next.packing, {
+      onEmpty,
+      signal,
+    })) {
       signal?.throwIfAborted();
       const { activations } = await model.forward({ ...batchTokens(batch), capture });
       const reasons = filter.reasons(batch.rows);

@@ -10,6 +10,8 @@ import type { LinearLayout, Rotation, Spec } from "./spec.ts";
 export type Role =
   | "embedding"
   | "positions"
+  | "tokenTypes"
+  | "embeddingNorm"
   | "norm1"
   | "qkv"
   | "query"
@@ -36,6 +38,11 @@ export interface Family {
   names: Partial<Record<Role, string>>;
   /** The unembedding that is no transposed embedding; without prefix. */
   unembedding: string;
+  /**
+   * What an encoder's predictions of masked tokens go through before the unembedding, and the biases behind
+   * it under the names they may have; without prefix. Checkpoints of the bare model have none of it.
+   */
+  maskedHead?: { dense: string; norm: string; biases: readonly string[] };
 }
 
 /** The fields of config.json that hold a family's sizes. */
@@ -56,14 +63,15 @@ function plain(config: ModelConfig, fields = SIZES) {
   const dHead = ownHead ?? dModel / heads;
   return {
     modelType: config.modelType,
-    ...{ layers, dModel, heads, dHead, kvHeads: heads, isParallel: false },
+    ...{ layers, dModel, heads, dHead, kvHeads: heads },
+    ...{ isParallel: false, isGated: false, isRotary: false, isEncoder: false },
     vocabSize: config.size("vocab_size"),
-    embeddingScale: 1,
+    ...{ embeddingScale: 1, tokenTypes: 0 },
     ...{ hasPostNorms: false, hasQkNorms: false },
     hasBias: { qkv: true, attentionOut: true, mlp: true },
     attentionScale: each(layers, () => dHead ** -0.5),
     windows: each<number | null>(layers, () => null),
-    ...{ scoreCap: null, logitCap: null, isGated: false },
+    ...{ scoreCap: null, logitCap: null },
     bosId: config.id("bos_token_id"),
     eosId: config.id("eos_token_id"),
   };
@@ -162,6 +170,7 @@ function gptNeoX(config: ModelConfig): Spec {
   return {
     ...spec,
     isParallel: config.flag("use_parallel_residual", true),
+    isRotary: true,
     dMlp: config.size("intermediate_size"),
     contextLength: config.size("max_position_embeddings", 2048),
     norm: layerNorm(config.number("layer_norm_eps", 1e-5)),
@@ -193,7 +202,7 @@ function llama(config: ModelConfig): Spec {
     qkv: "apart",
     hasBias: { qkv: bias, attentionOut: bias, mlp: config.flag("mlp_bias", false) },
     activation: config.activation("hidden_act", "silu"),
-    isGated: true,
+    ...{ isGated: true, isRotary: true },
     tied: config.flag("tie_word_embeddings", false),
   };
 }
@@ -283,6 +292,40 @@ function gemma3(config: ModelConfig): Spec {
     ...{ ...spec, layers, dHead, hasQkNorms: true },
     windows: sliding.map((one) => (one ? window : null)),
     positions: rotary(layers, (layer) => (sliding[layer] ? local : whole)),
+  };
+}
+
+function bert(config: ModelConfig): Spec {
+  const spec = plain(config);
+  if ((config.value("position_embedding_type") ?? "absolute") !== "absolute")
+    throw config.error("position_embedding_type", "is not supported; only absolute is");
+  for (const field of ["is_decoder", "add_cross_attention"])
+    if (config.flag(field, false))
+      throw config.error(field, "is not supported: of BERT only encoders are");
+  return {
+    ...{ ...spec, isEncoder: true },
+    tokenTypes: config.size("type_vocab_size", 2),
+    dMlp: config.size("intermediate_size"),
+    contextLength: config.size("max_position_embeddings", 512),
+    norm: layerNorm(config.number("layer_norm_eps", 1e-12)),
+    positions: { kind: "learned", offset: 0 },
+    qkv: "apart",
+    activation: config.activation("hidden_act", "gelu"),
+    tied: config.flag("tie_word_embeddings", true),
+  };
+}
+
+function distilBert(config: ModelConfig): Spec {
+  return {
+    ...plain(config, { layers: "n_layers", dModel: "dim", heads: "n_heads" }),
+    isEncoder: true,
+    dMlp: config.size("hidden_dim"),
+    contextLength: config.size("max_position_embeddings", 512),
+    norm: layerNorm(1e-12),
+    positions: { kind: "learned", offset: 0 },
+    qkv: "apart",
+    activation: config.activation("activation", "gelu"),
+    tied: config.flag("tie_word_embeddings", true),
   };
 }
 
@@ -408,6 +451,55 @@ export const FAMILIES: Readonly<Record<string, Family>> = {
   gemma: likeLlama(gemma),
   gemma2: likeGemma2(gemma2),
   gemma3_text: likeGemma2(gemma3),
+  bert: {
+    read: bert,
+    linear: "outIn",
+    prefixes: ["bert.", ""],
+    names: {
+      embedding: "embeddings.word_embeddings",
+      positions: "embeddings.position_embeddings",
+      tokenTypes: "embeddings.token_type_embeddings",
+      embeddingNorm: "embeddings.LayerNorm",
+      query: "encoder.layer.{}.attention.self.query",
+      key: "encoder.layer.{}.attention.self.key",
+      value: "encoder.layer.{}.attention.self.value",
+      attentionOut: "encoder.layer.{}.attention.output.dense",
+      norm1: "encoder.layer.{}.attention.output.LayerNorm",
+      mlpIn: "encoder.layer.{}.intermediate.dense",
+      mlpOut: "encoder.layer.{}.output.dense",
+      norm2: "encoder.layer.{}.output.LayerNorm",
+    },
+    unembedding: "cls.predictions.decoder",
+    maskedHead: {
+      dense: "cls.predictions.transform.dense",
+      norm: "cls.predictions.transform.LayerNorm",
+      biases: ["cls.predictions.bias", "cls.predictions.decoder.bias"],
+    },
+  },
+  distilbert: {
+    read: distilBert,
+    linear: "outIn",
+    prefixes: ["distilbert.", ""],
+    names: {
+      embedding: "embeddings.word_embeddings",
+      positions: "embeddings.position_embeddings",
+      embeddingNorm: "embeddings.LayerNorm",
+      query: "transformer.layer.{}.attention.q_lin",
+      key: "transformer.layer.{}.attention.k_lin",
+      value: "transformer.layer.{}.attention.v_lin",
+      attentionOut: "transformer.layer.{}.attention.out_lin",
+      norm1: "transformer.layer.{}.sa_layer_norm",
+      mlpIn: "transformer.layer.{}.ffn.lin1",
+      mlpOut: "transformer.layer.{}.ffn.lin2",
+      norm2: "transformer.layer.{}.output_layer_norm",
+    },
+    unembedding: "vocab_projector",
+    maskedHead: {
+      dense: "vocab_transform",
+      norm: "vocab_layer_norm",
+      biases: ["vocab_projector.bias"],
+    },
+  },
 };
 
 /** Models whose text part is one of the families: `model_type` → the field that holds its config. */

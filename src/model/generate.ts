@@ -164,6 +164,7 @@ async function cachedRun(model: Model, batch: number, cached: { from: number; to
 }
 
 function checkPrompt(model: Model, promptTokens: Int32Array): void {
+  model.requireNextTokens("continuations of a text");
   if (promptTokens.length === 0)
     throw new UserError(
       "the prompt has no tokens: begin with the beginning-of-sequence token, or give some text.",

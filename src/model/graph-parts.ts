@@ -11,7 +11,7 @@ import type { Activation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 
 export interface GraphRequest {
-  /** Hook points whose values [batch, position, width] become outputs of that name. */
+  /** Hook points whose values, of the shape that `hookShape` says, become outputs of that name. */
   capture?: readonly string[];
   /** Hook points whose values are replaced by the inputs `patch.<hook point>`, of the same shape. */
   patch?: readonly string[];
@@ -19,6 +19,8 @@ export interface GraphRequest {
   logits?: "all" | "last";
   /** Output `loss` [batch, position − 1]: −log p(next token), in nats, at each position but the last. */
   loss?: boolean;
+  /** An encoder's input `lengths`: positions of each row from there on are seen by none. */
+  lengths?: boolean;
   /**
    * Keys and values of earlier positions as inputs `past.<layer>.key|value`
    * [batch, kvHeads, past, dHead], and with the new ones as outputs `present.<layer>.key|value`, of
@@ -108,13 +110,24 @@ export class GraphParts {
     return this.times(this.graph.op("Tanh", [this.times(x, 1 / cap)]), cap);
   }
 
-  /** Over the last axis. */
-  norm(name: string, x: string): string {
+  /** Over the last axis. `point`: where its hook points are, such as `blocks.0.ln1`. */
+  norm(name: string, x: string, point?: string): string {
     const { kind, epsilon, isPlusOne } = this.spec.norm;
     const stored = this.float(`${name}.weight`);
     const gain = isPlusOne
       ? this.once(`${name} gain`, () => this.graph.op("Add", [stored, this.graph.floatScalar(1)]))
       : stored;
+    if (point !== undefined) {
+      const names = [`${point}.hook_scale`, `${point}.hook_normalized`];
+      if (names.some((one) => this.capture.has(one) || this.patch.has(one))) {
+        const normalized = this.#normalized(point, x);
+        // Unless something is replaced, the operator's own result goes on: reading changes nothing.
+        if (names.some((one) => this.patch.has(one))) {
+          const scaled = this.graph.op("Mul", [normalized, gain]);
+          return kind === "rmsNorm" ? scaled : this.graph.op("Add", [scaled, this.float(`${name}.bias`)]); // prettier-ignore
+        }
+      }
+    }
     const attributes = { axis: -1, epsilon: { float: epsilon } };
     switch (kind) {
       case "layerNorm":
@@ -124,6 +137,18 @@ export class GraphParts {
       default:
         return kind satisfies never;
     }
+  }
+
+  /** What a norm makes of x [rows, dModel] before gain and bias, step by step, with its hook points. */
+  #normalized(point: string, x: string): string {
+    const graph = this.graph;
+    const { kind, epsilon } = this.spec.norm;
+    const mean = (x: string) => graph.op("ReduceMean", [x, graph.int64(-1)]);
+    const centred = kind === "layerNorm" ? graph.op("Sub", [x, mean(x)]) : x;
+    const square = mean(graph.op("Mul", [centred, centred]));
+    const deviation = graph.op("Sqrt", [graph.op("Add", [square, graph.floatScalar(epsilon)])]);
+    const scale = this.hook(`${point}.hook_scale`, deviation);
+    return this.hook(`${point}.hook_normalized`, graph.op("Div", [centred, scale]));
   }
 
   linear(name: string, x: string): string {

@@ -7,13 +7,13 @@
  * The residual stream is kept as [batch · position, dModel], so that linear layers are one Gemm
  * with bias; values get their batch dimension back at the hook points.
  */
-import { hookPoints, hookWidth } from "./hook-point.ts";
+import { hookWidth, parseHookPoint } from "./hook-point.ts";
 import { CAST_FLOAT, END, GraphParts, type GraphRequest, type Locate } from "./graph-parts.ts";
 import type { Rotation, Spec } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 export type { GraphRequest } from "./graph-parts.ts";
 
-/** The graph as ONNX bytes. Input `tokens`: int32 [batch, position]. */
+/** The graph as ONNX bytes. Input `tokens`: int32 [batch, position]; `lengths`, if asked for: int64 [batch]. */
 export function buildGraph(
   spec: Spec,
   weights: Weights,
@@ -28,14 +28,18 @@ class Builder extends GraphParts {
     const graph = this.graph;
     const spec = this.spec;
     graph.input("tokens", "int32", ["batch", "position"]);
-    for (const name of hookPoints(spec)) {
-      const shape = ["batch", "position", hookWidth(name, spec)];
-      if (this.patch.has(name)) graph.input(`patch.${name}`, "float32", shape);
-      if (this.capture.has(name)) graph.output(name, "float32", shape);
-    }
+    const shapeOf = (name: string) =>
+      parseHookPoint(name, spec).kind === "attn.hook_pattern"
+        ? ["batch", spec.heads, "position", "total"]
+        : ["batch", "position", hookWidth(name, spec)];
+    for (const name of this.patch) graph.input(`patch.${name}`, "float32", shapeOf(name));
+    for (const name of this.capture) graph.output(name, "float32", shapeOf(name));
 
     let residual = this.#embed();
-    for (let layer = 0; layer < spec.layers; layer++) residual = this.#block(layer, residual);
+    for (let layer = 0; layer < spec.layers; layer++)
+      residual = spec.isEncoder
+        ? this.#encoderBlock(layer, residual)
+        : this.#block(layer, residual);
     this.#head(residual);
     return graph.encode();
   }
@@ -55,7 +59,17 @@ class Builder extends GraphParts {
     );
     const table = this.table("positions");
     const added = this.widened("positions", graph.op("Slice", [table, ...bounds, graph.int64(0)]));
-    return this.flat(graph.op("Add", [this.unflat(embedded, dModel), added]), dModel);
+    const placed = this.flat(graph.op("Add", [this.unflat(embedded, dModel), added]), dModel);
+    if (!this.spec.isEncoder) return placed;
+    return this.hook("hook_full_embed", this.norm("embeddingNorm", this.#typed(placed)));
+  }
+
+  /** With the embedding of the first token type, which is that of a text alone. */
+  #typed(x: string): string {
+    if (this.spec.tokenTypes === 0) return x;
+    const graph = this.graph;
+    const row = graph.op("Gather", [this.stored("tokenTypes.weight"), graph.int64Scalar(0)]);
+    return graph.op("Add", [x, this.widened("tokenTypes", row)]);
   }
 
   #block(layer: number, x: string): string {
@@ -66,71 +80,94 @@ class Builder extends GraphParts {
     const added = (name: string, norm: string, value: string) =>
       this.hook(`${at}.${name}`, hasPostNorms ? this.norm(`${at}.${norm}`, value) : value);
 
-    const z = this.#attention(layer, this.norm(`${at}.norm1`, pre));
+    const z = this.#attention(layer, this.norm(`${at}.norm1`, pre, `${at}.ln1`));
     const projected = this.linear(`${at}.attentionOut`, this.hook(`${at}.attn.hook_z`, z));
     const attentionOut = added("hook_attn_out", "postNorm1", projected);
     const sum = graph.op("Add", [pre, attentionOut]);
     const mid = isParallel ? sum : this.hook(`${at}.hook_resid_mid`, sum);
 
-    const read = this.norm(`${at}.norm2`, isParallel ? pre : mid);
+    const read = this.norm(`${at}.norm2`, isParallel ? pre : mid, `${at}.ln2`);
     const post = this.hook(`${at}.mlp.hook_post`, this.#hidden(at, read));
     const mlpOut = added("hook_mlp_out", "postNorm2", this.linear(`${at}.mlpOut`, post));
     return this.hook(`${at}.hook_resid_post`, graph.op("Add", [mid, mlpOut]));
   }
 
+  /** A block whose norms stand behind the sums. */
+  #encoderBlock(layer: number, x: string): string {
+    const graph = this.graph;
+    const at = `blocks.${layer}`;
+    const pre = this.hook(`${at}.hook_resid_pre`, x);
+    const z = this.hook(`${at}.attn.hook_z`, this.#attention(layer, pre));
+    const attentionOut = this.hook(`${at}.hook_attn_out`, this.linear(`${at}.attentionOut`, z));
+    const mid = this.hook(`${at}.hook_resid_mid`, graph.op("Add", [pre, attentionOut]));
+    const read = this.norm(`${at}.norm1`, mid, `${at}.ln1`);
+    const hidden = this.hook(`${at}.mlp.hook_post`, this.#hidden(at, read));
+    const mlpOut = this.hook(`${at}.hook_mlp_out`, this.linear(`${at}.mlpOut`, hidden));
+    const post = this.hook(`${at}.hook_resid_post`, graph.op("Add", [read, mlpOut]));
+    return this.hook(
+      `${at}.hook_normalized_resid_post`,
+      this.norm(`${at}.norm2`, post, `${at}.ln2`),
+    );
+  }
+
   /** The hidden layer of an MLP, behind its activation. */
   #hidden(at: string, x: string): string {
     const up = this.linear(`${at}.mlpIn`, x);
-    if (!this.spec.isGated) return this.activation(up);
-    return this.graph.op("Mul", [this.activation(this.linear(`${at}.gate`, x)), up]);
+    if (!this.spec.isGated) return this.activation(this.hook(`${at}.mlp.hook_pre`, up));
+    const gate = this.activation(this.hook(`${at}.mlp.hook_pre`, this.linear(`${at}.gate`, x)));
+    return this.graph.op("Mul", [gate, this.hook(`${at}.mlp.hook_pre_linear`, up)]);
   }
 
-  /** Causal multi-head attention: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
+  /** Multi-head attention, causal but in encoders: normalised residual [rows, dModel] → z [rows, heads · dHead]. */
   #attention(layer: number, x: string): string {
     const graph = this.graph;
-    const { heads, dHead, attentionScale, hasQkNorms, positions } = this.spec;
+    const { heads, kvHeads, dHead, attentionScale, hasQkNorms, positions } = this.spec;
     const rotation = positions.kind === "rotary" ? positions.layers[layer] : null;
-    const [query, key, value] = this.#queriesKeysValues(layer, x);
-    const placed = (name: string, x: string) => {
-      const normed = hasQkNorms ? this.norm(`blocks.${layer}.${name}`, x) : x;
+    const at = `blocks.${layer}`;
+    const parts = this.#queriesKeysValues(layer, x);
+    const [query, key, value] = (["q", "k", "v"] as const).map((name, i) =>
+      graph.op("Reshape", [
+        this.hook(`${at}.attn.hook_${name}`, parts[i]),
+        this.shape(name === "q" ? heads : kvHeads, dHead),
+      ]),
+    );
+    const placed = (role: string, name: string, x: string) => {
+      const normed = hasQkNorms ? this.norm(`${at}.${role}`, x) : x;
       const byHead = this.#byHead(normed);
-      return rotation ? this.#turned(byHead, rotation) : byHead;
+      return this.#hookByHead(`${at}.attn.${name}`, rotation ? this.#turned(byHead, rotation) : byHead); // prettier-ignore
     };
-    const q = placed("queryNorm", query);
-    const k = placed("keyNorm", key);
+    const q = placed("queryNorm", "hook_rot_q", query);
+    const k = placed("keyNorm", "hook_rot_k", key);
     const v = this.#byHead(value);
     const scale = attentionScale[layer];
+    const pattern = `${at}.attn.hook_pattern`;
     const z =
-      this.request.attention === "plain"
+      // The operator keeps its weights to itself.
+      this.request.attention === "plain" || this.capture.has(pattern) || this.patch.has(pattern)
         ? this.#plainAttention(layer, q, k, v, scale)
         : this.#onnxAttention(layer, q, k, v, scale);
     return this.flat(graph.op("Transpose", [z], { perm: [0, 2, 1, 3] }), heads * dHead);
   }
 
-  /** Each [batch, position, head, dHead]. */
+  /** Each [rows, head · dHead]. */
   #queriesKeysValues(layer: number, x: string): string[] {
     const graph = this.graph;
-    const { heads, kvHeads, dHead, qkv } = this.spec;
+    const { heads, dHead, qkv } = this.spec;
     const at = `blocks.${layer}`;
     const split = (x: string, sizes: string) =>
       graph.ops("Split", [x, sizes], { axis: -1 }, { outputs: 3 });
-    const shaped = (x: string, count: number) => graph.op("Reshape", [x, this.shape(count, dHead)]);
     switch (qkv) {
       case "apart":
-        return [
-          shaped(this.linear(`${at}.query`, x), heads),
-          shaped(this.linear(`${at}.key`, x), kvHeads),
-          shaped(this.linear(`${at}.value`, x), kvHeads),
-        ];
+        return ["query", "key", "value"].map((name) => this.linear(`${at}.${name}`, x));
       case "joined": {
         const width = heads * dHead;
-        const parts = split(this.linear(`${at}.qkv`, x), graph.int64(width, width, width));
-        return parts.map((part) => shaped(part, heads));
+        return split(this.linear(`${at}.qkv`, x), graph.int64(width, width, width));
       }
       case "joinedByHead": {
         const all = this.linear(`${at}.qkv`, x);
         const byHead = graph.op("Reshape", [all, this.shape(heads, 3 * dHead)]);
-        return split(byHead, graph.int64(dHead, dHead, dHead));
+        const parts = split(byHead, graph.int64(dHead, dHead, dHead));
+        return parts.map((part) => this.flat(part, heads * dHead));
       }
       default:
         return qkv satisfies never;
@@ -140,6 +177,15 @@ class Builder extends GraphParts {
   /** [batch, position, head, dHead] → [batch, head, position, dHead]. */
   #byHead(x: string): string {
     return this.graph.op("Transpose", [x], { perm: [0, 2, 1, 3] });
+  }
+
+  /** A hook point of values [batch, head, position, dHead]. */
+  #hookByHead(name: string, x: string): string {
+    if (!this.capture.has(name) && !this.patch.has(name)) return x;
+    const { dHead } = this.spec;
+    const width = hookWidth(name, this.spec);
+    const value = this.hook(name, this.flat(this.#byHead(x), width));
+    return this.#byHead(this.graph.op("Reshape", [value, this.shape(width / dHead, dHead)]));
   }
 
   /** Queries or keys [batch, head, position, dHead], turned by their positions. */
@@ -167,12 +213,31 @@ class Builder extends GraphParts {
     return graph.op("RotaryEmbedding", [x, cosines, sines, rows], partial);
   }
 
+  /** Of an encoder: the mask [batch, 1, position, position] of keys within each row's length, if lengths are given. */
+  #keysInside(): string[] {
+    if (!this.request.lengths) return [];
+    const graph = this.graph;
+    const mask = this.once("keys inside", () => {
+      const lengths = graph.op("Unsqueeze", [
+        graph.input("lengths", "int64", ["batch"]),
+        graph.int64(1, 2, 3),
+      ]);
+      const inside = graph.op("Less", [this.queryPositions(), lengths]);
+      const one = graph.int64(1);
+      const shape = [this.batch(), one, this.length(), this.length()];
+      return graph.op("Expand", [inside, graph.op("Concat", shape, { axis: 0 })]);
+    });
+    return [mask];
+  }
+
   #onnxAttention(layer: number, q: string, k: string, v: string, scale: number): string {
     const graph = this.graph;
     const { windows, scoreCap } = this.spec;
     const cap = scoreCap === null ? {} : { softcap: { float: scoreCap } };
     const attributes = { scale: { float: scale }, ...cap };
     if (!this.isCached(layer)) {
+      if (this.spec.isEncoder)
+        return graph.op("Attention", [q, k, v, ...this.#keysInside()], attributes);
       if (windows[layer] === null)
         return graph.op("Attention", [q, k, v], { ...attributes, is_causal: 1 });
       return graph.op("Attention", [q, k, v, this.mask(windows[layer])], attributes);
@@ -204,32 +269,44 @@ class Builder extends GraphParts {
     const keys = graph.op("Transpose", [k], { perm: [0, 1, 3, 2] });
     const products = graph.op("MatMul", [grouped(this.times(q, scale)), keys]);
     const scores = this.capped(apart(products, total), scoreCap);
-    const window = windows[layer];
-    const hidden = this.once(`additive mask ${window}`, () =>
-      graph.op("Where", [this.mask(window), graph.floatScalar(0), graph.floatScalar(-Infinity)]),
-    );
-    const pattern = graph.op("Softmax", [graph.op("Add", [scores, hidden])], { axis: -1 });
+    const masks = this.spec.isEncoder ? this.#keysInside() : [this.mask(windows[layer])];
+    const masked = masks.reduce((sum, mask) => {
+      const hidden = this.once(`additive ${mask}`, () =>
+        graph.op("Where", [mask, graph.floatScalar(0), graph.floatScalar(-Infinity)]),
+      );
+      return graph.op("Add", [sum, hidden]);
+    }, scores);
+    const point = `blocks.${layer}.attn.hook_pattern`;
+    const own = graph.op("Softmax", [masked], { axis: -1 });
+    const pattern = this.patch.has(point) ? `patch.${point}` : own;
+    if (this.capture.has(point)) graph.op("Identity", [pattern], {}, { name: point });
     const rows = share === 1 ? pattern : graph.op("Reshape", [pattern, shape(graph.int64(kvHeads, -1), total)]); // prettier-ignore
     return apart(graph.op("MatMul", [rows, v]), graph.int64(dHead));
   }
 
-  /** Final norm and unembedding, for the positions that are asked for. */
+  /** Final norm (of an encoder what predicts masked tokens) and unembedding, for the positions that are asked for. */
   #head(residual: string): void {
     const graph = this.graph;
     const { logits, loss } = this.request;
     const { dModel, vocabSize } = this.spec;
+    if (this.spec.isEncoder && !this.weights.tensors.has("headDense.weight")) return;
+    const normed = this.spec.isEncoder
+      ? this.norm("headNorm", this.activation(this.linear("headDense", residual)))
+      : this.norm("finalNorm", residual, "ln_final");
     const unembed = (rows: string) => {
-      const normed = this.norm("finalNorm", rows);
       const name = this.weights.tensors.has("unembedding.weight") ? "unembedding" : "embedding";
       const parts = this.pieces(`${name}.weight`).map((matrix) =>
-        graph.op("Gemm", [normed, matrix], { transB: 1 }),
+        graph.op("Gemm", [rows, matrix], { transB: 1 }),
       );
-      const logits = parts.length === 1 ? parts[0] : graph.op("Concat", parts, { axis: 1 });
+      const whole = parts.length === 1 ? parts[0] : graph.op("Concat", parts, { axis: 1 });
+      const logits = this.spec.isEncoder
+        ? graph.op("Add", [whole, this.float("unembedding.bias")])
+        : whole;
       return this.capped(logits, this.spec.logitCap);
     };
     const positions = (from: number, to: number) => {
       const bounds = [graph.int64(from), graph.int64(to), graph.int64(1)];
-      const chosen = graph.op("Slice", [this.unflat(residual, dModel), ...bounds]);
+      const chosen = graph.op("Slice", [this.unflat(normed, dModel), ...bounds]);
       return this.flat(chosen, dModel);
     };
     /** [batch · n, vocabulary] → [batch, n, vocabulary]. */
@@ -240,7 +317,7 @@ class Builder extends GraphParts {
 
     let predictions: string | undefined; // logits at every position but the last
     if (logits === "all") {
-      byBatch(unembed(residual), "logits");
+      byBatch(unembed(normed), "logits");
       predictions = graph.op("Slice", [
         ...["logits", graph.int64(0), graph.int64(-1), graph.int64(1)],
       ]);

@@ -1,7 +1,8 @@
 /**
  * Hook points: places in a transformer whose values can be read or replaced, under TransformerLens
  * names and with its meanings. Values are flattened to [batch, position, width]: `attn.hook_z`,
- * [batch, position, head, dHead] there, is heads · dHead wide here.
+ * [batch, position, head, dHead] there, is heads · dHead wide here. Only attention's weights,
+ * `attn.hook_pattern` [batch, head, query, key], are no vectors of positions.
  */
 import { nearestName, UserError } from "../error.ts";
 
@@ -16,46 +17,98 @@ export interface Widths {
   dMlp: number;
   /** Attention and MLP read the same stream: there is no hook_resid_mid then. */
   isParallel: boolean;
+  /** The MLP's hidden layer is act(gate x) ⊙ (up x). */
+  isGated: boolean;
+  /** Positions turn queries and keys. */
+  isRotary: boolean;
+  /** It sees the whole text at every position, and norms stand behind the sums (BERT). */
+  isEncoder: boolean;
 }
 
-/** The hook points of one block in the order the data passes them, and their widths. */
+/** What is at the hook points of a block, by their names in TransformerLens: how wide it is. */
 const BLOCK_HOOKS = {
   hook_resid_pre: (w: Widths) => w.dModel,
+  "ln1.hook_scale": () => 1,
+  "ln1.hook_normalized": (w: Widths) => w.dModel,
+  "attn.hook_q": (w: Widths) => w.heads * w.dHead,
+  "attn.hook_k": (w: Widths) => w.kvHeads * w.dHead,
+  "attn.hook_v": (w: Widths) => w.kvHeads * w.dHead,
+  "attn.hook_rot_q": (w: Widths) => w.heads * w.dHead,
+  "attn.hook_rot_k": (w: Widths) => w.kvHeads * w.dHead,
   "attn.hook_z": (w: Widths) => w.heads * w.dHead,
   hook_attn_out: (w: Widths) => w.dModel,
   hook_resid_mid: (w: Widths) => w.dModel,
+  "ln2.hook_scale": () => 1,
+  "ln2.hook_normalized": (w: Widths) => w.dModel,
+  "mlp.hook_pre": (w: Widths) => w.dMlp,
+  "mlp.hook_pre_linear": (w: Widths) => w.dMlp,
   "mlp.hook_post": (w: Widths) => w.dMlp,
   hook_mlp_out: (w: Widths) => w.dModel,
   hook_resid_post: (w: Widths) => w.dModel,
+  hook_normalized_resid_post: (w: Widths) => w.dModel,
 };
 
-export type BlockHook = keyof typeof BLOCK_HOOKS;
+/** Those outside the blocks. */
+const OUTER_HOOKS = {
+  hook_embed: (w: Widths) => w.dModel,
+  hook_full_embed: (w: Widths) => w.dModel,
+  "ln_final.hook_scale": () => 1,
+  "ln_final.hook_normalized": (w: Widths) => w.dModel,
+};
 
-/** A hook point taken apart; `hook_embed` belongs to no block. */
+/** Attention's weights, [head, query, key]: no vector for each position, so nothing that patterns of names mean. */
+const PATTERN = "attn.hook_pattern";
+
+export type BlockHook = keyof typeof BLOCK_HOOKS | typeof PATTERN;
+export type OuterHook = keyof typeof OUTER_HOOKS;
+
+/** A hook point taken apart; layer is null outside the blocks. */
 export type HookPoint =
-  | { name: string; kind: "hook_embed"; layer: null }
-  | { name: string; kind: BlockHook; layer: number };
+  { name: string; kind: OuterHook; layer: null } | { name: string; kind: BlockHook; layer: number };
 
-/** Every hook point of a model, in the order the data passes them. */
+/** Every hook point of a model that has a vector for each position, in the order the data passes them. */
 export function hookPoints(widths: Widths): string[] {
-  const names = ["hook_embed"];
+  const outer = outerHooks(widths);
+  const isLast = (name: string) => name.startsWith("ln_final");
+  const names: string[] = outer.filter((name) => !isLast(name));
   for (let layer = 0; layer < widths.layers; layer++)
     for (const kind of blockHooks(widths)) names.push(`blocks.${layer}.${kind}`);
-  return names;
+  return [...names, ...outer.filter(isLast)];
 }
 
-function blockHooks({ isParallel }: Widths): BlockHook[] {
-  const all = Object.keys(BLOCK_HOOKS) as BlockHook[];
-  return isParallel ? all.filter((kind) => kind !== "hook_resid_mid") : all;
+function outerHooks({ isEncoder }: Widths): OuterHook[] {
+  return isEncoder
+    ? ["hook_embed", "hook_full_embed"]
+    : ["hook_embed", "ln_final.hook_scale", "ln_final.hook_normalized"];
+}
+
+function blockHooks({ isParallel, isGated, isRotary, isEncoder }: Widths) {
+  const absent: (string | false)[] = [
+    isParallel && "hook_resid_mid",
+    !isGated && "mlp.hook_pre_linear",
+    ...(isRotary ? [] : ["attn.hook_rot_q", "attn.hook_rot_k"]),
+    !isEncoder && "hook_normalized_resid_post",
+  ];
+  const all = Object.keys(BLOCK_HOOKS) as (keyof typeof BLOCK_HOOKS)[];
+  const own = all.filter((kind) => !absent.includes(kind));
+  if (!isEncoder) return own;
+  // A norm is passed behind the sum that it belongs to.
+  const place = (kind: string) => {
+    const [norm] = kind.split(".");
+    const sum = { ln1: "hook_resid_mid", ln2: "hook_resid_post" }[norm];
+    return all.findIndex((one) => one === (sum ?? kind));
+  };
+  return own.sort((a, b) => place(a) - place(b));
 }
 
 /** Takes a name apart. Throws UserError, with the names that would do, if the model has no such point. */
 export function parseHookPoint(name: string, widths: Widths): HookPoint {
-  if (name === "hook_embed") return { name, kind: name, layer: null };
+  const outer = outerHooks(widths).find((one) => one === name);
+  if (outer) return { name, kind: outer, layer: null };
   const [, digits, kind] = /^blocks\.(0|[1-9]\d*)\.(.+)$/.exec(name) ?? [];
   const layer = Number(digits);
-  const known = blockHooks(widths).find((one) => one === kind);
-  if (layer < widths.layers && known) return { name, kind: known, layer };
+  const known = [...blockHooks(widths), PATTERN].find((one) => one === kind);
+  if (layer < widths.layers && known) return { name, kind: known as BlockHook, layer };
   throw unknown(name, widths);
 }
 
@@ -68,9 +121,27 @@ export function layersAfter(
   widths: Widths,
 ): { firstLayer: number; isWhole: boolean } {
   const { kind, layer } = parseHookPoint(name, widths);
-  if (kind === "hook_embed") return { firstLayer: 0, isWhole: false };
-  const isWhole = kind.startsWith("hook_resid");
-  return { firstLayer: kind === "hook_resid_pre" ? layer : layer + 1, isWhole };
+  switch (kind) {
+    case "hook_embed":
+    case "hook_full_embed":
+      return { firstLayer: 0, isWhole: kind === "hook_full_embed" };
+    case "ln_final.hook_scale":
+    case "ln_final.hook_normalized":
+      return { firstLayer: widths.layers, isWhole: kind === "ln_final.hook_normalized" };
+    case "hook_resid_pre":
+      return { firstLayer: layer, isWhole: true };
+    case "ln1.hook_scale":
+    case "ln1.hook_normalized":
+      return { firstLayer: widths.isEncoder ? layer + 1 : layer, isWhole: false };
+    case "attn.hook_q":
+    case "attn.hook_k":
+    case "attn.hook_v":
+    case "attn.hook_rot_q":
+    case "attn.hook_rot_k":
+      return { firstLayer: layer, isWhole: false };
+    default:
+      return { firstLayer: layer + 1, isWhole: /^hook_(normalized_)?resid/.test(kind) };
+  }
 }
 
 /**
@@ -81,33 +152,74 @@ export function residualBefore(name: string, widths: Widths): string | null {
   const { kind, layer } = parseHookPoint(name, widths);
   switch (kind) {
     case "hook_embed":
+    case "hook_full_embed":
     case "hook_resid_pre":
     case "hook_resid_mid":
     case "hook_resid_post":
+    case "hook_normalized_resid_post":
       return null;
+    case "ln1.hook_scale":
+    case "ln1.hook_normalized":
+      return `blocks.${layer}.${widths.isEncoder ? "hook_resid_mid" : "hook_resid_pre"}`;
+    case "attn.hook_q":
+    case "attn.hook_k":
+    case "attn.hook_v":
+    case "attn.hook_rot_q":
+    case "attn.hook_rot_k":
+    case "attn.hook_pattern":
     case "attn.hook_z":
     case "hook_attn_out":
       return `blocks.${layer}.hook_resid_pre`;
+    case "ln2.hook_scale":
+    case "ln2.hook_normalized":
+      if (widths.isEncoder) return `blocks.${layer}.hook_resid_post`;
+      return `blocks.${layer}.${widths.isParallel ? "hook_resid_pre" : "hook_resid_mid"}`;
+    case "mlp.hook_pre":
+    case "mlp.hook_pre_linear":
     case "mlp.hook_post":
     case "hook_mlp_out":
       return `blocks.${layer}.${widths.isParallel ? "hook_resid_pre" : "hook_resid_mid"}`;
+    case "ln_final.hook_scale":
+    case "ln_final.hook_normalized":
+      return lastResidual(widths);
     default:
       return kind satisfies never;
   }
 }
 
-/** Width of the values at a hook point. Throws UserError if the model has no such point. */
+/** The hook point of the residual stream behind the last block. */
+export function lastResidual({ layers, isEncoder }: Widths): string {
+  return `blocks.${layers - 1}.${isEncoder ? "hook_normalized_resid_post" : "hook_resid_post"}`;
+}
+
+/** The shape of the values at a hook point, for rows of `length` tokens; UserError if the model has no such point. */
+export function hookShape(name: string, widths: Widths, batch: number, length: number): number[] {
+  if (parseHookPoint(name, widths).kind === PATTERN) return [batch, widths.heads, length, length];
+  return [batch, length, hookWidth(name, widths)];
+}
+
+/** Width of the values at a hook point. Throws UserError if the model has no such point, or it has no width. */
 export function hookWidth(name: string, widths: Widths): number {
-  const { kind } = parseHookPoint(name, widths);
-  return kind === "hook_embed" ? widths.dModel : BLOCK_HOOKS[kind](widths);
+  const { kind, layer } = parseHookPoint(name, widths);
+  if (kind === PATTERN) throw widthless(name);
+  return layer === null ? OUTER_HOOKS[kind](widths) : BLOCK_HOOKS[kind](widths);
+}
+
+function widthless(name: string): UserError {
+  return new UserError(
+    `${name} has a number for each pair of positions, so its width depends on the length of the text: ` +
+      "it can be read and replaced with Model.forward, but not collected, steered or given to an autoencoder.",
+  );
 }
 
 /**
  * Names for patterns: `*` stands for any characters, `blocks.*.hook_resid_post` for one point per
- * layer. In the model's order, each once. Throws UserError if a pattern fits no hook point.
+ * layer. In the model's order, each once. Throws UserError if a pattern fits no hook point with a width.
  */
 export function expandHookPoints(patterns: Iterable<string>, widths: Widths): string[] {
-  return matchHookPoints(patterns, hookPoints(widths), (pattern) => unknown(pattern, widths));
+  return matchHookPoints(patterns, hookPoints(widths), (pattern) =>
+    /^blocks\..*hook_pattern$/.test(pattern) ? widthless(pattern) : unknown(pattern, widths),
+  );
 }
 
 /**
@@ -133,7 +245,7 @@ function unknown(name: string, widths: Widths): UserError {
   const nearest = nearestName(name, hookPoints(widths));
   return new UserError(
     `the model has no hook point ${name}${nearest ? `; did you mean ${nearest}?` : "."} ` +
-      `It has hook_embed and blocks.N.<hook> for N from 0 to ${widths.layers - 1}, where <hook> is ` +
-      `one of ${blockHooks(widths).join(", ")}.`,
+      `It has ${outerHooks(widths).join(", ")} and blocks.N.<hook> for N from 0 to ${widths.layers - 1}, ` +
+      `where <hook> is one of ${blockHooks(widths).join(", ")} and, in Model.forward, ${PATTERN}.`,
   );
 }

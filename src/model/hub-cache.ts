@@ -1,7 +1,8 @@
 /**
  * The cache of the Hugging Face hub on disk, as its Python library lays it out and shared with it:
  * `models--owner--name/` with `blobs/HASH` (what was fetched), `snapshots/COMMIT/PATH` (links to blobs) and
- * `refs/REVISION` (the commit that a branch or tag stood for).
+ * `refs/REVISION` (the commit that a branch or tag stood for). Lens alone writes `.lens-files/COMMIT.json`, what
+ * there is at a commit: without it nobody could tell a part from the whole.
  */
 import { randomUUID } from "node:crypto";
 import * as fs from "node:fs/promises";
@@ -62,6 +63,13 @@ function expanded(path: string): string {
   return resolve(path.replace(/^~(?=$|[/\\])/, () => homedir()));
 }
 
+/** A file as the hub lists it, with the hash of its content. */
+export interface ListedFile {
+  path: string;
+  size: number;
+  hash?: string;
+}
+
 /** Where one repository lies in the cache. */
 export class RepoCache {
   readonly folder: string;
@@ -92,16 +100,23 @@ export class RepoCache {
   /** Notes what a revision stands for. A cache that cannot be written to, and has everything, is no failure. */
   async noteCommit(revision: string, commit: string): Promise<void> {
     if (isCommit(revision) || (await this.commitOf(revision)) === commit) return;
-    const path = this.#ref(revision);
-    const prepared = `${path}.${randomUUID()}.tmp`;
+    await note(this.#ref(revision), commit);
+  }
+
+  /** The list of all files at a commit, where it was noted. */
+  async listOf(commit: string): Promise<ListedFile[] | undefined> {
     try {
-      await fs.mkdir(dirname(path), { recursive: true });
-      await fs.writeFile(prepared, commit);
-      await fs.rename(prepared, path);
-    } catch (error) {
-      await fs.rm(prepared, { force: true }).catch(() => undefined);
-      if (!["EACCES", "EROFS", "EPERM"].includes(codeOf(error) ?? "")) throw error;
+      return JSON.parse(await fs.readFile(this.#list(commit), "utf8")) as ListedFile[];
+    } catch {
+      return undefined; // not there, or damaged, which is mended by the next one
     }
+  }
+
+  /** Notes all files at a commit. A cache that cannot be written to is no failure. */
+  async noteList(commit: string, files: readonly ListedFile[]): Promise<void> {
+    // Other programs call a cache damaged that knows of a commit and has no folder of it.
+    await fs.mkdir(this.snapshot(commit), { recursive: true }).catch(() => undefined);
+    await note(this.#list(commit), JSON.stringify(files));
   }
 
   /** The files of a snapshot, with their sizes; those whose blob is gone are left out. */
@@ -124,6 +139,10 @@ export class RepoCache {
     return found.sort((a, b) => (a.path < b.path ? -1 : 1));
   }
 
+  #list(commit: string): string {
+    return join(this.folder, ".lens-files", `${commit}.json`);
+  }
+
   #ref(revision: string): string {
     return join(this.folder, "refs", ...revision.split("/"));
   }
@@ -142,6 +161,19 @@ export async function cachedModels(): Promise<{ id: string; commits: string[] }[
     if (commits.length > 0) found.push({ id, commits });
   }
   return found;
+}
+
+/** Writes a small file that appears whole, where this is allowed. */
+async function note(path: string, text: string): Promise<void> {
+  const prepared = `${path}.${randomUUID()}.tmp`;
+  try {
+    await fs.mkdir(dirname(path), { recursive: true });
+    await fs.writeFile(prepared, text);
+    await fs.rename(prepared, path);
+  } catch (error) {
+    await fs.rm(prepared, { force: true }).catch(() => undefined);
+    if (!["EACCES", "EROFS", "EPERM"].includes(codeOf(error) ?? "")) throw error;
+  }
 }
 
 /**

@@ -44,14 +44,16 @@ export interface HubRepo {
   readonly commit: string;
   /** Where its files are once fetched, by their paths. */
   readonly folder: string;
-  /** All there are; when the hub could not be asked, those in the cache. */
+  /** All there are; when the hub could not be asked, those in the cache, unless `isListed`. */
   readonly files: readonly HubFile[];
+  /** `files` are all there are: the hub has listed them, now or (data sets) when it was last asked. */
+  readonly isListed: boolean;
   /** Why the hub was not asked, where it was not. */
   readonly offline: string | undefined;
   /** What fetching these files would take. */
   plan(paths: readonly string[]): Promise<{ bytes: number; missing: HubFile[] }>;
-  /** Fetches what is missing of these files and returns where each one is. */
-  fetch(paths: readonly string[]): Promise<string[]>;
+  /** Fetches what is missing of these files and returns where each one is. `signal` stops it, in place of that of the options. */
+  fetch(paths: readonly string[], signal?: AbortSignal): Promise<string[]>;
 }
 
 /**
@@ -72,9 +74,11 @@ export async function openRepo(
   const cache = new RepoCache(name);
   const cached = async (why: string) => {
     const commit = await cache.commitOf(name.revision);
-    const files = commit === undefined ? [] : await cache.files(commit);
-    if (commit === undefined || files.length === 0) return undefined;
-    return cachedRepo(name, commit, cache.snapshot(commit), files, why);
+    if (commit === undefined) return undefined;
+    const files = await cache.files(commit);
+    const list = type === "dataset" ? await cache.listOf(commit) : undefined;
+    if (files.length === 0 && !list) return undefined;
+    return cachedRepo({ name, commit, folder: cache.snapshot(commit), offline: why }, files, list);
   };
   if (options.download === false) {
     const repo = await cached("the cache is to be used as it is");
@@ -172,6 +176,12 @@ async function listed(
       name.type === "model"
         ? await hub.modelInfo({ ...asked, additionalFields: ["sha"] })
         : await hub.datasetInfo({ ...asked, additionalFields: ["sha"] });
+    // A data set may have tens of thousands of files, a thousand in each answer; a commit's never change.
+    const noted = name.type === "dataset" ? await cache.listOf(commit) : undefined;
+    if (noted) {
+      await cache.noteCommit(name.revision, commit);
+      return new ListedRepo(name, commit, cache, noted, options);
+    }
     const files: HubFile[] = [];
     const repo = { type: name.type, name: name.id };
     const entries = hub.listFiles({ ...where, repo, revision: commit, recursive: true });
@@ -184,6 +194,10 @@ async function listed(
       ({ hash, size }) => /^([0-9a-f]{40}|[0-9a-f]{64})$/.test(hash ?? "") && size >= 0,
     );
     if (!isCommit(commit) || !isWhole) throw new TypeError("a hash or size is missing");
+    if (name.type === "dataset") {
+      await cache.noteList(commit, files);
+      await cache.noteCommit(name.revision, commit);
+    }
     return new ListedRepo(name, commit, cache, files, options);
   } catch (error) {
     if (error instanceof HubRefusal && error.missing)
@@ -201,7 +215,7 @@ async function withHint(
   error: HubRefusal,
   { type, id, revision }: RepoName,
   request: (path: string) => Promise<Response>,
-): Promise<UserError> {
+): Promise<HubRefusal> {
   let near: string | undefined;
   try {
     if (error.missing === "revision") {
@@ -212,7 +226,7 @@ async function withHint(
       const names = ["branches", "tags"].flatMap((kind) => (refs[kind] ?? []).map((r) => r.name));
       near = nearestName(revision, names);
       if (near === undefined && names.length > 0)
-        return new UserError(`${error.message} It has ${names.slice(0, 8).join(", ")}.`);
+        return new HubRefusal(`${error.message} It has ${names.slice(0, 8).join(", ")}.`, "revision"); // prettier-ignore
     } else {
       const words = encodeURIComponent(id.split("/").at(-1)!);
       const answer = await request(`/api/${type}s?search=${words}&limit=20`);
@@ -225,8 +239,12 @@ async function withHint(
   } catch {
     // no hint, then
   }
-  return near === undefined ? error : new UserError(`${error.message} Did you mean ${near}?`);
+  if (near === undefined) return error;
+  return new HubRefusal(`${error.message} Did you mean ${near}?`, error.missing);
 }
+
+/** What is there in an instant, such as a card, needs no line of progress. */
+const UNTOLD_BYTES = 100_000;
 
 /** As the hub lists it. */
 class ListedRepo implements HubRepo {
@@ -234,6 +252,7 @@ class ListedRepo implements HubRepo {
   readonly commit: string;
   readonly folder: string;
   readonly files: readonly HubFile[];
+  readonly isListed = true;
   readonly offline = undefined;
   readonly #cache: RepoCache;
   readonly #options: HubOptions;
@@ -261,20 +280,24 @@ class ListedRepo implements HubRepo {
     return { bytes: missing.reduce((sum, { size }) => sum + size, 0), missing };
   }
 
-  async fetch(paths: readonly string[]): Promise<string[]> {
+  async fetch(paths: readonly string[], signal = this.#options.signal): Promise<string[]> {
     const { bytes, missing } = await this.plan(paths);
     if (missing.length > 0) {
       // What is small says soonest whether the rest is worth its time.
       missing.sort((a, b) => a.size - b.size);
-      await this.#fetchMissing(missing, bytes);
+      await this.#fetchMissing(missing, bytes, signal);
     }
     await this.#cache.noteCommit(this.name.revision, this.commit);
     return paths.map((path) => join(this.folder, path));
   }
 
-  async #fetchMissing(missing: HubFile[], total: number): Promise<void> {
+  async #fetchMissing(
+    missing: HubFile[],
+    total: number,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
     const cache = this.#cache;
-    const { onProgress, signal, retryMs } = this.#options;
+    const { onProgress, retryMs } = this.#options;
     const settings = hubSettings();
     // What an earlier attempt has left, or another snapshot shares.
     const have = new Map<string, number>();
@@ -284,7 +307,12 @@ class ListedRepo implements HubRepo {
     }
     const counted = () => [...have.values()].reduce((a, b) => a + b, 0);
     await requireRoom(total - counted(), showName(this.name));
-    const shown = downloadReporter().begin(showName(this.name), total, counted());
+    // The files of a data set come one by one.
+    const what = this.name.type === "dataset" && missing.length === 1 ? ` ${missing[0].path}` : "";
+    const shown =
+      total < UNTOLD_BYTES
+        ? undefined
+        : downloadReporter().begin(showName(this.name) + what, total, counted());
     try {
       for (const { path, size, hash } of missing) {
         const blob = cache.blob(hash!);
@@ -298,39 +326,47 @@ class ListedRepo implements HubRepo {
           onBytes: (done) => {
             have.set(path, done);
             onProgress?.({ done: counted(), total });
-            shown.update(counted());
+            shown?.update(counted());
           },
         });
         await placeInSnapshot(blob, join(this.folder, path));
       }
     } catch (error) {
-      shown.stop();
+      shown?.stop();
       throw error instanceof Unreachable ? new UserError(`${error.message}.`) : error;
     }
-    shown.end();
+    shown?.end();
   }
 }
 
-/** As the cache has it. */
+/** As the cache has it: `cached` are the files in it, `list` all there are, where that is known. */
 function cachedRepo(
-  name: RepoName,
-  commit: string,
-  folder: string,
-  files: readonly HubFile[],
-  offline: string,
+  place: Pick<HubRepo, "name" | "commit" | "folder"> & { offline: string },
+  cached: readonly HubFile[],
+  list?: readonly HubFile[],
 ): HubRepo {
+  const sizes = new Map(cached.map(({ path, size }) => [path, size]));
   const repo: HubRepo = {
-    ...{ name, commit, folder, files, offline },
+    ...{ ...place, files: list ?? cached, isListed: list !== undefined },
     plan: async (paths) => {
-      filesNamed(repo, paths);
-      return { bytes: 0, missing: [] };
+      const missing = filesNamed(repo, paths).filter(({ path, size }) => sizes.get(path) !== size);
+      return { bytes: missing.reduce((sum, { size }) => sum + size, 0), missing };
     },
     fetch: async (paths) => {
-      filesNamed(repo, paths);
-      return paths.map((path) => join(folder, path));
+      for (const { path, size } of filesNamed(repo, paths))
+        if (sizes.get(path) !== size) throw notCached(repo, path);
+      return paths.map((path) => join(place.folder, path));
     },
   };
   return repo;
+}
+
+function notCached({ name, commit, folder, offline }: HubRepo, path: string): UserError {
+  const { type, id } = name;
+  const flag = type === "dataset" ? " --repo-type dataset" : "";
+  return new UserError(
+    `${path} of ${type} ${showName(name)} is not in the cache (${folder}), and it cannot be fetched: ${offline}. With network the same command fetches it, and so does: hf download ${id} ${path}${flag} --revision ${commit}`,
+  );
 }
 
 function filesNamed(repo: HubRepo, paths: readonly string[]): HubFile[] {
@@ -339,10 +375,7 @@ function filesNamed(repo: HubRepo, paths: readonly string[]): HubFile[] {
     const file = known.get(path);
     if (file) return file;
     const { type } = repo.name;
-    if (repo.offline !== undefined)
-      throw new UserError(
-        `${path} of ${type} ${showName(repo.name)} is not in the cache (${repo.folder}), and it cannot be fetched: ${repo.offline}.`,
-      );
+    if (repo.offline !== undefined && !repo.isListed) throw notCached(repo, path);
     const near = nearestName(path, known.keys());
     throw new UserError(
       `${type} ${showName(repo.name)} has no file ${path}${near === undefined ? "" : `. Did you mean ${near}?`}`,

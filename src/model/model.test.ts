@@ -59,12 +59,12 @@ async function variant(name: string, settings: Record<string, unknown>): Promise
 
 describe("against Hugging Face transformers", () => {
   test.each<LoadOptions>([{ attention: "onnx" }, { attention: "plain" }])(
-    "every hook point, the logits and the losses agree to 1e-4 (%o)",
+    "the streams, what is added to them, the logits and the losses agree to 1e-4 (%o)",
     async (options) => {
       const model = await loadModel(join(fixtures, "f32"), options);
       const expected = await readExpected(join(fixtures, "f32/expected.safetensors"));
       const found = await differences(model, expected);
-      expect(Object.keys(found).sort()).toEqual([...model.hookPoints(), "logits", "loss"].sort());
+      expect(Object.keys(found)).toHaveLength(1 + 7 * model.info.layers + 2);
       for (const [name, difference] of Object.entries(found)) {
         expect.soft(difference, name).toBeLessThan(1e-4);
       }
@@ -104,11 +104,13 @@ describe("against Hugging Face transformers", () => {
   });
 
   const tiny = join(root, "test/fixtures/tiny-parity/expected.safetensors");
-  test("the built-in model agrees at every hook point", async ({ skip }) => {
+  test("the built-in model agrees at the hook points of the stream and what is added to it", async ({
+    skip,
+  }) => {
     if (!existsSync(tiny)) skip("test/fixtures/tiny-parity is not made yet");
     const model = await loadModel("builtin:tiny");
     const found = await differences(model, await readExpected(tiny));
-    expect(Object.keys(found)).toHaveLength(model.hookPoints().length + 2);
+    expect(Object.keys(found)).toHaveLength(1 + 7 * model.info.layers + 2);
     for (const [name, difference] of Object.entries(found)) {
       expect.soft(difference, name).toBeLessThan(1e-4);
     }
@@ -155,7 +157,9 @@ describe("a loaded model", () => {
     for (const name of model.hookPoints()) {
       const patch = { [name]: plain.activations[name] };
       const patched = await model.forward({ ...input(), patch, loss: true });
-      expect.soft(maxDifference(patched.loss!, plain.loss!), name).toBeLessThan(1e-6);
+      // A norm in which something is replaced is computed step by step.
+      const most = /ln\w+\.hook/.test(name) ? 1e-5 : 1e-6;
+      expect.soft(maxDifference(patched.loss!, plain.loss!), name).toBeLessThan(most);
     }
   });
 
@@ -213,7 +217,7 @@ describe("a loaded model", () => {
   });
 
   test("many different questions, also at once, use no more than a few sessions", async () => {
-    const names = model.hookPoints();
+    const names = model.hookPoints().filter((name) => expected.values.has(name));
     const results = await Promise.all(
       names.map((name) => model.forward({ ...input(), capture: [name] })),
     );
@@ -234,9 +238,12 @@ describe("a loaded model", () => {
     await bad({ tokens: new Int32Array(5), batch: 2, length: 2 }).toThrow("5 tokens were given");
     await bad({ tokens: new Int32Array(0), batch: 0, length: 0 }).toThrow("at least one token");
     await bad({ capture: ["blocks.3.hook_resid_pre"] }).toThrow("no hook point");
-    await bad({ patch: { "blocks.0.hook_q": new Float32Array(1) } }).toThrow("no hook point");
+    await bad({ patch: { "blocks.0.hook_queries": new Float32Array(1) } }).toThrow("no hook point");
     await bad({ patch: { hook_embed: new Float32Array(7) } }).toThrow(
       "patch of hook_embed has 7 values; [batch, length, width] = [2, 9, 40]",
+    );
+    await bad({ patch: { "blocks.0.attn.hook_pattern": new Float32Array(7) } }).toThrow(
+      /7 values; \[batch, head, query, key\] = \[2, \d+, 9, 9\]/,
     );
   });
 

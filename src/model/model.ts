@@ -13,7 +13,9 @@ import { buildGraph, type GraphRequest } from "./graph.ts";
 import {
   expandHookPoints,
   hookPoints,
+  hookShape,
   hookWidth,
+  lastResidual,
   layersAfter,
   residualBefore,
   type Widths,
@@ -49,16 +51,22 @@ export interface ForwardOptions {
   length: number;
   /** Hook points to read. */
   capture?: readonly string[];
-  /** Values [batch, length, width] that replace those at a hook point; what follows sees them. */
+  /** Values that replace those at a hook point, of the same shape; what follows sees them. */
   patch?: Readonly<Record<string, Float32Array>>;
-  /** Logits at all positions, or at each row's last one. */
+  /** Logits at all positions, or at each row's last one; of an encoder at all, for the token that is there. */
   logits?: "all" | "last";
   /** The loss at every position but the last. */
   loss?: boolean;
+  /**
+   * [batch]: how many tokens of each row are text; what follows them is padding, which no position of the
+   * text sees. Absent: all are. What is at the padding's own positions means nothing. Causal models, whose
+   * positions see none behind them, give the text the same values without.
+   */
+  lengths?: Int32Array;
 }
 
 export interface ForwardResult {
-  /** [batch, length, width] per captured hook point. */
+  /** [batch, length, width] per captured hook point; of `attn.hook_pattern` [batch, head, query, key]. */
   activations: Record<string, Float32Array>;
   /** [batch, length, vocabSize] for "all", [batch, vocabSize] for "last". */
   logits?: Float32Array;
@@ -123,7 +131,7 @@ export class Model {
     this.#options = parts.options;
   }
 
-  /** Every hook point, in the order the data passes them. */
+  /** Every hook point that has a vector for each position, in the order the data passes them. */
   hookPoints(): string[] {
     return hookPoints(this.#spec);
   }
@@ -144,7 +152,8 @@ export class Model {
   }
 
   /** What turns the residual stream into logits, as arrays; read once, when first asked for. */
-  unembedding(): Promise<Unembedding> {
+  async unembedding(): Promise<Unembedding> {
+    this.requireNextTokens("direct effects on logits");
     if (!this.#unembedding) {
       this.#unembedding = readUnembedding(this.#weightFiles());
       this.#unembedding.catch(() => (this.#unembedding = undefined)); // the next one to ask may have more luck
@@ -153,7 +162,8 @@ export class Model {
   }
 
   /** The matrix [width, dModel] by which values at a hook point enter the residual stream, null where they do as they are; see `readWriter`. */
-  writer(hookPoint: string): Promise<Float32Array | null> {
+  async writer(hookPoint: string): Promise<Float32Array | null> {
+    this.requireNextTokens("direct effects on logits");
     return readWriter(this.#weightFiles(), hookPoint);
   }
 
@@ -168,7 +178,7 @@ export class Model {
 
   /** The hook point of the residual stream that the final norm sees. */
   lastResidual(): string {
-    return `blocks.${this.info.layers - 1}.hook_resid_post`;
+    return lastResidual(this.#spec);
   }
 
   /** xxh64 of the weights' bytes (of the shards' hashes in name order, if there are several); another one as int8. */
@@ -193,20 +203,33 @@ export class Model {
   async forward(options: ForwardOptions): Promise<ForwardResult> {
     const { batch, length, capture = [], patch = {}, logits } = options;
     this.checkTokens(options.tokens, batch, length);
+    if (options.loss) this.requireNextTokens("losses");
+    if (logits === "last") this.requireNextTokens("logits after a text");
+    if (logits && !this.#predicts())
+      throw new UserError(
+        `${this.info.source} has no logits: its weights lack the part that predicts masked tokens. Use a checkpoint for masked language modelling.`,
+      );
     const loss = options.loss === true && length > 1;
     const result: ForwardResult = { activations: {} };
     if (options.loss) result.loss = new Float32Array(0);
-    for (const name of capture) this.hookWidth(name);
+    for (const name of capture) hookShape(name, this.#spec, batch, length);
 
     const { Tensor } = await loadOrt();
     const feeds: Record<string, Ort.Tensor> = {
       tokens: new Tensor("int32", options.tokens, [batch, length]),
     };
+    const lengths = this.info.isEncoder && options.lengths !== undefined;
+    if (options.lengths) checkLengths(options.lengths, batch, length);
+    if (lengths) {
+      const own = BigInt64Array.from(options.lengths!, BigInt);
+      feeds["lengths"] = new Tensor("int64", own, [batch]);
+    }
     for (const [name, values] of Object.entries(patch)) {
-      const shape = [batch, length, this.hookWidth(name)];
-      if (values.length !== shape[0] * shape[1] * shape[2]) {
+      const shape = hookShape(name, this.#spec, batch, length);
+      if (values.length !== shape.reduce((a, b) => a * b)) {
+        const axes = shape.length === 3 ? "length, width" : "head, query, key";
         throw new UserError(
-          `the patch of ${name} has ${values.length} values; [batch, length, width] = ` +
+          `the patch of ${name} has ${values.length} values; [batch, ${axes}] = ` +
             `[${shape.join(", ")}] was expected.`,
         );
       }
@@ -214,12 +237,28 @@ export class Model {
     }
     if (capture.length === 0 && !logits && !loss) return result;
 
-    const request = { capture, patch: Object.keys(patch), logits, loss };
+    const request = { capture, patch: Object.keys(patch), logits, loss, lengths };
     const outputs = await this.run(request, feeds);
     for (const name of capture) result.activations[name] = outputs[name].data as Float32Array;
     if (logits) result.logits = outputs["logits"].data as Float32Array;
     if (loss) result.loss = outputs["loss"].data as Float32Array;
     return result;
+  }
+
+  /**
+   * For what is meaningless of an encoder, which fills in masked tokens; `what` it is, in the plural.
+   * @throws UserError unless the model predicts the next token.
+   */
+  requireNextTokens(what: string): void {
+    if (!this.info.isEncoder) return;
+    throw new UserError(
+      `${this.info.source} is an encoder (${this.info.family}): it predicts masked tokens, not the next one, ` +
+        `so it has no ${what}. Use a causal model, such as GPT-2, for that.`,
+    );
+  }
+
+  #predicts(): boolean {
+    return !this.info.isEncoder || this.#weights.tensors.has("headDense.weight");
   }
 
   /** Throws UserError unless `tokens` are [batch, length] ids that the model can read. */
@@ -276,8 +315,8 @@ export class Model {
     const capture = [...new Set(request.capture)].sort();
     const patch = [...new Set(request.patch)].sort();
     const whole: GraphRequest = { attention, ...request, capture, patch };
-    const { logits, loss, cache } = whole;
-    const key = JSON.stringify([capture, patch, logits, loss, cache, whole.attention]);
+    const { logits, loss, cache, lengths } = whole;
+    const key = JSON.stringify([capture, patch, logits, loss, cache, lengths, whole.attention]);
     const known = this.#sessions.get(key);
     if (known) {
       this.#sessions.delete(key); // and set again: the most recently used is last
@@ -354,12 +393,22 @@ export async function loadModel(source: string, options: LoadOptions = {}): Prom
   }
   let parameters = 0;
   for (const { shape } of weights.tensors.values()) parameters += shape.reduce((a, b) => a * b, 1);
-  const { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, modelType } = spec;
-  const { vocabSize, contextLength } = spec;
-  const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, isParallel, vocabSize, contextLength }; // prettier-ignore
+  const { layers, dModel, heads, kvHeads, dHead, dMlp, modelType } = spec;
+  const { isParallel, isGated, isRotary, isEncoder, vocabSize, contextLength } = spec;
+  const form = { isParallel, isGated, isRotary, isEncoder };
+  const sizes = { layers, dModel, heads, kvHeads, dHead, dMlp, ...form, vocabSize, contextLength };
   const info = { source, folder, family: modelType, ...sizes, parameters };
   const files = checkpoint.files;
   return new Model(info, tokenizer, { spec, weights, files, options });
+}
+
+function checkLengths(lengths: Int32Array, batch: number, length: number): void {
+  const bad = lengths.find((one) => one < 1 || one > length);
+  if (lengths.length === batch && bad === undefined) return;
+  throw new UserError(
+    `lengths must have one number from 1 to ${length} for each of ${batch} rows; ` +
+      (bad === undefined ? `got ${lengths.length}.` : `got ${bad}.`),
+  );
 }
 
 /** The nearest folder that holds all `files`, and each file's path from there. */

@@ -29,6 +29,8 @@ export interface Spec extends Widths {
   contextLength: number;
   /** Factor on the token's embedding; the unembedding has none. */
   embeddingScale: number;
+  /** Rows of the table of token types, of which row 0 is added to the embedding; 0: there is none (all but BERT). */
+  tokenTypes: number;
   norm: Norm;
   /** More norms, on what attention and MLP add to the stream (Gemma 2 and 3). */
   hasPostNorms: boolean;
@@ -51,8 +53,6 @@ export interface Spec extends Widths {
   /** The same of logits. */
   logitCap: number | null;
   activation: Activation;
-  /** The MLP's hidden layer is act(gate x) ⊙ (up x) instead of act(up x). */
-  isGated: boolean;
   /** Whether the unembedding is the transposed embedding. */
   tied: boolean;
   bosId: number | null;

@@ -1,6 +1,6 @@
 import { spawnSync } from "node:child_process";
 import { mkdir, mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
-import { createServer } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo } from "node:net";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
@@ -285,10 +285,28 @@ describe("standard input", () => {
 
 describe("a URL", () => {
   const asked: string[] = [];
+  const ranges: (string | undefined)[] = [];
+  /** Text that is cut after 50,000 characters twice, and in `changed` is another one from then on. */
+  const lettered = (letter: string) => letter.repeat(120_000);
+  const resumable = (request: IncomingMessage, response: ServerResponse) => {
+    const { range, "if-range": known } = request.headers;
+    const nth = ranges.push(range);
+    const letter = request.url!.includes("changed") && nth > 1 ? "b" : "a";
+    const etag = `"${letter}"`;
+    const from = known === etag ? Number(/\d+/.exec(range!)![0]) : 0;
+    const rest = lettered(letter).slice(from);
+    response.writeHead(from > 0 ? 206 : 200, {
+      ...{ etag, "content-length": rest.length },
+      ...(from > 0 && { "content-range": `bytes ${from}-119999/120000` }),
+    });
+    if (nth > 2) response.end(rest);
+    else response.write(rest.slice(0, 50_000), () => setTimeout(() => response.destroy(), 20));
+  };
   const server = createServer((request, response) => {
     asked.push(request.url!);
     if (request.url === "/some/x.jsonl.gz?download=true")
       response.end(gzipSync('{"text": "from afar"}'));
+    else if (request.url!.startsWith("/resumed")) resumable(request, response);
     else if (request.url === "/cut.txt") {
       response.writeHead(200, { "content-length": 100 });
       response.write("half", () => response.destroy());
@@ -313,6 +331,14 @@ describe("a URL", () => {
     expect(await hashSource(url)).toMatch(/^[0-9a-f]{16}$/);
   });
 
+  test("whose connection is cut is continued, and begun anew when it has changed", async () => {
+    expect(await texts(`${base}/resumed.txt`)).toEqual([lettered("a")]);
+    expect(ranges).toEqual([undefined, "bytes=50000-", "bytes=100000-"]);
+    ranges.length = 0;
+    expect(await texts(`${base}/resumed-changed.txt`)).toEqual([lettered("b")]);
+    expect(ranges).toEqual([undefined, "bytes=50000-", "bytes=50000-"]);
+  });
+
   test("that fails says why and leaves nothing", async () => {
     await expect(read(`${base}/none.txt`)).rejects.toThrow(
       `${base}/none.txt cannot be downloaded: the server answers 404`,
@@ -323,6 +349,6 @@ describe("a URL", () => {
     await expect(read("http://127.0.0.1:1/x.txt")).rejects.toThrow(/cannot be downloaded: fetch failed \(/); // prettier-ignore
     await expect(read(`${base}/page.html`)).rejects.toThrow("does not end in the name of a file");
     await expect(read("http://")).rejects.toThrow("http:// is no URL");
-    expect(await readdir(join(folder, "cache", "latent-lens", "text-files"))).toHaveLength(1);
+    expect(await readdir(join(folder, "cache", "latent-lens", "text-files"))).toHaveLength(3);
   });
 });

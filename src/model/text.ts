@@ -10,6 +10,7 @@ import { type Span, type Split, stories } from "../corpus/index.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
 import { hashBytes, hashFile } from "../safetensors.ts";
+import { isDataset, openDataset } from "./data/dataset.ts";
 import { filesOf } from "./data/files.ts";
 import { readFile } from "./data/formats.ts";
 import { nameOf, STDIN } from "./data/lines.ts";
@@ -48,6 +49,8 @@ export interface DocumentOptions extends RecordOptions {
   shuffle?: number;
   /** Is told of each document that is left out because it is nothing but white space. */
   onEmpty?: (id: string) => void;
+  /** Stops the fetching of files. */
+  signal?: AbortSignal;
 }
 
 /**
@@ -60,6 +63,8 @@ export interface DocumentOptions extends RecordOptions {
  * - each but the last also as `.gz`;
  * - a folder of such files, and the folders in it, by their paths;
  * - `http://…`, `https://…`: one such file; it is downloaded once;
+ * - `owner/name[@revision][:config[/split]]`: that split (default "train") of a data set of the Hugging Face
+ *   hub, where there is no such folder; its files are fetched as they are reached;
  * - `-`: standard input, text or JSON lines, once;
  * - a list of these: a mixture. Each document comes from part i with probability w_i / Σ w over the
  *   parts that have not ended, drawn from the seed; a mixture ends when all its parts have.
@@ -84,11 +89,11 @@ export async function* documents(
 
 /**
  * The documents of files, in the order given, as `documents` gives those of a folder; `name` is what
- * messages call them. For sources that are lists of files once they have been fetched.
+ * messages call them. A file is asked for when the one before it has been read.
  */
 export async function* documentsOfFiles(
   name: string,
-  files: readonly string[],
+  files: Iterable<string> | AsyncIterable<string>,
   options: DocumentOptions = {},
   stream = 0,
 ): AsyncGenerator<Document, void, undefined> {
@@ -140,6 +145,7 @@ export async function hashSource(source: Source): Promise<string | null> {
     return hashBytes(encode(JSON.stringify(hashes)));
   }
   if (source.startsWith("builtin:") || source === STDIN) return null;
+  if (isDataset(source)) return (await openDataset(source)).hash;
   const files = await filesOf(source).catch(() => []); // reading it will say what is wrong
   if (files.length === 0) return null;
   if (!(await stat(source).catch(() => undefined))?.isDirectory()) return hashFile(files[0]);
@@ -149,11 +155,12 @@ export async function hashSource(source: Source): Promise<string | null> {
   return hashBytes(encode(hashes.join("\n")));
 }
 
-/** Names, sizes and times of the files of a source: text that was changed shows in them. Null where there are none. */
+/** Names, sizes and times of the files of a source, or the hash of a data set: text that was changed shows in them. Null where there are none. */
 export async function stampOfSource(source: Source): Promise<unknown> {
   if (typeof source !== "string")
     return Promise.all(partsOf(source).map((part) => stampOfSource(part.source)));
   if (source.startsWith("builtin:") || source === STDIN) return null;
+  if (isDataset(source)) return (await openDataset(source)).hash;
   const files = await filesOf(source).catch(() => undefined);
   if (!files) return null;
   return Promise.all(
@@ -182,7 +189,10 @@ async function* documentsOfPart(
     return;
   }
   const own = { ...options, field: field ?? options.field };
-  yield* documentsOfFiles(nameOf(source), await filesOf(source), own, stream);
+  const files = isDataset(source)
+    ? (await openDataset(source)).files(options.signal)
+    : await filesOf(source);
+  yield* documentsOfFiles(nameOf(source), files, own, stream);
 }
 
 async function* mixture(
@@ -211,13 +221,13 @@ async function* mixture(
 /** The documents of files that are in the split and hold anything. */
 async function* inSplit(
   name: string,
-  files: readonly string[],
+  files: Iterable<string> | AsyncIterable<string>,
   options: DocumentOptions,
 ): AsyncGenerator<Document, void, undefined> {
   const { split, onEmpty } = options;
   let count = 0; // documents read
   let given = 0; // and of these, in the split
-  for (const file of files) {
+  for await (const file of files) {
     for await (const document of readFile(file, options)) {
       if (!/\S/.test(document.text)) {
         onEmpty?.(document.id);

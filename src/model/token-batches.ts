@@ -26,11 +26,11 @@ export async function* tokenBatches(
   source: Source,
   { data, contextLength, bos, batchRows }: TokenBatchOptions,
   resumeAt?: PackingPosition,
-  onEmpty?: DocumentOptions["onEmpty"],
+  { onEmpty, signal }: Pick<DocumentOptions, "onEmpty" | "signal"> = {},
 ): AsyncGenerator<TokenBatch> {
   const { split, seed, field, shuffle } = data;
   const texts = documents(source, {
-    ...{ split, seed, field, shuffle, skip: resumeAt?.document, onEmpty },
+    ...{ split, seed, field, shuffle, skip: resumeAt?.document, onEmpty, signal },
     renderChat: tokenizer.renderChat,
   });
   let before = resumeAt ?? { document: 0, token: 0 };

@@ -41,9 +41,8 @@ const METASPACE = "\u2581";
 /** @throws UserError for a tokenizer whose tokens are not the bytes of the text. */
 export function kindOf(json: TokenizerJson, path: string): TokenKind {
   const refuse = (what: string) =>
-    new UserError(`${path}: ${what}. Supported are byte-level BPE (GPT-2's kind) and BPE with byte fallback (Llama 2's kind).`); // prettier-ignore
+    new UserError(`${path}: ${what}. Supported are byte-level BPE (GPT-2's kind), BPE with byte fallback (Llama 2's kind) and WordPiece (BERT's kind).`); // prettier-ignore
   if (!isRecord(json.model)) throw refuse('it has no "model"');
-  if (!Array.isArray(json.added_tokens)) json.added_tokens = [];
   const type = json.model["type"] ?? ("merges" in json.model ? "BPE" : "unnamed");
   if (type !== "BPE") throw refuse(`its model is ${nameOf(type)}`);
   const greedy = json.added_tokens.find((token) => token.lstrip || token.rstrip);

@@ -210,3 +210,46 @@ describe.each(["llama", "metaspace", "gemma", "nfc"])(
     );
   },
 );
+
+describe.each(["bert", "bert-cased"])("WordPiece of the kind %s", async (kind) => {
+  const own = fileURLToPath(new URL(`../../test/fixtures/tokenizers/${kind}`, import.meta.url));
+  const known = JSON.parse(await readFile(join(own, "cases.json"), "utf8")) as Case[];
+  const tokenizer = await loadTokenizer(own);
+
+  test.each(known)(
+    "gives the ids and characters of Hugging Face's for $text",
+    ({ text, ...expected }) => {
+      const { ids, starts, ends } = tokenizer.encode(text);
+      expect([...ids]).toEqual(expected.ids);
+      const at = codePointStarts(text);
+      expect(Array.from(ids, (_, i) => [starts[i], ends[i]])).toEqual(
+        expected.offsets.map(([start, end]) => [at[start], at[end]]),
+      );
+    },
+  );
+
+  test("knows the tokens around a text, and writes words apart", () => {
+    expect([tokenizer.bosId, tokenizer.eosId]).toEqual([2, 3]);
+    const { ids } = tokenizer.encode("[CLS]The  fox");
+    expect(tokenizer.decode(ids)).toBe(kind === "bert" ? "[CLS] the fox" : "[CLS] The fox");
+    expect(new TextDecoder().decode(tokenizer.tokenBytes(ids.at(-1)!))).not.toContain("#");
+    expect(() => tokenizer.tokenBytes(5000)).toThrow("no token 5000");
+  });
+
+  test("settings that would be followed wrongly are refused", async () => {
+    const copy = await mkdtemp(join(folder, "word-piece-"));
+    const json = JSON.parse(await readFile(join(own, "tokenizer.json"), "utf8")) as object;
+    const model = (json as { model: object }).model;
+    const cases: [object, string][] = [
+      [{ normalizer: { type: "Lowercase" } }, "normalizer is Lowercase, not BertNormalizer"],
+      [{ pre_tokenizer: { type: "Whitespace" } }, "pre-tokenizer is Whitespace"],
+      [{ added_tokens: [{ id: 9, content: "<x>", normalized: true }] }, "<x> has the rule"],
+      [{ model: { ...model, unk_token: "[NONE]" } }, "unk_token is not in its vocabulary"],
+      [{ model: { ...model, vocab: { a: -1 } } }, '"a" has the id -1'],
+    ];
+    for (const [changes, message] of cases) {
+      await writeFile(join(copy, "tokenizer.json"), JSON.stringify({ ...json, ...changes }));
+      await expect(loadTokenizer(copy)).rejects.toThrow(message);
+    }
+  });
+});

@@ -1,6 +1,6 @@
 /**
- * Text ↔ tokens, with the exact characters of every token. The tokenizing itself is
- * @huggingface/tokenizers; it reports no offsets, but a token says which bytes it stands for
+ * Text ↔ tokens, with the exact characters of every token. WordPiece is in word-piece.ts; the tokenizing
+ * of BPE is @huggingface/tokenizers, which reports no offsets, but a token says which bytes it stands for
  * (token-bytes.ts), so the offsets follow from walking the text's UTF-8.
  */
 import { readFile } from "node:fs/promises";
@@ -11,6 +11,7 @@ import { messageOf, UserError } from "../error.ts";
 import { isRecord } from "../is-record.ts";
 import { hashBytes } from "../safetensors.ts";
 import { chatRenderer, type RenderChat } from "./chat.ts";
+import { isWordPiece, wordPieceTokenizer } from "./word-piece.ts";
 import { kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";
 
 /** What is used of the library, whose own declarations do not resolve under Node's module rules. */
@@ -39,9 +40,9 @@ export interface Encoding {
 export interface Tokenizer {
   /** One more than the largest token id. */
   readonly vocabSize: number;
-  /** The beginning-of-sequence token, or null if the model has none. */
+  /** The beginning-of-sequence token, of WordPiece [CLS]; null if the model has none. */
   readonly bosId: number | null;
-  /** The end-of-sequence token, or null if the model has none. */
+  /** The end-of-sequence token, of WordPiece [SEP]; null if the model has none. */
   readonly eosId: number | null;
   /** Tokens that stand for no text, such as <|endoftext|>. */
   readonly specialIds: readonly number[];
@@ -52,7 +53,10 @@ export interface Tokenizer {
    * (`<|endoftext|>`) becomes that token, as in Hugging Face's tokenizers.
    */
   encode(text: string): Encoding;
-  /** The text of tokens: their bytes, joined, as UTF-8; what is not valid UTF-8 becomes U+FFFD. */
+  /**
+   * The text of tokens: their bytes, joined, as UTF-8; what is not valid UTF-8 becomes U+FFFD. Of WordPiece,
+   * which does not keep texts as they are, words with a space between them.
+   */
   decode(ids: ArrayLike<number>): string;
   /** The bytes a token stands for; UserError if there is no such token. */
   tokenBytes(id: number): Uint8Array;
@@ -78,6 +82,16 @@ export async function loadTokenizer(
   const configBytes = await readOptional(configPath);
   const config = configBytes ? parse(configBytes, configPath) : {};
   const json = parse(bytes, path) as unknown as TokenizerJson;
+  if (!Array.isArray(json.added_tokens)) json.added_tokens = [];
+  const nameOf = (field: string) => {
+    const value = config[field];
+    const name = isRecord(value) ? value["content"] : value;
+    return typeof name === "string" ? name : undefined;
+  };
+  if (isWordPiece(json)) {
+    const names = { cls: nameOf("cls_token") ?? "[CLS]", sep: nameOf("sep_token") ?? "[SEP]" };
+    return wordPieceTokenizer(json, path, { hash: await hashBytes(bytes), names });
+  }
   const kind = kindOf(json, path);
 
   let inner: HuggingFaceTokenizer;
@@ -87,9 +101,8 @@ export async function loadTokenizer(
     throw new UserError(`${path} cannot be used (${messageOf(error)}): fetch it again.`);
   }
   const special = (field: string, fallback: number | null) => {
-    const value = config[field];
-    const name = isRecord(value) ? value["content"] : value;
-    return (typeof name === "string" ? inner.token_to_id(name) : undefined) ?? fallback;
+    const name = nameOf(field);
+    return (name !== undefined ? inner.token_to_id(name) : undefined) ?? fallback;
   };
   return new ExactTokenizer(inner, path, kind, {
     bosId: special("bos_token", ids.bosId),

@@ -52,6 +52,7 @@ describe.each(["f32", "bf16", "f16-shards"])("%s", async (name) => {
     expect(await model.writer(outer[0])).toBeNull();
     expect(await model.writer(last)).toBeNull();
     await expect(model.writer("blocks.9.hook_resid_post")).rejects.toThrow("no hook point");
+    await expect(model.writer("blocks.1.attn.hook_q")).rejects.toThrow("not added to the stream");
   });
 
   test("the arrays are read once", async () => {

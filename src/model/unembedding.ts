@@ -58,7 +58,7 @@ export async function readUnembedding({ spec, weights, files }: WeightFiles): Pr
  * The matrix [width, dModel] by which values at a hook point enter the residual stream: W_out of an
  * MLP's hidden layer, W_O of attention's heads; null where the values already are what is added to
  * the stream, or the stream itself. Biases, which no value there changes, are left out.
- * @throws UserError when the model has no such hook point, or puts a norm between it and the stream.
+ * @throws UserError when the model has no such hook point, or no matrix carries what is there into the stream.
  */
 export async function readWriter(
   { spec, weights, files }: WeightFiles,
@@ -73,12 +73,31 @@ export async function readWriter(
       requireNoNorm("hook_attn_out");
       return linear(`blocks.${layer}.attentionOut`, spec.heads * spec.dHead);
     case "hook_embed":
+    case "hook_full_embed":
     case "hook_resid_pre":
     case "hook_attn_out":
     case "hook_resid_mid":
     case "hook_mlp_out":
     case "hook_resid_post":
+    case "hook_normalized_resid_post":
       return null;
+    case "ln1.hook_scale":
+    case "ln1.hook_normalized":
+    case "attn.hook_q":
+    case "attn.hook_k":
+    case "attn.hook_v":
+    case "attn.hook_rot_q":
+    case "attn.hook_rot_k":
+    case "attn.hook_pattern":
+    case "ln2.hook_scale":
+    case "ln2.hook_normalized":
+    case "mlp.hook_pre":
+    case "mlp.hook_pre_linear":
+    case "ln_final.hook_scale":
+    case "ln_final.hook_normalized":
+      throw new UserError(
+        `what is at ${hookPoint} is not added to the stream: no matrix carries it there, so it has no direct effect on the logits`,
+      );
     default:
       return kind satisfies never;
   }

@@ -8,7 +8,10 @@ import type { LinearLayout, Spec } from "./spec.ts";
 export interface Weights {
   /** How the matrices of linear layers lie. */
   linear: LinearLayout;
-  /** `embedding.weight`, `blocks.3.qkv.bias`, …; `unembedding.weight` only if it is not the embedding. */
+  /**
+   * `embedding.weight`, `blocks.3.qkv.bias`, …; `unembedding.weight` only if it is not the embedding;
+   * `headDense.weight` and the rest of it only if an encoder's checkpoint has what predicts masked tokens.
+   */
   tensors: ReadonlyMap<string, TensorInfo>;
   /** Those of linear layers that are to be computed with as 8-bit integers instead. */
   quantized?: ReadonlyMap<string, QuantizedTensor>;
@@ -22,7 +25,7 @@ export function bindWeights(
   spec: Spec,
   checkpoint: Pick<Safetensors, "files" | "tensors">,
 ): Weights {
-  const { names, prefixes, linear, unembedding } = FAMILIES[spec.modelType];
+  const { names, prefixes, linear, unembedding, maskedHead } = FAMILIES[spec.modelType];
   const where = checkpoint.files.join(", ");
   const has = (name: string) => checkpoint.tensors.has(name);
   const prefix = prefixes.find((p) => has(`${p}${names.embedding}.weight`));
@@ -36,7 +39,9 @@ export function bindWeights(
   const tensors = new Map<string, TensorInfo>();
   const missing: string[] = [];
   const bind = (ours: string, theirs: string, shape: readonly number[]) => {
-    const info = checkpoint.tensors.get(theirs);
+    // Checkpoints that were made from TensorFlow's call the parts of a norm so.
+    const old = theirs.replace(/LayerNorm\.weight$/, "LayerNorm.gamma").replace(/LayerNorm\.bias$/, "LayerNorm.beta"); // prettier-ignore
+    const info = checkpoint.tensors.get(theirs) ?? checkpoint.tensors.get(old);
     if (!info) {
       missing.push(theirs);
       return;
@@ -73,6 +78,8 @@ export function bindWeights(
   module("embedding", null, [spec.vocabSize, dModel]);
   if (positions.kind === "learned")
     module("positions", null, [spec.contextLength + positions.offset, dModel]);
+  if (spec.tokenTypes > 0) module("tokenTypes", null, [spec.tokenTypes, dModel]);
+  if (spec.isEncoder) norm("embeddingNorm", null);
   for (let layer = 0; layer < spec.layers; layer++) {
     norm("norm1", layer);
     if (spec.qkv === "apart") {
@@ -90,7 +97,14 @@ export function bindWeights(
     dense("mlpOut", layer, dMlp, dModel, hasBias.mlp);
     if (spec.hasPostNorms) norm("postNorm2", layer);
   }
-  norm("finalNorm", null);
+  if (!spec.isEncoder) norm("finalNorm", null);
+  if (maskedHead && has(`${maskedHead.dense}.weight`)) {
+    const { dense: theirs, norm, biases } = maskedHead;
+    bind("headDense.weight", `${theirs}.weight`, [dModel, dModel]);
+    bind("headDense.bias", `${theirs}.bias`, [dModel]);
+    for (const part of ["weight", "bias"]) bind(`headNorm.${part}`, `${norm}.${part}`, [dModel]);
+    bind("unembedding.bias", biases.find(has) ?? biases[0], [spec.vocabSize]);
+  }
   // Checkpoints often leave out an unembedding that equals the embedding, whatever the flag says.
   const head = [`${unembedding}.weight`, `language_model.${unembedding}.weight`].find(has);
   if (!spec.tied && head !== undefined) bind("unembedding.weight", head, [spec.vocabSize, dModel]);

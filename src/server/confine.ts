@@ -4,11 +4,12 @@ import { basename, dirname, isAbsolute, join, relative, resolve, sep } from "nod
 
 import type { RunConfig } from "../config.ts";
 import { UserError } from "../error.ts";
+import { isDataset } from "../model/data/dataset.ts";
 import { isUrl } from "../model/data/download.ts";
 import { partsOf } from "../model/text.ts";
 import { parseRepoName } from "../model/hub-cache.ts";
 
-/** @throws UserError for a path that leads out of the working folder, by a link too, and for a model of the hub. */
+/** @throws UserError for a path that leads out of the working folder, by a link too, and for a model or data set of the hub. */
 export function requireConfined(config: RunConfig): void {
   for (const path of pathsOf(config)) {
     if (path === undefined || path.startsWith("builtin:")) continue;
@@ -27,8 +28,13 @@ export function requireConfined(config: RunConfig): void {
 
 /** A name that is no folder would be looked for on the hub: who reaches the server must not fill its disk. */
 function requireNoHub({ activations }: RunConfig): void {
-  if (activations.from !== "model" || !parseRepoName("model", activations.model)) return;
-  if (!existsSync(activations.model))
+  if (activations.from !== "model") return;
+  const dataset = partsOf(activations.data).find(({ source }) => isDataset(source))?.source;
+  if (dataset !== undefined)
+    throw new UserError(
+      `a server that others can reach fetches no data sets from the Hugging Face hub, and ${dataset} is no folder here`,
+    );
+  if (parseRepoName("model", activations.model) && !existsSync(activations.model))
     throw new UserError(
       `a server that others can reach fetches no models from the Hugging Face hub, and ${activations.model} is no folder here`,
     );

@@ -104,7 +104,7 @@ export const operations = {
 
   /**
    * Both for many latents, with the effects in all direct forms: what single ones cost is mostly the
-   * matrices. Where the model cannot be had `logits` is null.
+   * matrices. Where the model cannot be had, or is an encoder, `logits` is null.
    */
   async details(
     { open, signal }: Call,
@@ -113,10 +113,11 @@ export const operations = {
   ) {
     const { sae, features, facts, withModel } = await open();
     const named = requireFeatures(features);
-    const run = await withModel().catch((error: unknown) => {
+    const had = await withModel().catch((error: unknown) => {
       if (error instanceof UserError) return undefined;
       throw error;
     });
+    const run = had?.model.info.isEncoder ? undefined : had;
     const device = await openDevice("cpu");
     try {
       const logits = latents.map((): Record<string, unknown> | null => (run ? {} : null));

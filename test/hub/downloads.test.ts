@@ -76,9 +76,12 @@ describe("a data set's files", () => {
     expect(place.hub.fetched()).toHaveLength(1);
     vi.stubEnv("HF_HUB_OFFLINE", "1");
     const cached = await openRepo("dataset", "owner/texts");
-    expect(cached.files.map(({ path }) => path)).toEqual([SMALL]);
+    expect(cached.files).toEqual(repo.files);
+    expect(await cached.plan([SMALL, LARGE])).toMatchObject({ bytes: files[LARGE].length });
     expect(await cached.fetch([SMALL])).toEqual([local]);
-    expect(await refusal(cached.fetch([LARGE]))).toMatch(/large\.bin of dataset .* not in the cache/); // prettier-ignore
+    expect(await refusal(cached.fetch([LARGE]))).toMatch(
+      new RegExp(`large\\.bin of dataset .* not in the cache .*hf download owner/texts ${LARGE} --repo-type dataset --revision ${commit}`), // prettier-ignore
+    );
   });
 
   test("that are not there are refused with the nearest", async () => {

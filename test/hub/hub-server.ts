@@ -38,6 +38,8 @@ export interface StoredRepo {
   files: Record<string, Buffer>;
   /** Further revisions. */
   refs?: Record<string, string>;
+  /** The files of commits that have others. */
+  trees?: Record<string, Record<string, Buffer>>;
   /** Tokens that may read it; absent: everybody. */
   tokens?: string[];
   isGated?: boolean;
@@ -60,7 +62,7 @@ export const hashOf = (bytes: Buffer) => (isLarge(bytes) ? sha256(bytes) : gitHa
 export class HubServer {
   /** By `models/owner/name` or `datasets/owner/name`. */
   readonly repos = new Map<string, StoredRepo>();
-  /** Models that are asked for by another name: what they are called now, or an address elsewhere. */
+  /** Repositories that are asked for by another name: what they are called now, or an address elsewhere. */
   readonly moved = new Map<string, string>();
   readonly asked: Asked[] = [];
   /** What goes wrong with a file this time. */
@@ -99,7 +101,9 @@ export class HubServer {
     const url = new URL(request.url!, this.endpoint);
     const path = decodeURIComponent(url.pathname);
     for (const [before, now] of this.moved) {
-      const at = [`/api/models/${before}/`, `/${before}/resolve/`].find((p) => path.startsWith(p));
+      const at = ["/api/models/", "/api/datasets/", "/", "/datasets/"]
+        .map((place) => `${place}${before}/`)
+        .find((p) => path.startsWith(p) && /^\/api\/|\/resolve\//.test(path));
       if (at === undefined) continue;
       const to = /^http/.test(now) ? now + path : path.replace(before, now);
       response.writeHead(307, { location: to + url.search }).end();
@@ -122,7 +126,7 @@ export class HubServer {
     const isRefused = repo.isGated && !repo.tokens?.includes(token ?? "");
     if (file) {
       if (isRefused) return refuse(response, token === undefined ? 401 : 403, "GatedRepo");
-      return this.#file(asked, response, key, repo, file[4]);
+      return this.#file(asked, response, key, repo, file[3], file[4]);
     }
     if (api![2] === "refs")
       return json(response, {
@@ -135,7 +139,7 @@ export class HubServer {
     const commit = isKnown ? revision : (known[revision] as string | undefined);
     if (commit === undefined) return refuse(response, 404, "RevisionNotFound");
     if (api![2] === "revision") return json(response, { _id: "1", id: key, sha: commit });
-    const entries = Object.entries(repo.files).map(([path, bytes]) => {
+    const entries = Object.entries(filesAt(repo, commit)).map(([path, bytes]) => {
       const size = repo.lies?.[path]?.size ?? bytes.length;
       const hash = repo.lies?.[path]?.hash ?? hashOf(bytes);
       return isLarge(bytes)
@@ -156,23 +160,26 @@ export class HubServer {
     response: ServerResponse,
     key: string,
     repo: StoredRepo,
+    commit: string,
     path: string,
   ): Promise<void> {
-    const bytes = repo.files[path] as Buffer | undefined;
+    const bytes = filesAt(repo, commit)[path] as Buffer | undefined;
     if (!bytes) return refuse(response, 404, "EntryNotFound");
     const etag = `"${hashOf(bytes)}"`;
     if (!isLarge(bytes)) return this.#send(asked, response, path, bytes, { etag });
     response.writeHead(302, {
       ...{ "x-repo-commit": repo.commit, "x-linked-etag": etag, "x-linked-size": bytes.length },
-      location: `${this.cdn}/${key}/${path}?signature=s`,
+      location: `${this.cdn}/${key}/${path}?commit=${commit}`,
     });
     response.end();
   }
 
   async #cdn(request: IncomingMessage, response: ServerResponse): Promise<void> {
     const asked = this.#note("cdn", request);
-    const [, kind, owner, name, ...rest] = decodeURIComponent(asked.path.split("?")[0]).split("/");
-    const bytes = this.repos.get(`${kind}/${owner}/${name}`)?.files[rest.join("/")];
+    const { pathname, searchParams } = new URL(asked.path, this.cdn);
+    const [, kind, owner, name, ...rest] = decodeURIComponent(pathname).split("/");
+    const repo = this.repos.get(`${kind}/${owner}/${name}`);
+    const bytes = repo && filesAt(repo, searchParams.get("commit") ?? "")[rest.join("/")];
     if (!bytes) return refuse(response, 404);
     await this.#send(asked, response, rest.join("/"), bytes, { etag: '"of-the-store"' });
   }
@@ -225,6 +232,10 @@ export class HubServer {
     this.asked.push(asked);
     return asked;
   }
+}
+
+function filesAt({ files, trees }: StoredRepo, commit: string): Record<string, Buffer> {
+  return trees?.[commit] ?? files;
 }
 
 function json(response: ServerResponse, value: unknown, headers: Record<string, string> = {}) {

@@ -7,6 +7,8 @@ tokenizers library makes of awkward texts.
     metaspace the same, as newer files write it down
     gemma     the same without the space before the text
     nfc       byte-level BPE behind a normalisation to NFC (Pythia, Qwen)
+    bert, bert-cased
+              WordPiece, without and with capitals and accents
 
 Needs tokenizers; offsets in the cases count code points.
 """
@@ -40,6 +42,29 @@ CASES = [
 ]
 
 
+WORD_CASES = CASES + [
+    "before[MASK]after the[SEP] fox [UNK] [CLS]the",
+    "[mask] [ MASK ] ##ing",
+    "İstanbul ÀÉÎ ΑΣ ß ǅ \ufb01",
+    "once" * 26 + " upon " + "a" * 100,
+    "a\x00b on\u200dce\ufffd up\u00adon a\u00a0time\u2028the\u0085fox \x1b[0m",
+    "snake_case don't $5.00 a≮b `x` a+b=c ¿que? «the» time—fox … ;\u037e",
+    "the日本fox \uf900 𠀀 \u3042\u3044 한국어",
+    "\U0001F98A fox\U0001D400",
+]
+
+
+def word_piece(lowercase: bool) -> dict:
+    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=220, special_tokens=["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"],
+        initial_alphabet=list("éÉèß日한ᄒαΣσ,.;:'\"$_-=+<`[]¿…"), show_progress=False)
+    tokenizer.train_from_iterator([TEXT], trainer)
+    return json.loads(tokenizer.to_str())
+
+
 def trained(pre_tokenizer, normalizer) -> dict:
     tokenizer = tokenizers.Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
@@ -57,14 +82,14 @@ def trained(pre_tokenizer, normalizer) -> dict:
     return value
 
 
-def write(out: Path, name: str, value: dict, config: dict) -> None:
+def write(out: Path, name: str, value: dict, config: dict, texts: list[str] = CASES) -> None:
     folder = out / name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "tokenizer.json").write_text(json.dumps(value, ensure_ascii=False) + "\n")
     (folder / "tokenizer_config.json").write_text(json.dumps(config) + "\n")
     tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
     cases = []
-    for text in CASES:
+    for text in texts:
         encoding = tokenizer.encode(text, add_special_tokens=False)
         cases.append({"text": text, "ids": encoding.ids, "offsets": encoding.offsets})
     (folder / "cases.json").write_text(json.dumps(cases) + "\n")
@@ -86,4 +111,7 @@ if __name__ == "__main__":
         (Path(__file__).parent.parent / "fixtures/gpt2-tiny/f32/tokenizer.json").read_text())
     byte_level["normalizer"] = {"type": "NFC"}
     write(out, "nfc", byte_level, {"bos_token": "<|endoftext|>"})
+    names = {"cls_token": "[CLS]", "sep_token": "[SEP]", "unk_token": "[UNK]"}
+    write(out, "bert", word_piece(lowercase=True), names, WORD_CASES)
+    write(out, "bert-cased", word_piece(lowercase=False), names, WORD_CASES)
     print(tokenizers.__version__)

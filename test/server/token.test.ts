@@ -239,6 +239,21 @@ describe.each([
     expect(await client.get("/api/jobs")).toEqual([]);
   });
 
+  test("fetches no data set of the hub, alone or in a mixture", async () => {
+    for (const data of [
+      "owner/name",
+      "owner/name@v1:en/train",
+      ["builtin:stories", "owner/name"],
+    ]) {
+      const config = { activations: { from: "model", model: "builtin:tiny", data } };
+      for (const target of ["/api/runs", "/api/setup/estimate"])
+        expect(await client.refused("POST", target, 400, { config })).toContain(
+          "fetches no data sets from the Hugging Face hub",
+        );
+    }
+    expect(await client.get("/api/jobs")).toEqual([]);
+  });
+
   test.each(["below", "below/text.txt", "./below", "..below", "nothing"])(
     "looks at %s, which is its own",
     async (path) => {

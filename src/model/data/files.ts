@@ -18,7 +18,7 @@ export async function filesOf(source: string): Promise<string[]> {
   const status = await stat(source).catch(() => undefined);
   if (!status) {
     throw new UserError(
-      `${source} does not exist: give a file (${KINDS_TEXT}), a folder of them, a URL, - or builtin:stories.`,
+      `${source} does not exist: give a file (${KINDS_TEXT}), a folder of them, a URL, a data set of the Hugging Face hub with its owner (owner/name), - or builtin:stories.`,
     );
   }
   if (!status.isDirectory()) {

@@ -226,6 +226,14 @@ describe("damage is named with its place", () => {
       expect(await refused(await file(`latin.${kind}`, latin))).toMatch(
         kind === "jsonl" ? /line 1|line 4/ : /latin\.\w+ is not valid UTF-8 in line 4/,
       );
+    // A Parquet string of the same length, bytes changed in place.
+    const path = parquet("latin.parquet", { text: ["ok", "\uFEFFmark", "naive"] });
+    expect(await texts(path)).toEqual(["ok", "\uFEFFmark", "naive"]);
+    const bytes = await readFile(path);
+    for (let at = 0; (at = bytes.indexOf("naive", at)) !== -1; at++) bytes[at + 2] = 0xef;
+    expect(await refused(await file("latin.parquet", bytes))).toMatch(
+      /latin\.parquet has text that is not valid UTF-8 in row 3:/,
+    );
   });
 
   test("of JSON lists", async () => {

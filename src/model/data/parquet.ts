@@ -7,8 +7,8 @@ import { missingField } from "./records.ts";
 /**
  * Records with the field (the column of its name, or the one its first dot ends in), and with `id`
  * and `spans` where there are such columns; rows count from 1.
- * @throws UserError when there is no such column, naming those there are, and for a file that is
- * cut short or damaged.
+ * @throws UserError when there is no such column, naming those there are, for a file that is cut short
+ * or damaged, and for text that is not UTF-8, with its row.
  */
 export async function* parquetRecords(
   file: string,
@@ -37,12 +37,22 @@ export async function* parquetRecords(
     try {
       rows = await parquetReadObjects({
         ...{ file: buffer, metadata, compressors, rowStart, rowEnd, columns: [...wanted] },
+        parsers: { stringFromBytes: decode },
       });
     } catch (error) {
       throw damaged(`${file}, rows ${rowStart + 1} to ${rowEnd}`, error);
     }
-    for (const [i, record] of rows.entries())
-      yield { record: plain(record) as Record<string, unknown>, row: rowStart + i + 1 };
+    for (const [i, record] of rows.entries()) {
+      const row = rowStart + i + 1;
+      try {
+        yield { record: plain(record) as Record<string, unknown>, row };
+      } catch (error) {
+        if (error !== NOT_UTF8) throw error;
+        throw new UserError(
+          `${file} has text that is not valid UTF-8 in row ${row}: write it as UTF-8 and try again.`,
+        );
+      }
+    }
     rowStart = rowEnd;
   }
 }
@@ -64,8 +74,22 @@ async function columnsOf(metadata: FileMetaData): Promise<{ name: string; type: 
   });
 }
 
+const strict = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/** In place of text that is none: where it is found, its row is known. */
+const NOT_UTF8 = new Error("not UTF-8");
+
+function decode(bytes: Uint8Array | undefined): unknown {
+  try {
+    return bytes && strict.decode(bytes);
+  } catch {
+    return NOT_UTF8;
+  }
+}
+
 /** 64-bit integers come as BigInt, which neither labels nor templates take. */
 function plain(value: unknown): unknown {
+  if (value === NOT_UTF8) throw NOT_UTF8;
   if (typeof value === "bigint") return Number.isSafeInteger(Number(value)) ? Number(value) : value;
   if (Array.isArray(value)) return value.map(plain);
   if (
