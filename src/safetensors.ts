@@ -318,6 +318,33 @@ export async function writeSafetensors(
   tensors: Readonly<Record<string, TensorToWrite>>,
   metadata: Readonly<Record<string, string>> = {},
 ): Promise<{ bytes: number; xxh64: string }> {
+  const inPieces = Object.entries(tensors).map(([name, { dtype, shape, data }]) => {
+    const elements = elementsOf(shape);
+    if (data.length !== elements) {
+      throw new Error(`${name}: shape [${shape.join(", ")}] does not fit ${data.length} elements`);
+    }
+    function* pieces() {
+      for (let at = 0; at < data.length; at += CHUNK_ELEMENTS)
+        yield encodeElements(name, dtype, data.subarray(at, at + CHUNK_ELEMENTS), at);
+    }
+    return [name, { dtype, shape, pieces: pieces() }] as const;
+  });
+  return writeTensorPieces(path, Object.fromEntries(inPieces), metadata);
+}
+
+/** A tensor to write whose bytes, as they are in the file, come in pieces; one is used up before the next is asked for. */
+export interface TensorPieces {
+  dtype: TensorType;
+  shape: readonly number[];
+  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
+}
+
+/** As `writeSafetensors`, for tensors that are never whole in memory. */
+export async function writeTensorPieces(
+  path: string,
+  tensors: Readonly<Record<string, TensorPieces>>,
+  metadata: Readonly<Record<string, string>> = {},
+): Promise<{ bytes: number; xxh64: string }> {
   // Wider elements first, so that every tensor is aligned to its element size.
   const entries = Object.entries(tensors).sort(
     ([, a], [, b]) => ELEMENT_BYTES[b.dtype] - ELEMENT_BYTES[a.dtype],
@@ -325,13 +352,9 @@ export async function writeSafetensors(
   const header: Record<string, unknown> = {};
   if (Object.keys(metadata).length > 0) header["__metadata__"] = metadata;
   let end = 0;
-  for (const [name, { dtype, shape, data }] of entries) {
-    const elements = shape.reduce((product, size) => product * size, 1);
-    if (data.length !== elements) {
-      throw new Error(`${name}: shape [${shape.join(", ")}] does not fit ${data.length} elements`);
-    }
+  for (const [name, { dtype, shape }] of entries) {
     const start = end;
-    end += elements * ELEMENT_BYTES[dtype];
+    end += elementsOf(shape) * ELEMENT_BYTES[dtype];
     header[name] = { dtype, shape, data_offsets: [start, end] };
   }
   let json = new TextEncoder().encode(JSON.stringify(header));
@@ -355,11 +378,13 @@ export async function writeSafetensors(
     new DataView(length.buffer).setBigUint64(0, BigInt(json.length), true);
     await write(length);
     await write(json);
-    for (const [name, { dtype, data }] of entries) {
-      for (let at = 0; at < data.length; at += CHUNK_ELEMENTS) {
-        const chunk = data.subarray(at, at + CHUNK_ELEMENTS);
-        await write(encodeElements(name, dtype, chunk, at));
+    for (const [name, { dtype, shape, pieces }] of entries) {
+      let left = elementsOf(shape) * ELEMENT_BYTES[dtype];
+      for await (const piece of pieces) {
+        left -= piece.length;
+        await write(piece);
       }
+      if (left !== 0) throw new Error(`${name}: its pieces are ${-left} bytes too many`);
     }
     await handle.sync();
     await handle.close();
@@ -377,6 +402,8 @@ export async function writeSafetensors(
   }
   return { bytes: 8 + json.length + end, xxh64: hexOf(hash.digest()) };
 }
+
+const elementsOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
 
 function encodeElements(
   name: string,
@@ -423,6 +450,15 @@ export async function hashFile(path: string): Promise<string> {
   } finally {
     await handle.close();
   }
+}
+
+/** An xxh64 that is fed bit by bit; `digest` gives 16 hexadecimal digits. */
+export async function hashStream(): Promise<{
+  update: (bytes: Uint8Array) => void;
+  digest: () => string;
+}> {
+  const hash = (await hashing).create64();
+  return { update: (bytes) => void hash.update(bytes), digest: () => hexOf(hash.digest()) };
 }
 
 /** xxh64 of bytes, 16 hexadecimal digits. */

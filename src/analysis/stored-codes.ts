@@ -7,6 +7,7 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { openActivations, type ActivationStore, type StoreTokens } from "../model/activations.ts";
 import type { Model } from "../model/model.ts";
+import { isInTextOrder } from "../model/store/made.ts";
 import type { StoreManifest } from "../model/store/manifest.ts";
 import { sourceText, type Document } from "../model/text.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -64,6 +65,10 @@ export async function openStored(
     throw new UserError(
       `${path} was made elsewhere and has no tokens beside its activations: collect them with lens collect`,
     );
+  if (!isInTextOrder(manifest.made))
+    throw new UserError(
+      `${path} was shuffled, so its rows are no text any more: use the store that it was made of, or collect again`,
+    );
   const names = asked ?? manifest.hookPoints.map(({ name }) => name);
   const stores: ActivationStore[] = [];
   for (const hookPoint of names) stores.push(await openActivations(path, { hookPoint }));
@@ -78,6 +83,9 @@ export async function openStored(
       );
   return { path, manifest, stores };
 }
+
+/** Whether the store's rows are those of its text from the beginning on, so that the text can be laid beside it. */
+export const hasWholeText = ({ made }: Pick<StoreManifest, "made">): boolean => made === undefined;
 
 /**
  * Stored activations through the SAE's encoder, with their text: chunks of whole rows of tokens, in
@@ -101,6 +109,10 @@ export async function* encodeStored(
   if (tokenizer.hash !== manifest.tokenizer.hash)
     throw new UserError(
       `${path} was collected with the tokenizer of ${manifest.model.name} (${manifest.tokenizer.hash}); this one is ${tokenizer.hash}: use that model`,
+    );
+  if (documents && !hasWholeText(manifest))
+    throw new UserError(
+      `${path} is a part of other stores or several of them, so no text can be laid beside it: give none, and documents are put together from their tokens`,
     );
   const { dSae, dIn, heads } = sae.spec;
   const { blockRows = BLOCK_ROWS, skip } = options;

@@ -5,7 +5,7 @@ import type { Device } from "../device/device.ts";
 import { evaluateAll, type ModelEvaluation, type SplicedEvaluation } from "../analysis/evaluate.ts";
 import { indexFeatures } from "../analysis/index-features.ts";
 import type { Features } from "../analysis/features.ts";
-import { openStored } from "../analysis/stored-codes.ts";
+import { hasWholeText, openStored, type StoredActivations } from "../analysis/stored-codes.ts";
 import type { Model } from "../model/model.ts";
 import { documents, stampOfSource } from "../model/text.ts";
 import { readResults, type RunFolder } from "../runs.ts";
@@ -213,10 +213,7 @@ export async function featuresStage(
   const progress = new Progress({
     ...{ label: "features", unit: "tokens", total, quiet: terminal.quiet },
   });
-  const { data: from } = stored?.manifest ?? { data: undefined };
-  const text = from
-    ? documents(from.source, { ...from, renderChat: model.tokenizer.renderChat })
-    : heldOutDocuments(config, model);
+  const text = stored ? textBehind(stored, model) : heldOutDocuments(config, model);
   try {
     const features = await indexFeatures(sae, model, text, {
       ...{ out, device, hookPoint: inputs, seed: config.seed, tokens, signal },
@@ -243,6 +240,13 @@ export async function featuresStage(
     progress.stop();
     throw error;
   }
+}
+
+/** The text that a store was collected from; undefined where it has to be put together from tokens. */
+function textBehind({ manifest }: StoredActivations, { tokenizer: { renderChat } }: Model) {
+  if (!hasWholeText(manifest)) return undefined;
+  const { data } = manifest;
+  return documents(data.source, { ...data, renderChat });
 }
 
 function megabytes(bytes: number): string {

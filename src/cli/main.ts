@@ -29,6 +29,11 @@ export const commands: Entry[] = [
     load: () => import("./collect.ts"),
   },
   {
+    name: "store",
+    summary: "look into stored activations; verify, merge, cut and shuffle them",
+    load: () => import("./store.ts"),
+  },
+  {
     name: "train",
     summary: "train an autoencoder on activations",
     load: () => import("./train.ts"),

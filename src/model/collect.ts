@@ -4,24 +4,23 @@
  * in the same bytes as if it had never happened. What a finished store holds stays readable while it
  * is added to.
  */
-import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
-import { dirname, join } from "node:path";
+import { mkdir, readdir } from "node:fs/promises";
+import { join } from "node:path";
 
 import type { ModelActivationsConfig } from "../config.ts";
 import { messageOf, UserError } from "../error.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { Model } from "./model.ts";
-import { geometricMedians } from "./store/medians.ts";
+import { committedShards, finishStore, removeUncommitted, writeJson } from "./store/commit.ts";
+import { differencesOf, essence } from "./store/identity.ts";
 import { ShardBuffer } from "./store/shard-buffer.ts";
 import {
-  manifestOf,
   readManifest,
   readPlan,
   readRecord,
   recordPath,
   rowBytes,
-  TOKENS,
   type ShardRecord,
   type StorePlan,
 } from "./store/manifest.ts";
@@ -113,8 +112,7 @@ export async function collect(
     if (manifest?.tokens !== plan.tokens || manifest.shards.length !== shards.length) {
       await removeUncommitted(out, plan, shards.length);
       await collectShards(model, source, plan, options, shards);
-      const medians = await geometricMedians(out, plan, shards);
-      await writeJson(join(out, "manifest.json"), manifestOf(plan, shards, medians));
+      await finishStore(out, plan, shards);
     }
   } finally {
     unlockFolder(out);
@@ -227,56 +225,6 @@ async function requireEnd(out: string, begun: StorePlan): Promise<void> {
   );
 }
 
-/** The plan without paths: files are what they hold, wherever they lie. */
-function essence({ model, data, ...plan }: StorePlan): object {
-  return {
-    ...plan,
-    model: { weightsHash: model.weightsHash },
-    data: { ...data, source: data.hash === null ? data.source : null },
-  };
-}
-
-function differencesOf(before: object, now: object, path = ""): string[] {
-  const isObject = (value: unknown): value is object => typeof value === "object" && value !== null;
-  const keys = new Set([...Object.keys(before), ...Object.keys(now)]);
-  return [...keys].flatMap((key) => {
-    const [old, current] = [before, now].map((o) => (o as Record<string, unknown>)[key]);
-    if (isObject(old) && isObject(current)) return differencesOf(old, current, `${path}${key}.`);
-    if (old === current) return [];
-    return [`${path}${key} was ${JSON.stringify(old)}, now ${JSON.stringify(current)}`];
-  });
-}
-
-/** Records of the shards that are whole, up to the first that is not. */
-async function committedShards(out: string): Promise<ShardRecord[]> {
-  const shards: ShardRecord[] = [];
-  for (;;) {
-    const record = await readRecord(out, shards.length);
-    if (!record || !(await isWhole(out, record))) return shards;
-    shards.push(record);
-  }
-}
-
-async function isWhole(out: string, record: ShardRecord): Promise<boolean> {
-  for (const { path, bytes } of record.files) {
-    const info = await stat(join(out, path)).catch(() => undefined);
-    if (info?.size !== bytes) return false;
-  }
-  return true;
-}
-
-/** Removes what interrupted attempts left, and records of shards that come after a missing one. */
-async function removeUncommitted(out: string, plan: StorePlan, shards: number): Promise<void> {
-  for (const folder of ["", TOKENS, ...plan.hookPoints.map(({ name }) => name)]) {
-    const path = join(out, folder);
-    for (const name of await readdir(path).catch(() => [])) {
-      const isTemporary = name.endsWith(".tmp") && !name.startsWith("lock");
-      const isLater = /^shard-\d+\.json$/.test(name) && name >= recordPath(shards);
-      if (isTemporary || isLater) await rm(join(path, name));
-    }
-  }
-}
-
 /** Collects what is missing after `shards`, and adds to them. */
 async function collectShards(
   model: CollectModel,
@@ -370,21 +318,4 @@ async function writeShard(
         "collecting again with the same options goes on from there.",
     );
   }
-}
-
-/** The file appears whole or not at all, and stays after a power cut. */
-async function writeJson(path: string, value: unknown): Promise<void> {
-  const temporary = `${path}.${process.pid}.tmp`;
-  const handle = await open(temporary, "w");
-  try {
-    await handle.writeFile(JSON.stringify(value, null, 1) + "\n");
-    await handle.sync();
-  } finally {
-    await handle.close();
-  }
-  await rename(temporary, path);
-  // Windows cannot open folders; there the rename is all there is.
-  const folder = await open(dirname(path), "r").catch(() => undefined);
-  await folder?.sync().catch(() => undefined);
-  await folder?.close();
 }

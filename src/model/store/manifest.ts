@@ -16,6 +16,7 @@ import { z } from "zod";
 
 import { messageOf, UserError } from "../../error.ts";
 import { DROPPED, nothingDropped } from "../token-filter.ts";
+import { madeSchema } from "./made.ts";
 
 const count = z.int().nonnegative();
 
@@ -69,6 +70,8 @@ const planSchema = z.object({
   shardRows: z.int().positive(),
   /** Rows of tokens per forward pass; part of the plan because sums may depend on it in the last bit. */
   batchRows: z.int().positive(),
+  /** Of a store that was made of others: how. */
+  made: madeSchema.optional(),
 });
 
 const fileSchema = z.object({ path: z.string(), bytes: count, xxh64: z.string() });
@@ -127,6 +130,8 @@ const manifestSchema = planSchema.extend({
   shards: z.array(z.object({ rows: z.int().positive(), files: z.array(fileSchema) })).min(1),
   /** By hook point. */
   statistics: z.record(z.string(), statisticsSchema),
+  /** xxh64 of plan.json, of the shards' commit records, and of the manifest without this last one. */
+  hashes: z.object({ plan: z.string(), records: z.array(z.string()), self: z.string() }).optional(),
 });
 
 export type StorePlan = z.infer<typeof planSchema>;
@@ -220,3 +225,6 @@ export function manifestOf(
     statistics: Object.fromEntries(statistics),
   };
 }
+
+/** The plan behind a manifest. */
+export const planOf = (manifest: StoreManifest): StorePlan => planSchema.parse(manifest);
