@@ -140,7 +140,7 @@ function unfinishedText(
 function describe(path: string, manifest: StoreManifest, hash: string, bytes: number): string {
   const { rows, shards, dtype, model, tokenizer, data, contextLength, bos, tokenMask } = manifest;
   const facts: [string, string][] = [
-    ["rows", `${short(rows)} in ${short(shards.length)} shards`],
+    ["rows", `${short(rows)} in ${short(shards.length)} shard${shards.length === 1 ? "" : "s"}`],
     ["size", `${short(bytes / 1e6)} MB, ${dtype}`],
     ["hash", hash],
     ["model", `${model.name} (${model.weightsHash})`],
@@ -149,6 +149,11 @@ function describe(path: string, manifest: StoreManifest, hash: string, bytes: nu
     ["context", `${short(contextLength)} tokens, bos ${bos}`],
     ["left out", tokenMask.join("; ") || "nothing"],
   ];
+  if (manifest.dropped) {
+    const counts = Object.entries(manifest.dropped).filter(([, tokens]) => tokens > 0);
+    const text = counts.map(([why, tokens]) => `${short(tokens)} (${why})`).join(", ");
+    facts.push(["", text || "no token"]);
+  }
   if (manifest.made) facts.push(["made by", madeText(manifest.made)]);
   const points = manifest.hookPoints.map(({ name, width }) => {
     const { meanNorm, maxNorm, rms } = manifest.statistics[name];
