@@ -25,7 +25,7 @@ describe("lens store", () => {
   test("shows what is in a store, and how far an unfinished one is", async () => {
     await succeeded(...collecting("acts"));
     const { stdout } = await succeeded("store", "show", "acts");
-    expect(stdout).toMatch(/rows +2,000 in 1 shards/);
+    expect(stdout).toMatch(/rows +2,000 in 1 shard\n/);
     expect(stdout).toMatch(/blocks\.0\.hook_resid_post +\d+ +[\d.]+ +[\d.]+ +[\d.]+/);
     const shown = await json<Shown>("store", "show", "acts");
     expect(shown).toMatchObject({ finished: true, rows: 2000 });
