@@ -93,7 +93,7 @@ function legal(c: Choice, structure: Structure) {
       ...{ emaDecay: c.of(0, 0.9), beta1: c.of(0, 0.9), beta2: c.of(0.9, 0.999) },
       ...{ resampleEvery: c.whole(0, 9), resampleUntil: c.whole(0, 15), eps: c.power(-10, -3) },
       ...{ finalLearningRate: c.of(0, 0.3, 1), shuffle: c.of(true, false) },
-      bufferRows: c.whole(1, 99),
+      ...{ bufferRows: c.whole(1, 99), mixing: c.of("store", "window") },
     }),
   };
   return { sae, train };
