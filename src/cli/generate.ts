@@ -66,6 +66,7 @@ async function run(words: string[], options: Options): Promise<void> {
   const settings = sampling(options);
   const model = await loadModel(options.model);
   try {
+    model.requireNextTokens("continuations of a text");
     const { tokenizer } = model;
     const { bosId, eosId } = tokenizer;
     const prompt = words.join(" ");

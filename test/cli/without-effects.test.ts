@@ -20,7 +20,7 @@ const kinds = [
 
 for (const { kind, hookPoint, says } of kinds)
   describe(`a run on ${kind}`, () => {
-    const { at, json, succeeded } = lensIn("folder of all tests");
+    const { at, json, succeeded, refused, run } = lensIn("folder of all tests");
     let model: string[] = [];
     beforeAll(async () => {
       if (kind === "an encoder") model = ["--activations.model", await familyFolder("bert")];
@@ -62,4 +62,17 @@ for (const { kind, hookPoint, says } of kinds)
         decoder: { nearest: expect.any(Array) as unknown },
       });
     });
+
+    test("is not explained, and no text is read to find that out", async () => {
+      const said = await refused("explain");
+      expect(said).toContain(says);
+      expect(said).not.toContain("reading");
+    });
+
+    if (kind === "an encoder")
+      test("continues no text: refused before the prompt is printed", async () => {
+        expect(await refused("generate", "Once upon", "--model", model[1])).toContain(says);
+        expect(await refused("steer", "--add", "3=1", "Once upon")).toContain(says);
+        expect((await run("feature", "3", "--logits", "true")).stdout).toContain(says);
+      });
   });
