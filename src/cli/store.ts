@@ -47,7 +47,7 @@ export function define(command: Command): void {
   sub(
     "verify <store>",
     "Read every file of a store and compare it with what was recorded; a single changed byte is found. " +
-      "The exit code is 1 when something is damaged.",
+      "The exit code is 1 when something is damaged, or the store is unfinished.",
     "find damaged files",
   ).action((path: string, options: Options) =>
     interruptible((signal) => verify(path, options, signal)),
@@ -207,7 +207,7 @@ async function verify(path: string, options: Options, signal: AbortSignal): Prom
       `${path} is whole: ${short(rows)} rows in ${short(shards)} shards, ${short(bytes / 1e6)} MB, hash ${hash}`,
     );
   terminal.result({ path, ...found }, lines.join("\n"));
-  if (damaged.length > 0) process.exitCode = 1;
+  if (damaged.length > 0 || !finished) process.exitCode = 1;
 }
 
 /** Makes a store by `work`, and says what came of it. */
