@@ -143,7 +143,7 @@ function describe(path: string, manifest: StoreManifest, hash: string, bytes: nu
     ["rows", `${short(rows)} in ${short(shards.length)} shards`],
     ["size", `${short(bytes / 1e6)} MB, ${dtype}`],
     ["hash", hash],
-    ["model", `${model.name} (${model.weightsHash})`],
+    ["model", `${model.name} (${model.weightsHash})${model.device ? `, on ${model.device}` : ""}`],
     ["tokenizer", tokenizer.hash],
     ["text", `${sourceText(data.source)}, split ${data.split}, seed ${data.seed}`],
     ["context", `${short(contextLength)} tokens, bos ${bos}`],
