@@ -83,7 +83,9 @@ export async function siteFetch(input: RequestInfo | URL, init?: RequestInit): P
     if (part === "similar") return similarOf(run, Number(latent), detail);
     const form = url.searchParams.get("form") ?? "centred";
     const found = part === undefined ? detail.feature : part === "logits" ? detail.logits?.[form] : detail.neighbors; // prettier-ignore
-    return found ? answer(found) : answer({ error: "this was not part of the copy" }, 404);
+    if (found) return answer(found);
+    const why = part === "logits" ? detail.noLogitsBecause : undefined;
+    return answer({ error: why ?? "this was not part of the copy" }, 404);
   }
   return answer({ error: "this is a copy to look at: run lens serve for more" }, 501);
 }

@@ -22,14 +22,17 @@ export interface StubOptions {
   odd?: { token: number; value: number };
   /** Milliseconds per forward pass. */
   delayMs?: number;
+  /** Where it is said to run. */
+  device?: CollectModel["device"];
 }
 
-export function stubModel({ odd, delayMs }: StubOptions = {}): CollectModel {
+export function stubModel({ odd, delayMs, device = "cpu" }: StubOptions = {}): CollectModel {
   const hookWidth = (name: string) => {
     if (Object.hasOwn(WIDTHS, name)) return WIDTHS[name];
     throw new UserError(`no hook point ${name}`);
   };
   return {
+    device,
     info: {
       source: "stub",
       folder: "stub",

@@ -16,6 +16,7 @@
  * contexts, is in true-logits.ts.
  */
 import type { Device } from "../device/device.ts";
+import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import type { Unembedding } from "../model/unembedding.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -89,6 +90,26 @@ export function nearestToLogits(places: Places): Places {
   const { hookPoint, at } = places;
   if (typeof hookPoint === "string" || hookPoint.length === 1) return places;
   return { ...places, at: at ?? hookPoint[hookPoint.length - 1] };
+}
+
+/**
+ * Why the latents have no direct effect on the logits (nothing carries what they write to the residual
+ * stream, or the model is an encoder); undefined where they have one.
+ * @throws UserError when SAE and hook points do not fit.
+ */
+export async function whyNoEffects(
+  sae: Sae,
+  model: Model,
+  places: Places,
+): Promise<string | undefined> {
+  const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
+  try {
+    await model.writer(hookPoint);
+    return undefined;
+  } catch (error) {
+    if (error instanceof UserError) return error.message;
+    throw error;
+  }
 }
 
 export interface LogitOptions extends Places {

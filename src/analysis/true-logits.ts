@@ -78,8 +78,8 @@ export interface TrueLogitOptions extends Places, TextOptions {
 const MIN_DOCUMENTS = 20;
 
 /**
- * @throws UserError when SAE and hook points do not fit, or the latent fires in fewer than 20
- * documents of the text.
+ * @throws UserError when SAE and hook points do not fit, the model is an encoder, or the latent fires in
+ * fewer than 20 documents of the text.
  */
 export async function trueLogitEffect(
   sae: Sae,
@@ -88,6 +88,7 @@ export async function trueLogitEffect(
   options: TrueLogitOptions,
 ): Promise<TrueLogitEffect> {
   const { latent, amount, documents = 100, top = 10, seed = 0, onProgress } = options;
+  model.requireNextTokens("logits after a text");
   const point = writePointOf(sae, model, nearestToLogits(options));
   const contexts = await contextsOf(sae, model, text, { ...options, documents });
   if (contexts.length < MIN_DOCUMENTS)

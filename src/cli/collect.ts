@@ -5,7 +5,7 @@ import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
 import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
-import { collectingOf } from "../workbench/reading.ts";
+import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
@@ -56,8 +56,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   const terminal = new Terminal(options);
   const { out } = options;
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
-  const { modelWeights: weights, modelDevice: device } = activations;
-  const model = await loadModel(activations.model, { weights, device, threads, signal });
+  const model = await loadModel(activations.model, { ...loadingOf(activations), threads, signal });
   let progress: Progress | undefined;
   let empty = 0;
   try {

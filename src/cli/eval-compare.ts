@@ -7,6 +7,7 @@ import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
+import { loadingOf } from "../workbench/reading.ts";
 import { measureInModel } from "./analyse.ts";
 import { evaluateStructure } from "./eval-structure.ts";
 import {
@@ -39,8 +40,8 @@ export async function compare(
   try {
     const open = async (subject: Subject) => {
       const { threads, activations } = subject.config;
-      const weights = activations.from === "model" ? activations.modelWeights : undefined;
-      const model = await loadModel(modelOf(subject), { weights, threads, signal });
+      const loading = activations.from === "model" ? loadingOf(activations) : {};
+      const model = await loadModel(modelOf(subject), { ...loading, threads, signal });
       models.push(model);
       return model;
     };
@@ -68,7 +69,7 @@ export async function compare(
     }
     const measured = await measureBoth();
     async function measureBoth() {
-      const same = modelOf(first) === modelOf(second) && placesText(one, first) === placesText(other, second); // prettier-ignore
+      const same = modelText(first) === modelText(second) && placesText(one, first) === placesText(other, second); // prettier-ignore
       const context = { config: first.config, terminal, signal };
       if (same) return measureInModel(context, device, one, [first.sae, second.sae], true);
       const [a] = await measureInModel(context, device, one, [first.sae], true);
@@ -146,6 +147,15 @@ function onTextOf(first: Subject, second: Subject): Subject {
 
 function modelOf({ config }: Subject): string {
   return config.activations.from === "model" ? config.activations.model : "";
+}
+
+/** The model, and how it is loaded. */
+function modelText(subject: Subject): string {
+  const { activations } = subject.config;
+  return JSON.stringify([
+    modelOf(subject),
+    activations.from === "model" ? loadingOf(activations) : {},
+  ]);
 }
 
 function placesText(model: Model, { config }: Subject): string {

@@ -6,6 +6,7 @@ import { latentFigures, type Figure } from "../analysis/plots.ts";
 import { openDevice } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { loadModel } from "../model/model.ts";
+import { loadingOf } from "../workbench/reading.ts";
 import { measure, measureInModel, recordOf } from "./analyse.ts";
 import { compare } from "./eval-compare.ts";
 import { evaluateSupervised, supervisedRecord, supervisedText } from "./eval-supervised.ts";
@@ -86,10 +87,8 @@ async function run(
       );
       return;
     }
-    const { model: name, modelWeights: weights, modelDevice } = config.activations;
-    const model = await loadModel(name, {
-      weights,
-      device: modelDevice,
+    const model = await loadModel(config.activations.model, {
+      ...loadingOf(config.activations),
       threads: config.threads,
       signal,
     });

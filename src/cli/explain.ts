@@ -15,6 +15,7 @@ import {
 import type { EncodedText } from "../analysis/encoded-text.ts";
 import { SCORERS } from "../analysis/judge.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
+import { whyNoEffects } from "../analysis/logits.ts";
 import { rankFeatures } from "../analysis/ranking.ts";
 import { NAMED_F1 } from "../analysis/rules.ts";
 import { openDevice } from "../device/device.ts";
@@ -91,6 +92,9 @@ async function run(id: string, options: Options, signal: AbortSignal): Promise<v
   const opened = await openModelRun(options.runs, id, "explaining");
   const { folder, model } = opened;
   try {
+    const why = await whyNoEffects(opened.sae, model, opened.places);
+    if (why !== undefined)
+      throw new UserError(`latents are explained by the tokens that they promote, too: ${why}`);
     const features = await openFeatures(join(folder, "features"));
     const latents = options.latents?.split(",").map((text) => numberOf("latents", text));
     for (const latent of latents ?? []) features.feature(latent);

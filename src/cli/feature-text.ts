@@ -28,7 +28,9 @@ export interface FeatureView {
   label: BestLabel | undefined;
   /** How the latent fires on a text that was given. */
   text?: { pieces: string[]; values: number[] };
-  logits: Named<LogitEffect> | Named<TrueLogitEffect>;
+  /** Null where latents have no such effect. */
+  logits: Named<LogitEffect> | Named<TrueLogitEffect> | null;
+  noLogitsBecause?: string;
   neighbors: { decoder: NearRows; encoder: NearRows };
   /** Where it was counted how latents fire together; by each measure. */
   coActivation?: Record<CoMeasure, (CoNeighbor & { label: string })[]>;
@@ -49,7 +51,7 @@ export function featureText(view: FeatureView, options: TextOptions): string {
     ...(text ? [`on your text\n${marked(text.pieces, text.values, feature.max, options)}`] : []),
     histogramText(feature),
     examplesText(feature, options),
-    logitsText(view.logits),
+    view.logits ? logitsText(view.logits) : `logits: none. ${view.noLogitsBecause}`,
     neighborsText("decoder", "writes", view.neighbors.decoder),
     neighborsText("encoder", "reads", view.neighbors.encoder),
     ...(coActivation ? [togetherText(coActivation.phi)] : []),
@@ -147,7 +149,7 @@ const MEANING = {
 
 const BLOCKS = "▁▂▃▄▅▆▇█";
 
-function logitsText(effect: FeatureView["logits"]): string {
+function logitsText(effect: NonNullable<FeatureView["logits"]>): string {
   const { form, top, bottom, histogram, mean, std, skewness, excessKurtosis } = effect;
   const most = Math.log1p(Math.max(...histogram.counts));
   const line = histogram.counts

@@ -7,6 +7,7 @@ import {
   DIRECT_FORMS,
   logitEffects,
   nearestToLogits,
+  whyNoEffects,
   type LogitEffect,
   type LogitForm,
 } from "../analysis/logits.ts";
@@ -125,6 +126,9 @@ async function viewOf(
       label: nameOf(features, one.latent),
     }));
   const { hookPoint } = writePointOf(sae, model, nearestToLogits(places));
+  // What is measured needs no matrix into the stream, only a next token.
+  const why =
+    form !== "true" || model.info.isEncoder ? await whyNoEffects(sae, model, places) : undefined;
   return {
     ...{ run: folder, model: model.info.source, dSae: sae.spec.dSae },
     hookPoint: [places.hookPoint].flat().join(" + "),
@@ -133,7 +137,9 @@ async function viewOf(
     feature: features.feature(latent),
     label: features.labels?.best[latent] ?? undefined,
     ...(text !== undefined && { text: await firingsOn(opened, text) }),
-    logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) },
+    ...(why === undefined
+      ? { logits: { writesTo: hookPoint, ...withTexts(model, await effectOn(opened, form)) } }
+      : { logits: null, noLogitsBecause: why }),
     neighbors: {
       decoder: await near(sae.W_dec, sae.spec.dOut, features, opened),
       encoder: await near(sae.W_enc, sae.spec.dIn, features, opened),

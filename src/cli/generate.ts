@@ -17,6 +17,7 @@ export interface SamplingOptions {
 
 interface Options extends SamplingOptions {
   model: string;
+  weights: string;
   json?: boolean;
 }
 
@@ -57,6 +58,11 @@ export function define(command: Command): void {
       "--model <text>",
       "builtin:tiny, a folder in Hugging Face layout, or a model of its hub: owner/name[@revision]",
       "builtin:tiny",
+    )
+    .option(
+      "--weights <checkpoint|int8>",
+      "of its linear layers: the checkpoint's, or 8-bit integers (activations.modelWeights)",
+      "checkpoint",
     );
   samplingOptions(command).option("--json", "print {prompt, text, tokens} as JSON").action(run);
 }
@@ -64,8 +70,12 @@ export function define(command: Command): void {
 async function run(words: string[], options: Options): Promise<void> {
   const terminal = new Terminal(options);
   const settings = sampling(options);
-  const model = await loadModel(options.model);
+  const { weights } = options;
+  if (weights !== "checkpoint" && weights !== "int8")
+    throw new UserError(`weights must be checkpoint or int8; got ${weights}`);
+  const model = await loadModel(options.model, { weights });
   try {
+    model.requireNextTokens("continuations of a text");
     const { tokenizer } = model;
     const { bosId, eosId } = tokenizer;
     const prompt = words.join(" ");

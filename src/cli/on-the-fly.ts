@@ -4,7 +4,7 @@ import type { Model } from "../model/model.ts";
 import { onTheFly } from "../model/on-the-fly.ts";
 import { short } from "../readable.ts";
 import type { HookPointRoles } from "../workbench/hook-points.ts";
-import { collectingOf } from "../workbench/reading.ts";
+import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { Progress } from "./progress.ts";
 import type { Activations, Context } from "./sources.ts";
 import { noteEmpty } from "./terminal.ts";
@@ -28,7 +28,6 @@ export async function onTheFlySources(
   const { train, threads } = config;
   const { quiet } = terminal;
   const { shardRows: _, ...collecting } = collectingOf(activations);
-  const { modelWeights: weights, modelDevice: device } = activations;
   const counter = (label: string, total: number) =>
     new Progress({ label, unit: "tokens", total, quiet });
   let onRows = (_: number) => {};
@@ -40,7 +39,7 @@ export async function onTheFlySources(
       ...{ hookPoints: hookPoints.inputs, targetHookPoint: hookPoints.target },
       ...{ ...collecting, split, tokens, signal },
       ...{ keep: split === "validation", aheadRows: Math.max(8192, 2 * train.batchSize) },
-      load: { weights, device, ...(threads !== undefined && { threads }) },
+      load: { ...loadingOf(activations), ...(threads !== undefined && { threads }) },
       onCount: (rows) => counting.update((counted = rows)),
       onEmpty: () => void empty++,
       onRows: (made) => onRows(made),

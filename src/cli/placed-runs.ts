@@ -1,6 +1,7 @@
 /** Several autoencoders of one model, for the commands that compare them: runs, checkpoints, folders. */
 import { existsSync } from "node:fs";
 import { dirname, join, resolve } from "node:path";
+import { isDeepStrictEqual } from "node:util";
 
 import type { Features } from "../analysis/features.ts";
 import type { HookPoints } from "../analysis/codes.ts";
@@ -22,6 +23,7 @@ import {
   saeFolder,
   type TextSettings,
 } from "../workbench/model-run.ts";
+import { loadingOf } from "../workbench/reading.ts";
 import { interruptibly } from "./analyse.ts";
 import type { Terminal } from "./terminal.ts";
 
@@ -52,6 +54,8 @@ interface Found {
   hookPoints: (model: Model) => HookPoints;
   folder?: string;
   text: PlacedRuns["text"];
+  /** How its model was loaded, where that is known. */
+  loading?: ReturnType<typeof loadingOf>;
 }
 
 /**
@@ -72,7 +76,13 @@ export async function openPlacedRuns(
       throw new UserError(
         `features can be compared in one model only: ${first.id} is of ${first.modelName}, ${other.id} of ${other.modelName}`,
       );
-  const model = await loadModel(first.modelName);
+  const { loading = {} } = first;
+  for (const other of rest)
+    if (other.loading && !isDeepStrictEqual(other.loading, loading))
+      terminal.note(
+        `the model is loaded as ${first.id} has it (${loadingText(loading)}); ${other.id} is of activations made otherwise (${loadingText(other.loading)})`,
+      );
+  const model = await loadModel(first.modelName, loading);
   try {
     const placed = found.map((one) => ({ ...one, hookPoints: one.hookPoints(model) }));
     const places = placed.map(({ hookPoints }) => [hookPoints].flat().join("+"));
@@ -91,6 +101,9 @@ export async function openPlacedRuns(
     throw error;
   }
 }
+
+const loadingText = ({ weights = "checkpoint", device = "cpu" }: NonNullable<Found["loading"]>) =>
+  `weights ${weights}, device ${device}`;
 
 /** Text of which the autoencoders saw nothing in training. */
 export function heldOutTextOf(
@@ -123,6 +136,7 @@ async function find(base: string, id: string, device: Device): Promise<Found> {
     : (await loadSae(saeFolder(base, id))).sae;
   return {
     ...{ id, sae, modelName: activations.model, text: activations },
+    loading: loadingOf(activations),
     hookPoints: (model) => hookPointsOf(model, activations).inputs,
     // What features stand for was looked up with the finished autoencoder.
     ...(!isCheckpoint && { folder }),

@@ -25,7 +25,7 @@ import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-po
 import { onTheFlySources, type Flight } from "./on-the-fly.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
-import { collectingOf } from "../workbench/reading.ts";
+import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { noteEmpty, type Terminal } from "./terminal.ts";
 import { noteWeights } from "./weights-note.ts";
 
@@ -118,8 +118,7 @@ async function collectSources(
   requireRereadable(activations.data, "training");
   const { loadModel } = await import("../model/model.ts");
   const { threads } = config;
-  const { modelWeights: weights, modelDevice: device } = activations;
-  const model = await loadModel(activations.model, { weights, device, threads, signal });
+  const model = await loadModel(activations.model, { ...loadingOf(activations), threads, signal });
   const hookPoints = hookPointsOf(model, activations);
   terminal.note(`hook points: ${hookPointsText(hookPoints)}`);
   const heads = hookPoints.inputs.map((name) => model.hookWidth(name));

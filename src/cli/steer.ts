@@ -115,6 +115,7 @@ async function run(words: string[], options: Options): Promise<void> {
   const { folder, config, sae, model } = opened;
   const { hookPoint } = opened.places;
   try {
+    model.requireNextTokens("continuations of a text");
     const target = options.find
       ? await findTarget(options.find, options.by, {
           ...{ sae, model, config, terminal, hookPoint: hookPoint[0] },

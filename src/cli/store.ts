@@ -47,7 +47,7 @@ export function define(command: Command): void {
   sub(
     "verify <store>",
     "Read every file of a store and compare it with what was recorded; a single changed byte is found. " +
-      "The exit code is 1 when something is damaged.",
+      "The exit code is 1 when something is damaged, or the store is unfinished.",
     "find damaged files",
   ).action((path: string, options: Options) =>
     interruptible((signal) => verify(path, options, signal)),
@@ -143,7 +143,7 @@ function describe(path: string, manifest: StoreManifest, hash: string, bytes: nu
     ["rows", `${short(rows)} in ${short(shards.length)} shard${shards.length === 1 ? "" : "s"}`],
     ["size", `${short(bytes / 1e6)} MB, ${dtype}`],
     ["hash", hash],
-    ["model", `${model.name} (${model.weightsHash})`],
+    ["model", `${model.name} (${model.weightsHash})${model.device ? `, on ${model.device}` : ""}`],
     ["tokenizer", tokenizer.hash],
     ["text", `${sourceText(data.source)}, split ${data.split}, seed ${data.seed}`],
     ["context", `${short(contextLength)} tokens, bos ${bos}`],
@@ -212,7 +212,7 @@ async function verify(path: string, options: Options, signal: AbortSignal): Prom
       `${path} is whole: ${short(rows)} rows in ${short(shards)} shards, ${short(bytes / 1e6)} MB, hash ${hash}`,
     );
   terminal.result({ path, ...found }, lines.join("\n"));
-  if (damaged.length > 0) process.exitCode = 1;
+  if (damaged.length > 0 || !finished) process.exitCode = 1;
 }
 
 /** Makes a store by `work`, and says what came of it. */

@@ -463,6 +463,25 @@ describe("bad input", () => {
     expect(await readManifest(at("store"))).toEqual(before);
   });
 
+  it("of a model on another device is refused, since a GPU rounds otherwise", async () => {
+    const text = await writeTexts();
+    const onGpu = stubModel({ device: "webgpu" });
+    const { manifest } = await collect(onGpu, text, options());
+    expect(manifest!.model).toEqual({
+      name: "stub",
+      weightsHash: "stub weights",
+      device: "webgpu",
+    });
+    await collect(onGpu, text, options());
+    await expect(collect(stubModel(), text, options())).rejects.toThrow(
+      /model\.device was "webgpu", now absent/,
+    );
+    const other = options({ out: at("other") });
+    const { model } = (await collect(stubModel(), text, other)).manifest!;
+    expect(model).toEqual({ name: "stub", weightsHash: "stub weights" });
+    await expect(collect(onGpu, text, other)).rejects.toThrow(/model\.device was absent, now "webgpu"/); // prettier-ignore
+  });
+
   it("of a folder with other things in it is refused", async () => {
     await mkdir(at("store"));
     await writeFile(at("store", "thesis.tex"), "");

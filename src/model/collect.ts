@@ -72,7 +72,7 @@ export interface CollectOptions extends Partial<
 /** What collecting needs of a model. */
 export type CollectModel = Pick<
   Model,
-  "info" | "tokenizer" | "expandHookPoints" | "hookWidth" | "weightsHash" | "forward"
+  "info" | "tokenizer" | "device" | "expandHookPoints" | "hookWidth" | "weightsHash" | "forward"
 >;
 
 /** Longer rows cost attention that grows with their square, and a feature rarely needs more. */
@@ -151,7 +151,11 @@ export async function planOf(
   const largest = Math.max(...hookPoints.map(({ width }) => rowBytes(dtype, width)));
   return {
     schema: "latent-lens/activations@1",
-    model: { name: model.info.source, weightsHash: await model.weightsHash() },
+    model: {
+      name: model.info.source,
+      weightsHash: await model.weightsHash(),
+      ...(model.device !== "cpu" && { device: model.device }),
+    },
     tokenizer: { hash: model.tokenizer.hash },
     data: {
       source,

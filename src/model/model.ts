@@ -114,6 +114,8 @@ interface OpenSession {
 export class Model {
   readonly info: ModelInfo;
   readonly tokenizer: Tokenizer;
+  /** Where it runs. */
+  readonly device: "cpu" | "webgpu";
   readonly #spec: Spec;
   readonly #weights: Weights;
   readonly #files: readonly string[];
@@ -132,6 +134,7 @@ export class Model {
   ) {
     this.info = info;
     this.tokenizer = tokenizer;
+    this.device = parts.options.device ?? "cpu";
     this.#spec = parts.spec;
     this.#weights = parts.weights;
     this.#files = parts.files;

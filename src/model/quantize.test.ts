@@ -1,4 +1,4 @@
-import { mkdtemp, readdir, rm } from "node:fs/promises";
+import { mkdtemp, readdir, readFile, rm, writeFile } from "node:fs/promises";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterAll, expect, test, vi } from "vitest";
@@ -60,6 +60,32 @@ test("int8 weights have a hash of their own, and are made once", async () => {
   const made = await readdir(join(cache, "latent-lens", "int8"));
   expect(made.filter((name) => name.startsWith(hashes[0]))).toHaveLength(1);
   expect(made.filter((name) => name.endsWith(".tmp"))).toEqual([]);
+});
+
+test("integers of which a byte has changed are made anew", async () => {
+  const folder = join(cache, "latent-lens", "int8");
+  const lastLogits = async () => {
+    const model = await loadModel("builtin:tiny", { weights: "int8" });
+    const input = { tokens: Int32Array.of(1, 2), batch: 1, length: 2, logits: "last" as const };
+    const { logits } = await model.forward(input);
+    await model.close();
+    return logits;
+  };
+  const before = await lastLogits();
+  const model = await loadModel("builtin:tiny");
+  const hash = await model.weightsHash();
+  const file = join(
+    folder,
+    (await readdir(folder)).find((name) => name.startsWith(hash))!,
+  );
+  const whole = await readFile(file);
+  const spoilt = Buffer.from(whole);
+  spoilt[1000] ^= 0x80;
+  for (const found of [spoilt, whole.subarray(0, whole.length - 16)]) {
+    await writeFile(file, found);
+    expect(await lastLogits()).toEqual(before);
+    expect((await readFile(file)).equals(whole)).toBe(true);
+  }
 });
 
 test("what int8 weights change is measured layer by layer as it is on the whole model", async () => {

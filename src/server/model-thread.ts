@@ -9,7 +9,7 @@ import { tokenText } from "../analysis/codes.ts";
 import { attribute, singleToken } from "../analysis/attribute.ts";
 import type { Likeness } from "../analysis/feature-query.ts";
 import { openFeatures, type Features } from "../analysis/features.ts";
-import { DIRECT_FORMS, type DirectForm } from "../analysis/logits.ts";
+import { DIRECT_FORMS, whyNoEffects, type DirectForm } from "../analysis/logits.ts";
 import { cosinesWith } from "../analysis/neighbors.ts";
 import { steering, type Edit } from "../analysis/steer.ts";
 import { checkLatents } from "../analysis/write-point.ts";
@@ -104,7 +104,8 @@ export const operations = {
 
   /**
    * Both for many latents, with the effects in all direct forms: what single ones cost is mostly the
-   * matrices. Where the model cannot be had, or is an encoder, `logits` is null.
+   * matrices. Where the model cannot be had, `logits` is null; where latents have no such effects too,
+   * and `noLogitsBecause` says why.
    */
   async details(
     { open, signal }: Call,
@@ -117,7 +118,8 @@ export const operations = {
       if (error instanceof UserError) return undefined;
       throw error;
     });
-    const run = had?.model.info.isEncoder ? undefined : had;
+    const why = had && (await whyNoEffects(had.sae, had.model, had.places));
+    const run = why === undefined ? had : undefined;
     const device = await openDevice("cpu");
     try {
       const logits = latents.map((): Record<string, unknown> | null => (run ? {} : null));
@@ -127,10 +129,15 @@ export const operations = {
         for await (const effect of effectsOf(run!, latents, { form, top: top.logits, device }))
           logits[i++]![form] = effect;
       }
-      const found: { logits: (typeof logits)[number]; neighbors: NeighborsOfLatent }[] = [];
+      const because = why === undefined ? {} : { noLogitsBecause: why };
+      const found: {
+        logits: (typeof logits)[number];
+        noLogitsBecause?: string;
+        neighbors: NeighborsOfLatent;
+      }[] = [];
       const options = { top: top.neighbors, device };
       for await (const neighbors of neighborsOf(sae, named, await facts(), latents, options))
-        found.push({ logits: logits[found.length], neighbors });
+        found.push({ logits: logits[found.length], ...because, neighbors });
       return found;
     } finally {
       await device.close();

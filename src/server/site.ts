@@ -35,8 +35,10 @@ export interface SiteOptions extends ServiceOptions {
 /** What details.bin says of a latent. */
 export interface SiteDetail {
   feature: unknown;
-  /** By form; null where there is no model. */
+  /** By form; null where there is no model, or no effect. */
   logits: Record<string, unknown> | null;
+  /** Why there is no effect, where the model is there. */
+  noLogitsBecause?: string;
   neighbors: unknown;
 }
 
@@ -153,8 +155,8 @@ async function exportRun(
       : undefined;
     for (const [i, latent] of latents.entries()) {
       const feature = await answer(app, `${path}/features/${latent}`);
-      const { logits = null, neighbors = null } = found?.[i] ?? {};
-      const line = await zip(JSON.stringify({ feature, logits, neighbors } satisfies SiteDetail));
+      const detail: SiteDetail = { feature, logits: null, neighbors: null, ...found?.[i] };
+      const line = await zip(JSON.stringify(detail));
       if (!details.write(line)) await once(details, "drain");
       [offset[latent], size[latent]] = [at, line.length];
       at += line.length;

@@ -11,6 +11,7 @@ import { identity } from "../sae/transform.ts";
 import { pairedSource } from "../zipped-source.ts";
 import { stepOptions, totalSteps, Trainer } from "../sae/train.ts";
 import { hookPointsOf, namesOf } from "./hook-points.ts";
+import { loadingOf } from "./reading.ts";
 
 export interface RunEstimate {
   dIn: number;
@@ -50,10 +51,8 @@ export async function estimateRun(
     const { dIn, samples } = activations;
     return estimateTraining(config, { dIn, heads: [dIn], rows: samples });
   }
-  const { modelWeights: weights, modelDevice: device } = activations;
   const model = await loadModel(activations.model, {
-    weights,
-    device,
+    ...loadingOf(activations),
     threads: config.threads,
     ...options,
   });

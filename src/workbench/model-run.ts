@@ -11,6 +11,7 @@ import { findRun } from "../runs.ts";
 import { loadSae } from "../sae/formats.ts";
 import type { Sae } from "../sae/sae.ts";
 import { hookPointsOf } from "./hook-points.ts";
+import { loadingOf } from "./reading.ts";
 
 export interface ModelRun {
   folder: string;
@@ -42,10 +43,8 @@ export async function openModelRun(
       `${purpose} needs the model that the activations came from; those of ${folder} come from no model (activations.from ${activations.from})`,
     );
   const sae = known ?? (await loadSae(saeFolder(runs, id))).sae;
-  const { modelWeights: weights, modelDevice: device } = activations;
   const model = await loadModel(activations.model, {
-    weights,
-    device,
+    ...loadingOf(activations),
     threads: config.threads,
     ...options,
   });

@@ -1,7 +1,16 @@
-/** How a run reads text, wherever it does: as its activations were collected. */
+/** How a run loads its model and reads text, wherever it does: as its activations were collected. */
 import type { TextOptions } from "../analysis/codes.ts";
 import type { ModelActivationsConfig } from "../config.ts";
+import type { LoadOptions } from "../model/model.ts";
 import { tokenRules } from "../model/token-filter.ts";
+
+/** What the settings say of how the model is loaded. */
+export function loadingOf({
+  modelWeights: weights,
+  modelDevice: device,
+}: ModelActivationsConfig): Pick<LoadOptions, "weights" | "device"> {
+  return { weights, device };
+}
 
 export function readingOf(
   activations: ModelActivationsConfig,

@@ -28,7 +28,7 @@ test("lens feature shows one latent in full, and says the same in both forms of 
   expect(view).toMatchObject({ dSae: 64, feature: { latent: 3 }, logits: { form: "raw" } });
   expect(view.text!.pieces.join("")).toBe("Once upon");
   const asText = await succeeded(...flags, "--top", "2");
-  expect(asText.stdout).toContain(JSON.stringify(view.logits.top[0].text));
+  expect(asText.stdout).toContain(JSON.stringify(view.logits!.top[0].text));
   const [{ latent: near }] = view.neighbors.decoder.nearest;
   expect(asText.stdout).toMatch(new RegExp(`^ +${near} +0\\.\\d{3} `, "m"));
   expect(asText.stderr).toContain("Next: ");

@@ -1,5 +1,5 @@
 /** `lens store`: what is in a store, whether it is whole, and stores made of others. */
-import { existsSync, readFileSync, writeFileSync } from "node:fs";
+import { cpSync, existsSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { describe, expect, test } from "vitest";
 
 import { lensIn, onModel, small } from "./lens.ts";
@@ -48,6 +48,14 @@ describe("lens store", () => {
       damaged: [{ path: "tokens/00000.safetensors" }],
     });
     writeFileSync(file, bytes);
+  });
+
+  test("verifies what is there of an unfinished store, and ends with 1 since it is not whole", async () => {
+    cpSync(at("acts"), at("begun"), { recursive: true });
+    rmSync(at("begun", "manifest.json"));
+    const { code, stdout } = await run("store", "verify", "begun", "--json");
+    expect(JSON.parse(stdout)).toMatchObject({ finished: false, rows: 2000, damaged: [] });
+    expect(code).toBe(1);
   });
 
   test("merges, cuts and shuffles; what comes of it is trained on, and has its text where it can", async () => {

@@ -4,12 +4,13 @@ import type { StoreManifest, StorePlan } from "./manifest.ts";
 
 /** The plan without paths: files are what they hold, wherever they lie. */
 export function essence<P extends StorePlan>({ model, data, made, ...plan }: P): object {
+  const { name: _name, ...weights } = model;
   const place = (data: { hash: string | null }) =>
     data.hash === null ? data : { ...data, source: null };
   const parts = made?.by === "merge" ? made.parts : undefined;
   return {
     ...plan,
-    model: { weightsHash: model.weightsHash },
+    model: weights,
     data: place(data),
     ...(made && {
       made: parts

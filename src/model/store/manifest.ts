@@ -22,8 +22,12 @@ const count = z.int().nonnegative();
 
 const planSchema = z.object({
   schema: z.literal("latent-lens/activations@1"),
-  /** Name and hash of the weights. */
-  model: z.object({ name: z.string(), weightsHash: z.string() }),
+  /** Name and hash of the weights; where they ran, if not on the CPU: a GPU rounds otherwise. */
+  model: z.object({
+    name: z.string(),
+    weightsHash: z.string(),
+    device: z.literal("webgpu").optional(),
+  }),
   tokenizer: z.object({ hash: z.string() }),
   data: z.object({
     /** One place, or the parts of a mixture. */
