@@ -11,8 +11,8 @@ test("lens --help lists the commands in the order of the path", async () => {
   expect(stderr).toBe("");
   const names = [...stdout.matchAll(/^ {2}([a-z]+) {2,}/gm)].map(([, name]) => name);
   expect(names).toEqual([
-    ...["run", "collect", "train", "eval", "features", "feature", "layers", "compose", "ablate"],
-    ...["attribute", "concepts", "explain", "steer"],
+    ...["run", "collect", "store", "train", "eval", "features", "feature", "layers", "compose"],
+    ...["ablate", "attribute", "concepts", "explain", "steer"],
     ...["export", "serve", "runs", "generate", "models", "corpus", "devices", "config"],
   ]);
 });
