@@ -10,7 +10,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
-import { f32ToBf16, f32ToF16 } from "../dist/safetensors.js";
+import { f32ToBf16, f32ToF16 } from "../dist/float-types.js";
 
 const GIB = 2 ** 30;
 const LIMIT_GIB = 1.5;

@@ -9,8 +9,9 @@ import { cpus, tmpdir } from "node:os";
 import { join } from "node:path";
 import { parseArgs } from "node:util";
 
+import { f32ToBf16, f32ToF16 } from "../dist/float-types.js";
 import { openActivations } from "../dist/model/activations.js";
-import { f32ToBf16, f32ToF16, writeTensorPieces } from "../dist/safetensors.js";
+import { writeTensorPieces } from "../dist/safetensors.js";
 import { median } from "./contest.mjs";
 
 const { values: flags } = parseArgs({
@@ -18,7 +19,7 @@ const { values: flags } = parseArgs({
     folder: { type: "string", default: tmpdir() },
     gib: { type: "string", default: "2" },
     rounds: { type: "string", default: "3" },
-    types: { type: "string", default: "f32,f16,bf16" },
+    types: { type: "string", default: "f32,f16,bf16,int8" },
   },
 });
 const WIDTH = 768;
@@ -30,7 +31,12 @@ const [GIB, ROUNDS] = [Number(flags.gib), Number(flags.rounds)];
 async function writeRows(folder, type) {
   const rows = 4096;
   const x = Float32Array.from({ length: rows * WIDTH }, () => Math.random() * 4 - 2);
-  const bits = { f32: () => x, f16: () => f32ToF16(x), bf16: () => f32ToBf16(x) }[type]();
+  const bits = {
+    f32: () => x,
+    f16: () => f32ToF16(x),
+    bf16: () => f32ToBf16(x),
+    int8: () => Int8Array.from(x, (value) => value * 60),
+  }[type]();
   const piece = new Uint8Array(bits.buffer, bits.byteOffset, bits.byteLength);
   const pieces = Math.round((GIB * 2 ** 30) / piece.length);
   const perFile = Math.floor(2 ** 30 / piece.length);
@@ -38,13 +44,20 @@ async function writeRows(folder, type) {
     const count = Math.min(perFile, pieces - at);
     await writeTensorPieces(join(folder, `${String(at).padStart(6, "0")}.safetensors`), {
       activations: {
-        ...{ dtype: type.toUpperCase(), shape: [rows * count, WIDTH] },
+        ...{ dtype: type === "int8" ? "I8" : type.toUpperCase(), shape: [rows * count, WIDTH] },
         pieces: Array(count).fill(piece),
       },
+      ...(type === "int8" && { scales: scales(rows * count) }),
     });
   }
   return { rows: rows * pieces, bytes: pieces * piece.length };
 }
+
+/** What int8 rows have beside them: here all the same. */
+const scales = (rows) => ({
+  ...{ dtype: "F32", shape: [rows] },
+  pieces: [new Uint8Array(new Float32Array(rows).fill(1 / 60).buffer)],
+});
 
 function dropFromCache(paths) {
   try {

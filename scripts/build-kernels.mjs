@@ -1,6 +1,6 @@
 /**
  * `node scripts/build-kernels.mjs [--force] [source folder] [output folder]`: compiles the
- * AssemblyScript kernels of the cpu device to dist/kernels/*.wasm, one module per theme. Modules
+ * AssemblyScript kernels, of the cpu device and of float-types.ts, to dist/kernels/*.wasm, one module per theme. Modules
  * newer than every source are left alone.
  */
 import { existsSync, mkdirSync, readdirSync, statSync } from "node:fs";
@@ -9,9 +9,9 @@ import { fileURLToPath, pathToFileURL } from "node:url";
 
 const root = dirname(dirname(fileURLToPath(import.meta.url)));
 
-/** Modules over the memory all workers share; the rest run over a worker's own memory. */
+/** Modules over the memory all workers share; the rest run over a thread's own memory. */
 const shared = ["sparse", "update", "rows", "activations", "quantize", "candidates"];
-const own = ["tile", "select", "collect", "screen"];
+const own = ["tile", "select", "collect", "screen", "floats"];
 
 /**
  * Compiles the modules of the files in `only` (default: all). Throws with the compiler's messages

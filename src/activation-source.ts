@@ -4,7 +4,14 @@
  */
 import { UserError } from "./error.ts";
 import { ascending, mixedOrder, type Mixing, type OrderOptions, type Pool } from "./row-order.ts";
-import { loadAhead, type LoadedPool, type RowBuffer } from "./row-stream.ts";
+import {
+  loadAhead,
+  partsInOrder,
+  ROWS_IN_ORDER,
+  type LoadedPool,
+  type RowBuffer,
+  type RowPart,
+} from "./row-stream.ts";
 
 /** A place in the stream; plain JSON, kept in checkpoints. */
 export interface Cursor {
@@ -94,9 +101,6 @@ export interface RowReader {
   /** Room for `rows` rows of it. */
   hold(rows: number): RowBuffer;
 }
-
-/** Rows brought in at once when reading in stored order. */
-const SEQUENTIAL_ROWS = 32_768;
 
 /** A source over `reader`; rows that fit into a caller's buffer as a whole are loaded once and kept. */
 export function rowSource(reader: RowReader, provenance: Record<string, unknown>): RowSource {
@@ -220,14 +224,27 @@ export function rowSource(reader: RowReader, provenance: Record<string, unknown>
 
   async function* rowsInOrder(blockRows: number): AsyncGenerator<RowBlock> {
     requirePositive("blockRows", blockRows);
-    const bufferRows = whole ? rows : Math.ceil(SEQUENTIAL_ROWS / blockRows) * blockRows;
-    const options = { batchSize: blockRows, bufferRows, seed: 0, shuffle: false };
-    let first = 0;
-    for await (const { data, rows: count } of batches(options)) {
-      yield { data, rows: count, first };
-      first += count;
-      if (first === rows) return;
+    const data = new Float32Array(Math.min(blockRows, rows) * dIn);
+    for await (const { first, last, gather } of parts(blockRows))
+      for (let at = first; at < last; at += blockRows) {
+        const count = Math.min(blockRows, last - at);
+        const block = data.subarray(0, count * dIn);
+        gather(at, at + count, block);
+        yield { data: block, rows: count, first: at };
+      }
+  }
+
+  async function* parts(blockRows: number): AsyncGenerator<RowPart> {
+    if (!whole && rows > Math.max(ROWS_IN_ORDER, blockRows)) {
+      // Rows that are made one after the other are made ahead by whoever makes them.
+      yield* partsInOrder(reader, blockRows, reader.mixing === "window" ? 1 : Infinity);
+      return;
     }
+    const buffer = await loadWhole();
+    const numbers = ascending(rows);
+    const gather = (from: number, to: number, out: Float32Array) =>
+      buffer.gather(numbers.subarray(from, to), out);
+    yield { first: 0, last: rows, gather };
   }
 
   function slice(start: number, end: number): RowSource {

@@ -1,6 +1,5 @@
 /** What the library needs of Node: cores, worker threads, and the files it was built with. */
-import { existsSync } from "node:fs";
-import { readFile } from "node:fs/promises";
+import { existsSync, readFileSync } from "node:fs";
 import { availableParallelism, totalmem } from "node:os";
 import { fileURLToPath, pathToFileURL } from "node:url";
 import { parentPort, Worker, workerData } from "node:worker_threads";
@@ -29,19 +28,31 @@ export function workerUrl(name: string): URL {
   return built;
 }
 
-/**
- * The compiled WebAssembly kernels `name`. LENS_KERNELS names another folder to take them from: the
- * check that every kernel is tested runs the tests on kernels broken on purpose.
- */
+/** The compiled WebAssembly kernels `name`. Throws UserError when they are missing. */
 export async function compileKernels(name: string): Promise<WebAssembly.Module> {
+  return WebAssembly.compile(kernelBytes(name));
+}
+
+/** The exports of the kernels `name` over `memory`, at once: for small modules. Throws as `compileKernels`. */
+export function loadKernels(name: string, memory: WebAssembly.Memory): Record<string, unknown> {
+  const module = new WebAssembly.Module(kernelBytes(name));
+  return new WebAssembly.Instance(module, { env: { memory } }).exports;
+}
+
+/**
+ * LENS_KERNELS names another folder to take kernels from: the check that every kernel is tested
+ * runs the tests on kernels broken on purpose.
+ */
+function kernelBytes(name: string): Uint8Array<ArrayBuffer> {
   const folder = process.env.LENS_KERNELS
     ? pathToFileURL(`${process.env.LENS_KERNELS}/`)
     : new URL("kernels/", dist);
   const file = new URL(`${name}.wasm`, folder);
-  const bytes = await readFile(file).catch((error: unknown) => {
+  try {
+    return new Uint8Array(readFileSync(file));
+  } catch (error) {
     throw new UserError(`cannot read ${fileURLToPath(file)} (${messageOf(error)}): ${BUILD}`);
-  });
-  return WebAssembly.compile(bytes);
+  }
 }
 
 /** Has `handler` called when the process is about to end; returns what takes that back. */

@@ -7,20 +7,31 @@ import type { RowRange } from "./row-order.ts";
 const ROWS = 1000;
 const ORDER = { batchSize: 20, seed: 3, shuffle: true, bufferRows: 200 };
 
-/** Numbered rows of width 1, loaded slowly, with a record of what was done; `failAt` is a row that cannot be read. */
-function slowRows({ failAt = -1 } = {}) {
-  const record = { loaded: 0, under: 0, capacity: 0, overwritten: 0 };
+interface SlowRows {
+  rows?: number;
+  failAt?: number;
+  mixing?: "window";
+}
+
+/**
+ * Numbered rows of width 1, loaded slowly, later ones sooner, with a record of what was done; `failAt`
+ * is a row that cannot be read.
+ */
+function slowRows({ rows: all = ROWS, failAt = -1, mixing }: SlowRows = {}) {
+  const record = { loaded: 0, under: 0, mostUnder: 0, capacity: 0, overwritten: 0, closed: 0 };
   const reader: RowReader = {
     dIn: 1,
-    rows: ROWS,
+    rows: all,
+    mixing,
     hold(rows) {
       record.capacity = rows;
       const held = new Float32Array(rows).fill(-1);
       const served = new Set<number>();
       return {
         async load(ranges: readonly RowRange[], slots) {
-          record.under++;
-          await setImmediate();
+          record.mostUnder = Math.max(record.mostUnder, ++record.under);
+          const turns = Math.max(1, 4 - record.under);
+          for (let i = 0; i < turns; i++) await setImmediate();
           record.under--;
           let at = 0;
           for (const { start, end } of ranges)
@@ -37,6 +48,7 @@ function slowRows({ failAt = -1 } = {}) {
             served.add(held[slot]);
           });
         },
+        close: () => Promise.resolve(void record.closed++),
       };
     },
   };
@@ -143,5 +155,63 @@ describe("reading ahead", () => {
     expect(record).toMatchObject({ loaded: ROWS, capacity: ORDER.bufferRows });
     expect((await all(50)).length).toBe(ROWS);
     expect(record.loaded).toBe(2 * ROWS);
+  });
+});
+
+describe("reading in stored order", () => {
+  const rows = 100_001;
+
+  it.each([1000, 4096, 5000, 50_000])(
+    "serves every row once, %i at a time, several reads under way",
+    async (blockRows) => {
+      const { source, record } = slowRows({ rows });
+      let served = 0;
+      for await (const { data, first, rows: count } of source.rowsInOrder(blockRows)) {
+        expect(first).toBe(served);
+        expect(count).toBe(Math.min(blockRows, rows - served));
+        expect(data.length).toBe(count);
+        expect(data.every((row, i) => row === first + i)).toBe(true);
+        served += count;
+      }
+      expect(served).toBe(rows);
+      expect(record).toMatchObject({ loaded: rows, overwritten: 0, closed: 1 });
+      expect(record.mostUnder).toBeGreaterThan(1);
+      expect(record.capacity).toBeLessThan(rows + blockRows);
+    },
+  );
+
+  it("reads one part after the other, ahead, where rows come in no other way", async () => {
+    const { source, record } = slowRows({ rows, mixing: "window" });
+    let served = 0;
+    for await (const { rows: count } of source.rowsInOrder(4096)) {
+      served += count;
+      for (let i = 0; i < 8; i++) await setImmediate(); // work on the block
+      expect(record.loaded).toBeGreaterThanOrEqual(Math.min(rows, served + 4096));
+    }
+    expect(served).toBe(rows);
+    expect(record.mostUnder).toBe(1);
+  });
+
+  it("reports what failed after the blocks before it, and reads no more", async () => {
+    const { source, record } = slowRows({ rows, failAt: 10_000 });
+    let served = 0;
+    const all = async () => {
+      for await (const { rows: count } of source.rowsInOrder(2048)) served += count;
+    };
+    await expect(all()).rejects.toThrow("row 10000 is damaged");
+    expect(served).toBe(8192);
+    expect(record).toMatchObject({ under: 0, closed: 1 });
+  });
+
+  it("ends with the iterator: nothing is read after its return has resolved", async () => {
+    const { source, record } = slowRows({ rows });
+    for await (const block of source.rowsInOrder(1000)) {
+      expect(block.first).toBe(0);
+      break;
+    }
+    expect(record).toMatchObject({ under: 0, closed: 1 });
+    const { loaded } = record;
+    for (let i = 0; i < 20; i++) await setImmediate();
+    expect(record.loaded).toBe(loaded);
   });
 });

@@ -121,6 +121,63 @@ export async function* loadAhead(
   }
 }
 
+/** Rows that are read together, and rows in memory altogether, when reading in stored order. */
+const PART_ROWS = 4096;
+export const ROWS_IN_ORDER = 8 * PART_ROWS;
+
+/** Rows first … last-1, all in memory until the next part is asked for. */
+export interface RowPart {
+  first: number;
+  last: number;
+  /** Decodes rows from … to-1 into out [to - from, dIn]. */
+  gather: (from: number, to: number, out: Float32Array) => void;
+}
+
+/**
+ * All rows of `reader` once, in stored order; while a part is served, those that follow are being
+ * read. Returning ends the reading before it resolves.
+ * @param multiple how many rows are taken at a time: but for the last, each part is a multiple of it.
+ * @param loadsAtOnce parts that may be read at the same time.
+ */
+export async function* partsInOrder(
+  reader: { rows: number; hold(rows: number): RowBuffer },
+  multiple: number,
+  loadsAtOnce: number,
+): AsyncGenerator<RowPart> {
+  const { rows } = reader;
+  const partRows = multiple * Math.max(1, Math.floor(PART_ROWS / multiple));
+  const room = partRows * Math.max(2, Math.ceil(ROWS_IN_ORDER / partRows));
+  const slots = ascending(room);
+  const buffer = reader.hold(room);
+  const slotsOf = (from: number, to: number) =>
+    slots.subarray(from % room, (from % room) + to - from);
+  const loads: Promise<void>[] = [];
+  let asked = 0;
+  /** Reads on as far as there is room behind `first`, whose rows and later ones are not served. */
+  const readOn = (first: number) => {
+    for (; loads.length < loadsAtOnce && asked < Math.min(rows, first + room); asked += partRows) {
+      const range = { start: asked, end: Math.min(rows, asked + partRows) };
+      const load = buffer.load([range], slotsOf(range.start, range.end));
+      load.catch(() => undefined); // thrown when its turn comes
+      loads.push(load);
+    }
+  };
+  try {
+    for (let first = 0; first < rows; first += partRows) {
+      readOn(first);
+      await loads[0];
+      void loads.shift();
+      readOn(first);
+      const gather = (from: number, to: number, out: Float32Array) =>
+        buffer.gather(slotsOf(from, to), out);
+      yield { first, last: Math.min(rows, first + partRows), gather };
+    }
+  } finally {
+    await buffer.close?.();
+    await Promise.allSettled(loads);
+  }
+}
+
 /** Takes the first `count` rows off `ranges`. */
 function cutOff(ranges: RowRange[], count: number): RowRange[] {
   const taken: RowRange[] = [];

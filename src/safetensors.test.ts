@@ -4,16 +4,8 @@ import { join } from "node:path";
 import { afterAll, describe, expect, test } from "vitest";
 
 import { UserError } from "./error.ts";
-import {
-  bf16ToF32,
-  f16ToF32,
-  f32ToBf16,
-  f32ToF16,
-  hashBytes,
-  hashFile,
-  Safetensors,
-  writeSafetensors,
-} from "./safetensors.ts";
+import { f32ToBf16 } from "./float-types.ts";
+import { hashBytes, hashFile, Safetensors, writeSafetensors } from "./safetensors.ts";
 
 const folder = await mkdtemp(join(tmpdir(), "lens-safetensors-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));
@@ -40,50 +32,6 @@ async function refusal(path: string): Promise<string> {
   }
   throw new Error(`${path} was accepted`);
 }
-
-describe("16-bit floats", () => {
-  const bits = (values: number[], convert: (v: Float32Array) => Uint16Array) =>
-    [...convert(Float32Array.from(values))].map((b) => b.toString(16).padStart(4, "0"));
-
-  test("float32 → bfloat16 rounds to nearest even", () => {
-    // Bits as torch.tensor(x).to(torch.bfloat16) gives them.
-    expect(
-      bits([1, -2, 3.140625, 1.00390625, 1.01171875, 0.1, 3.3895e38, Infinity, -0], f32ToBf16),
-    ).toEqual(["3f80", "c000", "4049", "3f80", "3f82", "3dcd", "7f7f", "7f80", "8000"]);
-    expect(bits([3.4e38], f32ToBf16)).toEqual(["7f80"]); // beyond the largest finite value
-    expect(bf16ToF32(f32ToBf16(Float32Array.of(NaN)))[0]).toBeNaN();
-  });
-
-  test("float32 → float16 rounds to nearest even, subnormals and limits included", () => {
-    // Bits as numpy.float32(x).astype(numpy.float16).view(numpy.uint16) gives them.
-    expect(
-      bits([1, -2, 0.1, 65504, 65519, 65520, 2 ** -14, 2 ** -24, 2 ** -25, 3 * 2 ** -25], f32ToF16),
-    ).toEqual(["3c00", "c000", "2e66", "7bff", "7bff", "7c00", "0400", "0001", "0000", "0002"]);
-    expect(bits([2049, 2051, 1e-8, -Infinity, 6.097e-5, -0], f32ToF16)).toEqual([
-      ...["6800", "6802", "0000", "fc00", "03ff", "8000"],
-    ]);
-    expect(f16ToF32(f32ToF16(Float32Array.of(NaN)))[0]).toBeNaN();
-  });
-
-  test("every float16 and bfloat16 comes back from float32 unchanged", () => {
-    const all = Uint16Array.from({ length: 65536 }, (_, i) => i);
-    const isNan = (x: number) => Number.isNaN(x);
-    for (const [back, forth] of [
-      [f16ToF32, f32ToF16],
-      [bf16ToF32, f32ToBf16],
-    ] as const) {
-      const values = back(all);
-      const again = forth(values);
-      for (let i = 0; i < 65536; i++) if (!isNan(values[i]) && again[i] !== i) expect(i).toBe(-1);
-      expect(values.filter(isNan).length).toBeGreaterThan(0);
-    }
-    expect([...f16ToF32(Uint16Array.of(0x3555, 0x0001, 0x7bff))]).toEqual([
-      0.333251953125,
-      2 ** -24,
-      65504,
-    ]);
-  });
-});
 
 describe("a safetensors file", () => {
   test("what is written is read back, in every type, whole or by rows", async () => {

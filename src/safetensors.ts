@@ -1,13 +1,14 @@
 /**
  * The safetensors format (https://github.com/huggingface/safetensors): an eight-byte header length,
  * a JSON header, then the tensors' bytes. Reads ranges of one file or of a sharded checkpoint,
- * trusting nothing the header says; writes whole files or none; converts between the float types.
+ * trusting nothing the header says; writes whole files or none.
  */
 import { open, type FileHandle, mkdir, readFile, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 import xxhash from "xxhash-wasm";
 
 import { messageOf, UserError } from "./error.ts";
+import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "./float-types.ts";
 import { isRecord } from "./is-record.ts";
 
 /** Bytes per element of the types a header may name. */
@@ -468,98 +469,6 @@ export async function hashBytes(bytes: Uint8Array): Promise<string> {
 
 function hexOf(hash: bigint): string {
   return hash.toString(16).padStart(16, "0");
-}
-
-// Conversions between float32 and the 16-bit float types. Rounding is to nearest, ties to even;
-// finite values beyond the type's range become infinite; a NaN stays a (quiet) NaN.
-
-/** float32 → bfloat16 bits: the upper half of the float32, rounded. */
-export function f32ToBf16(
-  values: Float32Array,
-  out = new Uint16Array(values.length),
-): Uint16Array<ArrayBufferLike> {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
-    const x = bits[i];
-    out[i] =
-      (x & 0x7fffffff) > 0x7f800000
-        ? (x >>> 16) | 0x40 // rounding could carry a NaN's payload away
-        : (x + 0x7fff + ((x >>> 16) & 1)) >>> 16;
-  }
-  return out;
-}
-
-/** bfloat16 bits → float32, exactly. */
-export function bf16ToF32(
-  bits: Uint16Array,
-  out = new Float32Array(bits.length),
-): Float32Array<ArrayBuffer> {
-  const target = new Uint32Array(out.buffer, out.byteOffset, out.length);
-  for (let i = 0; i < bits.length; i++) target[i] = bits[i] << 16;
-  return out;
-}
-
-/** float32 → float16 bits (IEEE binary16, subnormals included). */
-export function f32ToF16(
-  values: Float32Array,
-  out = new Uint16Array(values.length),
-): Uint16Array<ArrayBufferLike> {
-  const bits = new Uint32Array(values.buffer, values.byteOffset, values.length);
-  for (let i = 0; i < bits.length; i++) {
-    const sign = (bits[i] >>> 16) & 0x8000;
-    const x = bits[i] & 0x7fffffff;
-    out[i] = sign | f16Magnitude(x);
-  }
-  return out;
-}
-
-function f16Magnitude(x: number): number {
-  if (x > 0x7f800000) return 0x7e00; // NaN
-  if (x >= 0x477ff000) return 0x7c00; // 65520 and above round to infinity
-  if (x >= 0x38800000) {
-    // Normal (2^-14 and above): move the exponent bias from 127 to 15, drop 13 bits of mantissa.
-    const rebased = x - 0x38000000;
-    return (rebased + 0xfff + ((rebased >>> 13) & 1)) >>> 13;
-  }
-  if (x <= 0x33000000) return 0; // 2^-25 is half the smallest subnormal and ties to zero
-  // Subnormal: the mantissa with its hidden bit, in units of 2^-24.
-  const mantissa = (x & 0x7fffff) | 0x800000;
-  const shift = 126 - (x >>> 23);
-  const kept = mantissa >>> shift;
-  const rest = mantissa & ((1 << shift) - 1);
-  const half = 1 << (shift - 1);
-  return kept + (rest > half || (rest === half && (kept & 1) === 1) ? 1 : 0);
-}
-
-let f16Table: Uint32Array | undefined;
-
-/** float16 bits → float32, exactly. */
-export function f16ToF32(
-  bits: Uint16Array,
-  out = new Float32Array(bits.length),
-): Float32Array<ArrayBuffer> {
-  f16Table ??= makeF16Table();
-  const target = new Uint32Array(out.buffer, out.byteOffset, out.length);
-  for (let i = 0; i < bits.length; i++) target[i] = f16Table[bits[i]];
-  return out;
-}
-
-/** The float32 bits of every float16. */
-function makeF16Table(): Uint32Array {
-  const values = new Float32Array(65536);
-  const table = new Uint32Array(values.buffer);
-  for (let half = 0; half < 65536; half++) {
-    const exponent = (half >>> 10) & 31;
-    const mantissa = half & 1023;
-    if (exponent === 31) {
-      table[half] = ((half & 0x8000) << 16) | 0x7f800000 | (mantissa << 13);
-      continue;
-    }
-    const magnitude =
-      exponent === 0 ? mantissa * 2 ** -24 : (1 + mantissa / 1024) * 2 ** (exponent - 15);
-    values[half] = half & 0x8000 ? -magnitude : magnitude;
-  }
-  return table;
 }
 
 async function readExactly(

@@ -1,7 +1,8 @@
 /** The part of the WebAssembly API in use; TypeScript ships it only as a part of the browser's DOM. */
 declare namespace WebAssembly {
   class Module {
-    private constructor();
+    /** Compiles at once. */
+    constructor(bytes: Uint8Array);
   }
   class Instance {
     constructor(module: Module, imports: Record<string, Record<string, unknown>>);

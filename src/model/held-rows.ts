@@ -3,7 +3,15 @@
  * gathered: a buffer of f16 takes half the memory, one of int8 a quarter.
  */
 import { UserError } from "../error.ts";
-import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "../safetensors.ts";
+import {
+  ALL_ONES,
+  areFinite,
+  bf16ToF32,
+  f16ToF32,
+  f32ToBf16,
+  f32ToF16,
+  int8ToF32,
+} from "../float-types.ts";
 
 /** How rows are held; int8: q of −127 … 127 in a row that has one scale s, each value q·s. */
 export type HeldType = "F32" | "F16" | "BF16" | "I8";
@@ -41,31 +49,45 @@ export function placeHeld(block: HeldBlock, part: HeldBlock, width: number, to: 
   if (block.scales.length > 0) block.scales.set(part.scales, to);
 }
 
+/** Values of rows that lie apart, put together to be decoded at one go: few enough to stay in the cache. */
+const VALUES_TOGETHER = 16_384;
+
 /** Decodes the rows `slots` of a block into `out` [slots.length, width]. */
 export function gatherHeld(
   type: HeldType,
-  { values, scales }: HeldBlock,
+  block: HeldBlock,
   width: number,
   slots: Uint32Array,
   out: Float32Array,
 ): void {
-  // Rows that follow each other, as in stored order, are decoded at one go.
-  for (const [at, end] of runsOf(slots)) {
-    const from = slots[at] * width;
-    const rows = values.subarray(from, from + (end - at) * width);
-    const target = out.subarray(at * width, end * width) as Float32Array<ArrayBuffer>;
-    if (rows instanceof Float32Array) target.set(rows);
-    else if (rows instanceof Int8Array) scaleRows(rows, scales.subarray(slots[at]), width, target);
-    else if (type === "F16") f16ToF32(rows, target);
-    else bf16ToF32(rows, target);
+  const rowsAtOnce = Math.max(1, Math.floor(VALUES_TOGETHER / width));
+  const together = heldBlock(type, Math.min(rowsAtOnce, slots.length), width);
+  for (let first = 0; first < slots.length; first += rowsAtOnce) {
+    const part = slots.subarray(first, first + rowsAtOnce);
+    const runs = [...runsOf(part)];
+    const target = out.subarray(first * width, (first + part.length) * width);
+    if (runs.length === 1) {
+      const rows = heldPart(block, width, part[0], part[0] + part.length);
+      decodeHeld(type, rows, width, target as Float32Array<ArrayBuffer>);
+      continue;
+    }
+    for (const [at, end] of runs)
+      placeHeld(together, heldPart(block, width, part[at], part[at] + end - at), width, at);
+    const rows = heldPart(together, width, 0, part.length);
+    decodeHeld(type, rows, width, target as Float32Array<ArrayBuffer>);
   }
 }
 
-function scaleRows(q: Int8Array, scales: Float32Array, width: number, out: Float32Array): void {
-  for (let row = 0, i = 0; i < q.length; row++) {
-    const scale = scales[row];
-    for (const end = i + width; i < end; i++) out[i] = q[i] * scale;
-  }
+function decodeHeld(
+  type: HeldType,
+  { values, scales }: HeldBlock,
+  width: number,
+  out: Float32Array<ArrayBuffer>,
+): void {
+  if (values instanceof Float32Array) out.set(values);
+  else if (values instanceof Int8Array) int8ToF32(values, scales, width, out);
+  else if (type === "F16") f16ToF32(values, out);
+  else bf16ToF32(values, out);
 }
 
 /** Rounds rows x [rows, width], which fit into the type, into `block`. */
@@ -142,10 +164,8 @@ export function requireFinite(
     );
   const badScale = scales.findIndex((scale) => !Number.isFinite(scale));
   if (badScale !== -1) throw fail(badScale, " (its scale)");
-  if (values instanceof Int8Array) return;
-  // An exponent of all ones is a NaN or an infinity, in each of the types.
-  const exponent = type === "F32" ? 0x7f800000 : type === "F16" ? 0x7c00 : 0x7f80;
-  if (values instanceof Uint16Array && !mayHaveExponent(values, exponent)) return;
+  if (type === "I8" || values instanceof Int8Array || areFinite(type, values)) return;
+  const exponent = ALL_ONES[type];
   const bits =
     values instanceof Float32Array
       ? new Uint32Array(values.buffer, values.byteOffset, values.length)
@@ -153,15 +173,4 @@ export function requireFinite(
   for (let i = 0; i < bits.length; i++)
     if ((bits[i] & exponent) === exponent)
       throw fail(Math.floor(i / width), ` (column ${i % width})`);
-}
-
-/** Looks at two 16-bit values at a time: adding the exponent's lowest bit to all ones carries into the (masked) sign. */
-function mayHaveExponent(values: Uint16Array, exponent: number): boolean {
-  if (values.byteOffset % 4 !== 0 || values.length % 2 !== 0) return true;
-  const pairs = new Uint32Array(values.buffer, values.byteOffset, values.length / 2);
-  const mask = (exponent << 16) | exponent;
-  const lowest = mask & ~(mask << 1);
-  let carries = 0;
-  for (let i = 0; i < pairs.length; i++) carries |= (pairs[i] & mask) + lowest;
-  return (carries & 0x80008000) !== 0;
 }

@@ -6,8 +6,9 @@ import { fileURLToPath } from "node:url";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { UserError } from "../error.ts";
+import { f32ToF16 } from "../float-types.ts";
 import { maxDifference } from "../../test/max-difference.ts";
-import { f32ToF16, Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
+import { Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));

@@ -3,9 +3,10 @@ import { open, type FileHandle } from "node:fs/promises";
 
 import type { RowReader } from "../activation-source.ts";
 import { UserError } from "../error.ts";
+import { bf16ToF32, f16ToF32 } from "../float-types.ts";
 import { readNpyHeader } from "../npy.ts";
 import type { RowBuffer } from "../row-stream.ts";
-import { bf16ToF32, f16ToF32, Safetensors } from "../safetensors.ts";
+import { Safetensors } from "../safetensors.ts";
 import {
   gatherHeld,
   heldBlock,
