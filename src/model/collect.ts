@@ -4,7 +4,6 @@
  * in the same bytes as if it had never happened. What a finished store holds stays readable while it
  * is added to.
  */
-import { mkdir, readdir } from "node:fs/promises";
 import { join } from "node:path";
 
 import type { ModelActivationsConfig } from "../config.ts";
@@ -12,7 +11,7 @@ import { messageOf, UserError } from "../error.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { Model } from "./model.ts";
-import { committedShards, finishStore, removeUncommitted, writeJson } from "./store/commit.ts";
+import { committedShards, finishStore, makeFolder, removeUncommitted, requireEmpty, writeJson } from "./store/commit.ts"; // prettier-ignore
 import { differencesOf, essence } from "./store/identity.ts";
 import { ShardBuffer } from "./store/shard-buffer.ts";
 import {
@@ -98,10 +97,8 @@ export async function collect(
   options: CollectOptions,
 ): Promise<ActivationStore> {
   const { out } = options;
-  const wanted = await planOf(model, source, options);
-  await mkdir(out, { recursive: true }).catch((error: unknown) => {
-    throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
-  });
+  const wanted = await collectionPlan(model, source, options);
+  await makeFolder(out);
   if (await readPlan(out)) requireRereadable(source, `going on with ${out}`);
   lockFolder(out);
   let plan: StorePlan;
@@ -124,7 +121,7 @@ export async function collect(
  * What is to be collected and how, with every default filled in.
  * @throws UserError for settings that do not fit the model.
  */
-export async function planOf(
+export async function collectionPlan(
   model: CollectModel,
   source: Source,
   options: Omit<CollectOptions, "out">,
@@ -205,13 +202,7 @@ async function settlePlan(
         `${out} holds activations collected with other options: ${differences.join("; ")}. ` +
           "Use the same options to go on, or another folder.",
       );
-  } else {
-    const strangers = (await readdir(out)).filter((name) => !/^lock$|\.tmp$/.test(name));
-    if (strangers.length > 0)
-      throw new UserError(
-        `${out} is not empty and holds no store of activations (${strangers.slice(0, 3).join(", ")}): use another folder.`,
-      );
-  }
+  } else await requireEmpty(out);
   await writeJson(join(out, "plan.json"), wanted);
   return wanted;
 }

@@ -10,7 +10,7 @@ import { saveSae } from "../sae/formats.ts";
 import { Trainer, type TrainerOptions, type TrainerState } from "../sae/train.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { openActivations } from "./activations.ts";
-import { collect, planOf } from "./collect.ts";
+import { collect, collectionPlan } from "./collect.ts";
 import { loadModel, type Model } from "./model.ts";
 import { countRows, modelRows } from "./model-rows.ts";
 import { onTheFly, type OnTheFlyOptions } from "./on-the-fly.ts";
@@ -252,7 +252,7 @@ describe("text that ends", () => {
 
   it("without a token is refused before training", async () => {
     const plan = {
-      ...(await planOf(model, await write(["", " "]), { ...SIZES, hookPoint: HOOKS })),
+      ...(await collectionPlan(model, await write(["", " "]), { ...SIZES, hookPoint: HOOKS })),
     };
     await expect(countRows(model, plan)).rejects.toThrow(/no tokens/);
   });
@@ -266,7 +266,7 @@ describe("values", () => {
     const path = join(folder, "odd.jsonl");
     await writeFile(path, JSON.stringify({ text: "fine ~ it is" }));
     const odd = stubModel({ odd: { token: "~".charCodeAt(0), value } });
-    const plan = await planOf(odd, path, { tokens: 100, contextLength: 8, dtype, hookPoint: "hook_embed" }); // prettier-ignore
+    const plan = await collectionPlan(odd, path, { tokens: 100, contextLength: 8, dtype, hookPoint: "hook_embed" }); // prettier-ignore
     const made = modelRows(odd, plan, ["hook_embed"], { start: 0, end: 100, isWanted: () => true });
     await expect(made.next()).rejects.toThrow(message);
   });

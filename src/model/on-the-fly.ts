@@ -15,7 +15,7 @@ import { UserError } from "../error.ts";
 import { startWorker, type WorkerThread } from "../platform.node.ts";
 import type { RowBuffer } from "../row-stream.ts";
 import { sideBySide } from "../zipped-source.ts";
-import { planOf, type CollectOptions } from "./collect.ts";
+import { collectionPlan, type CollectOptions } from "./collect.ts";
 import { gatherHeld, HELD, heldBlock, heldPart, placeHeld, runsOf } from "./held-rows.ts";
 import type { LoadOptions, Model } from "./model.ts";
 import { countRows, type ModelRows, type RowsPlan } from "./model-rows.ts";
@@ -101,7 +101,7 @@ export async function onTheFly(
     );
   const { hookPoints: inputs, targetHookPoint: target, onCount, onEmpty, onRows, signal } = options;
   const names = target === undefined ? [...inputs] : [...inputs, target];
-  const plan = await planOf(model, data, { ...options, hookPoint: names });
+  const plan = await collectionPlan(model, data, { ...options, hookPoint: names });
   const rows = await countRows(model, plan, { signal, onProgress: onCount, onEmpty });
   const widths = names.map((name) => model.hookWidth(name));
   const dIn = widths.reduce((a, b) => a + b);

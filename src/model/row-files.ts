@@ -162,10 +162,10 @@ async function readRows(
     new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
   const isHeld = file.dtype === held;
   const raw = isHeld ? bytesOf(target.values) : new Uint8Array(rows * file.dIn * width);
-  await readWhole(handle, file.path, raw, file.offset + row * file.dIn * width);
+  await readInto(handle, file.path, raw, file.offset + row * file.dIn * width);
   const scales = isHeld ? target.scales : new Float32Array(file.dtype === "I8" ? rows : 0);
   if (scales.length > 0)
-    await readWhole(handle, file.path, bytesOf(scales), file.scalesOffset! + row * 4);
+    await readInto(handle, file.path, bytesOf(scales), file.scalesOffset! + row * 4);
   if (isHeld) return;
   const floats = target.values as Float32Array<ArrayBuffer>;
   if (file.dtype === "F64") floats.set(new Float64Array(raw.buffer));
@@ -178,11 +178,19 @@ async function readRows(
   }
 }
 
-async function readWhole(handle: FileHandle, path: string, into: Uint8Array, offset: number) {
-  for (let done = 0; done < into.length;) {
-    const { bytesRead } = await handle.read(into, done, into.length - done, offset + done);
+/** Fills `target` from a file. @throws UserError where it ends too early. */
+export async function readInto(
+  handle: FileHandle,
+  path: string,
+  target: Uint8Array,
+  position: number,
+): Promise<void> {
+  for (let done = 0; done < target.length;) {
+    const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
     if (bytesRead === 0)
-      throw new UserError(`${path} ended at byte ${offset + done}: it was cut while being read.`);
+      throw new UserError(
+        `${path} ended at byte ${position + done}: it was cut while being read. Copy it again.`,
+      );
     done += bytesRead;
   }
 }

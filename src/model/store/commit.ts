@@ -1,7 +1,8 @@
 /** How the files of a store come to count: written whole, recorded, and at last sealed by the manifest. */
-import { open, readdir, rename, rm, stat } from "node:fs/promises";
+import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
+import { messageOf, UserError } from "../../error.ts";
 import { hashBytes, hashFile } from "../../safetensors.ts";
 import {
   manifestOf,
@@ -12,6 +13,22 @@ import {
   type StorePlan,
 } from "./manifest.ts";
 import { geometricMedians } from "./medians.ts";
+
+/** Makes the folder of a store. @throws UserError where that cannot be. */
+export async function makeFolder(out: string): Promise<void> {
+  await mkdir(out, { recursive: true }).catch((error: unknown) => {
+    throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
+  });
+}
+
+/** @throws UserError when a folder in which no store was begun holds anything. */
+export async function requireEmpty(out: string): Promise<void> {
+  const strangers = (await readdir(out)).filter((name) => !/^lock$|\.tmp$/.test(name));
+  if (strangers.length > 0)
+    throw new UserError(
+      `${out} is not empty and holds no store of activations (${strangers.slice(0, 3).join(", ")}): use another folder.`,
+    );
+}
 
 /** Records of the shards that are whole, up to the first that is not. */
 export async function committedShards(out: string): Promise<ShardRecord[]> {

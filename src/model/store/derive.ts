@@ -2,13 +2,13 @@
  * Stores made of others, by the rules that collecting keeps: a plan first, shards that count once they
  * are recorded, the manifest last. Whatever stops it, the same call goes on and ends in the same bytes.
  */
-import { mkdir, readdir, statfs } from "node:fs/promises";
+import { statfs } from "node:fs/promises";
 import { join, resolve } from "node:path";
 
-import { messageOf, UserError } from "../../error.ts";
+import { UserError } from "../../error.ts";
 import { lockFolder, unlockFolder } from "../../lock.ts";
 import { openActivations } from "../activations.ts";
-import { committedShards, finishStore, removeUncommitted, writeJson } from "./commit.ts";
+import { committedShards, finishStore, makeFolder, removeUncommitted, requireEmpty, writeJson } from "./commit.ts"; // prettier-ignore
 import { differencesOf, essence, storeHash } from "./identity.ts";
 import {
   readManifest,
@@ -97,9 +97,7 @@ export async function deriveStore(
   bytes: (store: Derivation) => number | Promise<number>,
   work: (store: Derivation) => Promise<void>,
 ): Promise<StoreManifest> {
-  await mkdir(out, { recursive: true }).catch((error: unknown) => {
-    throw new UserError(`${out} cannot be made: ${messageOf(error)}`);
-  });
+  await makeFolder(out);
   lockFolder(out);
   try {
     await settlePlan(out, plan);
@@ -138,13 +136,7 @@ async function settlePlan(out: string, plan: StorePlan): Promise<void> {
       throw new UserError(
         `${out} holds another store: ${differences.join("; ")}. Use the same options to go on, or another folder.`,
       );
-  } else {
-    const strangers = (await readdir(out)).filter((name) => !/^lock$|\.tmp$/.test(name));
-    if (strangers.length > 0)
-      throw new UserError(
-        `${out} is not empty and holds no store of activations (${strangers.slice(0, 3).join(", ")}): use another folder.`,
-      );
-  }
+  } else await requireEmpty(out);
   await writeJson(join(out, "plan.json"), plan);
 }
 

@@ -15,8 +15,9 @@ import {
   type TensorPieces,
 } from "../../safetensors.ts";
 import { gatherHeld, type HeldType } from "../held-rows.ts";
+import { readInto } from "../row-files.ts";
 import { syncFolder } from "./commit.ts";
-import { ACTIVATIONS, SCALES, type ShardSums, type StoreFile } from "./manifest.ts";
+import { ACTIVATIONS, SCALES, type StoreFile } from "./manifest.ts";
 
 /** Bytes moved at a time. */
 export const PIECE_BYTES = 8 << 20;
@@ -116,50 +117,6 @@ export function decodeRows(
   const out = new Float32Array(values.length);
   gatherHeld(dtype as HeldType, block, width, ascending(values.length / width), out);
   return out;
-}
-
-/** The sums of a shard's record, of the values that are added. */
-export class RowSums {
-  readonly sums: ShardSums;
-
-  constructor(width: number) {
-    const sum = new Array<number>(width).fill(0);
-    this.sums = { sum, sumSquares: 0, sumNorm: 0, maxNorm: 0 };
-  }
-
-  /** @param values [rows, width] */
-  add(values: Float32Array): void {
-    const { sum } = this.sums;
-    for (let start = 0; start < values.length; start += sum.length) {
-      let squares = 0;
-      for (let j = 0; j < sum.length; j++) {
-        const x = values[start + j];
-        sum[j] += x;
-        squares += x * x;
-      }
-      const norm = Math.sqrt(squares);
-      this.sums.sumSquares += squares;
-      this.sums.sumNorm += norm;
-      if (norm > this.sums.maxNorm) this.sums.maxNorm = norm;
-    }
-  }
-}
-
-/** Fills `target` from a file. @throws UserError where it ends too early. */
-export async function readInto(
-  handle: FileHandle,
-  path: string,
-  target: Uint8Array,
-  position: number,
-): Promise<void> {
-  for (let done = 0; done < target.length;) {
-    const { bytesRead } = await handle.read(target, done, target.length - done, position + done);
-    if (bytesRead === 0)
-      throw new UserError(
-        `${path} ended at byte ${position + done}: it was cut while being read. Copy it again.`,
-      );
-    done += bytesRead;
-  }
 }
 
 /**

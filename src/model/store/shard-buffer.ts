@@ -15,11 +15,11 @@ import {
   TOKEN_COLUMNS,
   TOKENS,
   type ShardRecord,
-  type ShardSums,
   type StoreFile,
   type StorePlan,
   type TokenColumn,
 } from "./manifest.ts";
+import { RowSums } from "./row-sums.ts";
 
 /** A shard in memory, filling up. */
 export class ShardBuffer {
@@ -32,7 +32,7 @@ export class ShardBuffer {
   readonly #columns: Record<TokenColumn, Int32Array>;
   /** By hook point, [capacity, width], in the type on disk. */
   readonly #blocks: Record<string, HeldBlock>;
-  readonly #sums: Record<string, ShardSums>;
+  readonly #sums: Record<string, RowSums>;
 
   constructor(plan: StorePlan, shard: number, capacity: number) {
     this.#plan = plan;
@@ -50,12 +50,7 @@ export class ShardBuffer {
     this.#sums = {};
     for (const { name, width } of plan.hookPoints) {
       this.#blocks[name] = heldBlock(HELD[plan.dtype], capacity, width);
-      this.#sums[name] = {
-        sum: new Array<number>(width).fill(0),
-        sumSquares: 0,
-        sumNorm: 0,
-        maxNorm: 0,
-      };
+      this.#sums[name] = new RowSums(width);
     }
   }
 
@@ -84,24 +79,14 @@ export class ShardBuffer {
   /** Sums up, checks and converts `values` [n, width], which become rows from `first` on. */
   #add(name: string, width: number, first: number, values: Float32Array): void {
     const { dtype } = this.#plan;
-    const sums = this.#sums[name];
-    const { sum } = sums;
     const limit = LIMITS[dtype];
-    const where = (row: number) => `row ${row} of shard ${this.shard} at ${name}`;
     for (let start = 0, row = first; start < values.length; start += width, row++) {
-      let squares = 0;
-      for (let j = 0; j < width; j++) {
-        const x = values[start + j];
-        sum[j] += x;
-        squares += x * x;
-      }
+      const squares = this.#sums[name].addRow(values, start);
       // In float64 the squares of float32 cannot overflow: not finite means a value was not.
-      if (!(squares < limit * limit))
-        requireHoldable(dtype, values.subarray(start, start + width), where(row));
-      const norm = Math.sqrt(squares);
-      sums.sumSquares += squares;
-      sums.sumNorm += norm;
-      if (norm > sums.maxNorm) sums.maxNorm = norm;
+      if (!(squares < limit * limit)) {
+        const where = `row ${row} of shard ${this.shard} at ${name}`;
+        requireHoldable(dtype, values.subarray(start, start + width), where);
+      }
     }
     const count = values.length / width;
     const block = heldPart(this.#blocks[name], width, first, first + count);
@@ -129,6 +114,7 @@ export class ShardBuffer {
         ...(dtype === "I8" && { [SCALES]: { dtype: "F32", shape: [rows], data: scales } }),
       });
     }
-    return { rows, files, dropped: this.dropped, sums: this.#sums };
+    const sums = Object.entries(this.#sums).map(([name, { sums }]) => [name, sums] as const);
+    return { rows, files, dropped: this.dropped, sums: Object.fromEntries(sums) };
   }
 }

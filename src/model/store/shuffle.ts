@@ -30,7 +30,9 @@ import {
   type StoreManifest,
   type StorePlan,
 } from "./manifest.ts";
-import { decodeRows, PIECE_BYTES, readInto, RowsFile, RowSums } from "./rows.ts";
+import { readInto } from "../row-files.ts";
+import { RowSums } from "./row-sums.ts";
+import { decodeRows, PIECE_BYTES, RowsFile } from "./rows.ts";
 
 export interface ShuffleOptions extends DeriveOptions {
   seed?: number;

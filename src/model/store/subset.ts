@@ -30,7 +30,8 @@ import {
   type StoreManifest,
   type StorePlan,
 } from "./manifest.ts";
-import { copyStoreFile, RowsFile, RowSums } from "./rows.ts";
+import { RowSums } from "./row-sums.ts";
+import { copyStoreFile, RowsFile } from "./rows.ts";
 
 export interface SubsetOptions extends DeriveOptions {
   /** Rows from and up to, of the whole store. */
