@@ -6,6 +6,7 @@ import { join, relative } from "node:path";
 import { createInterface } from "node:readline";
 import { fileURLToPath } from "node:url";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
+import { fault, healFaults } from "../../test/faulty-files.ts";
 import { stubActivation, stubModel, BOS, SPECIAL } from "../../test/stub-model.ts";
 import { UserError } from "../error.ts";
 import { hashFile } from "../safetensors.ts";
@@ -14,36 +15,10 @@ import type { RenderChat } from "./chat.ts";
 import { collect, type CollectOptions } from "./collect.ts";
 import { readManifest, type StoreManifest } from "./store/manifest.ts";
 
-/** What the file system does wrong: throws `code` from its `after`-th change on. */
-const fault = vi.hoisted(() => ({ after: Infinity, code: "DEAD", changes: 0 }));
-
 vi.mock(import("node:fs/promises"), async (importOriginal) => {
-  const fs = await importOriginal();
-  const change = () => {
-    if (fault.changes++ < fault.after) return;
-    throw Object.assign(new Error(`${fault.code}: as the test wants`), { code: fault.code });
-  };
-  const changing = <A extends unknown[], R>(real: (...args: A) => Promise<R>) => {
-    return async (...args: A): Promise<R> => {
-      change();
-      return real(...args);
-    };
-  };
-  const open: typeof fs.open = async (path, flags, mode) => {
-    if (flags === "w") change();
-    const handle = await fs.open(path, flags, mode);
-    // Syncing takes long, and no test here cuts the power.
-    handle.sync = () => Promise.resolve();
-    if (flags === "w") {
-      handle.writeFile = changing(handle.writeFile.bind(handle));
-      handle.sync = changing(() => Promise.resolve());
-    }
-    return handle;
-  };
-  return { ...fs, open, rename: changing(fs.rename), rm: changing(fs.rm) };
+  const { faulty } = await import("../../test/faulty-files.ts");
+  return faulty(await importOriginal());
 });
-
-const healFaults = () => Object.assign(fault, { after: Infinity, code: "DEAD", changes: 0 });
 
 let folder: string;
 beforeEach(async () => {

@@ -3,6 +3,7 @@ import { tmpdir } from "node:os";
 import { join, relative } from "node:path";
 import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
+import { fault, healFaults } from "../../../test/faulty-files.ts";
 import { stubModel } from "../../../test/stub-model.ts";
 import { hashFile, Safetensors } from "../../safetensors.ts";
 import { openActivations } from "../activations.ts";
@@ -13,48 +14,18 @@ import { shuffleStore } from "./shuffle.ts";
 import { subsetStore } from "./subset.ts";
 import { verifyStore } from "./verify.ts";
 
-/** What the file system does wrong: throws `code` from its `after`-th change on. */
-const fault = vi.hoisted(() => ({ after: Infinity, code: "DEAD", changes: 0, free: Infinity }));
-
 vi.mock(import("node:fs/promises"), async (importOriginal) => {
-  const fs = await importOriginal();
-  const change = () => {
-    if (fault.changes++ < fault.after) return;
-    throw Object.assign(new Error(`${fault.code}: as the test wants`), { code: fault.code });
-  };
-  const changing = <A extends unknown[], R>(real: (...args: A) => Promise<R>) => {
-    return async (...args: A): Promise<R> => {
-      change();
-      return real(...args);
-    };
-  };
-  const open: typeof fs.open = async (path, flags, mode) => {
-    if (flags === "w") change();
-    const handle = await fs.open(path, flags, mode);
-    // Syncing takes long, and no test here cuts the power.
-    handle.sync = () => Promise.resolve();
-    if (flags === "w") {
-      handle.writeFile = changing(handle.writeFile.bind(handle));
-      handle.sync = changing(() => Promise.resolve());
-    }
-    return handle;
-  };
-  const statfs = (async (path: string) => {
-    const real = await fs.statfs(path);
-    return Number.isFinite(fault.free) ? { ...real, bavail: fault.free / real.bsize } : real;
-  }) as typeof fs.statfs;
-  return { ...fs, open, rename: changing(fs.rename), rm: changing(fs.rm), statfs };
+  const { faulty } = await import("../../../test/faulty-files.ts");
+  return faulty(await importOriginal());
 });
-
-const heal = () => Object.assign(fault, { after: Infinity, code: "DEAD", changes: 0, free: Infinity }); // prettier-ignore
 
 let folder: string;
 beforeEach(async () => {
-  heal();
+  healFaults();
   folder = await mkdtemp(join(tmpdir(), "lens-store-"));
 });
 afterEach(async () => {
-  heal();
+  healFaults();
   await rm(folder, { recursive: true });
 });
 
@@ -114,7 +85,7 @@ async function surviveEveryCrash(work: (out: string) => Promise<unknown>): Promi
     Object.assign(fault, { changes: 0, after });
     // What fails while a temporary folder is removed is not noticed, as after a kill.
     await work(out).catch(() => undefined);
-    heal();
+    healFaults();
     await work(out);
     expect(await contents(out), `crash at change ${after}`).toEqual(undisturbed);
     await rm(out, { recursive: true });
@@ -413,10 +384,10 @@ describe("a shuffled store", () => {
     await expect(shuffleStore(a, options)).rejects.toThrow(/needs 0.000 GB|needs 0.0\d+ GB, but/);
     // Tokens (20 bytes) and 3 + 4 values of f16, of 700 rows, twice.
     expect(plans).toMatchObject([{ bytesNeeded: 2 * 700 * 34 }]);
-    heal();
+    healFaults();
     Object.assign(fault, { after: 20, code: "ENOSPC" });
     await expect(shuffleStore(a, options)).rejects.toThrow(/no space left on the disk/);
-    heal();
+    healFaults();
     await shuffleStore(a, options);
     await shuffleStore(a, { out: at("c") });
     expect(await contents(at("b"))).toEqual(await contents(at("c")));
