@@ -6,6 +6,7 @@ import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
 import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
+import { batchTokens } from "../model/token-batches.ts";
 import { keptPlaces, TokenFilter, type TokenRules } from "../model/token-filter.ts";
 import type { Document, Span } from "../model/text.ts";
 import type { BatchCodes } from "../sae/sae-on-device.ts";
@@ -258,16 +259,11 @@ function batchOf(
   filter: TokenFilter,
 ): RowBatch {
   const length = rows[0].tokens.length;
-  const tokens = new Int32Array(rows.length * length);
+  const { tokens } = batchTokens(rows);
   const documents = new Map<number, TextDocument>();
-  for (const [r, row] of rows.entries()) {
-    tokens.set(row.tokens, r * length);
-    for (let i = 0; i < length; i++) {
-      const ordinal = row.documents[i];
-      if (ordinal < 0) continue;
-      if (!documents.has(ordinal)) documents.set(ordinal, open.get(ordinal)!);
-    }
-  }
+  for (const row of rows)
+    for (const ordinal of row.documents)
+      if (ordinal >= 0 && !documents.has(ordinal)) documents.set(ordinal, open.get(ordinal)!);
   const reasons = filter.reasons(rows);
   return { rows, length, tokens, kept: keptPlaces(reasons), reasons, filter, documents };
 }

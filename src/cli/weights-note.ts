@@ -23,11 +23,12 @@ export async function noteWeights(
 }
 
 export function weightsText({ tokens, loss, differences }: WeightsComparison): string {
-  const { checkpoint, int8 } = loss;
-  const change = (100 * (int8 - checkpoint)) / checkpoint;
   const places = Object.entries(differences).map(([name, difference]) => `${name} differs by ${rounded(100 * difference, 2)} %`); // prettier-ignore
-  return (
-    `int8 weights: loss ${checkpoint.toFixed(3)} -> ${int8.toFixed(3)} nats per token ` +
-    `(${change < 0 ? "−" : "+"}${rounded(Math.abs(change), 2)} %); ${places.join(", ")} (relative L2, ${tokens} tokens)`
-  );
+  return `int8 weights: ${loss ? `${lossText(loss)}; ` : ""}${places.join(", ")} (relative L2, ${tokens} tokens)`;
+}
+
+function lossText({ checkpoint, int8 }: NonNullable<WeightsComparison["loss"]>): string {
+  const change = (100 * (int8 - checkpoint)) / checkpoint;
+  const sign = change < 0 ? "−" : "+";
+  return `loss ${checkpoint.toFixed(3)} -> ${int8.toFixed(3)} nats per token (${sign}${rounded(Math.abs(change), 2)} %)`;
 }

@@ -252,7 +252,7 @@ async function collectShards(
       signal,
     })) {
       signal?.throwIfAborted();
-      const { activations } = await model.forward({ ...batchTokens(batch), capture });
+      const { activations } = await model.forward({ ...batchTokens(batch.rows), capture });
       const reasons = filter.reasons(batch.rows);
       filter.addNorms(reasons, activations);
       const kept = keptPlaces(reasons);

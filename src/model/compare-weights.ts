@@ -1,13 +1,14 @@
 /** What int8 weights change: loss and values at hook points, beside those of the checkpoint as it is. */
 import { loadModel, type Model } from "./model.ts";
-import { type BosRule, packRows } from "./packing.ts";
+import { type BosRule, type PackedRow, packRows } from "./packing.ts";
 import type { Document } from "./text.ts";
+import { batchTokens } from "./token-batches.ts";
 
 export interface WeightsComparison {
-  /** Predictions that were compared. */
+  /** Predictions that were compared, of an encoder tokens. */
   tokens: number;
-  /** Mean −log p(next token), in nats. */
-  loss: { checkpoint: number; int8: number };
+  /** Mean −log p(next token), in nats; null of an encoder, which predicts none. */
+  loss: { checkpoint: number; int8: number } | null;
   /** By hook point: ‖int8 − checkpoint‖ / ‖checkpoint‖ over all values (relative L2). */
   differences: Record<string, number>;
 }
@@ -27,24 +28,27 @@ export async function compareWeights(
   { bos = "document", threads }: { bos?: BosRule; threads?: number } = {},
 ): Promise<WeightsComparison> {
   const contextLength = Math.min(LENGTH, model.info.contextLength);
-  const rows: Int32Array[] = [];
+  const rows: PackedRow[] = [];
   for await (const row of packRows(text, model.tokenizer, { contextLength, bos, partial: true })) {
     // A short last row counts only where it is all there is.
-    if (rows.length === 0 || row.tokens.length === contextLength) rows.push(row.tokens);
+    if (rows.length === 0 || row.tokens.length === contextLength) rows.push(row);
     if (rows.length === ROWS) break;
   }
-  const [batch, length] = [rows.length, rows[0].length];
-  const tokens = new Int32Array(batch * length);
-  for (const [i, row] of rows.entries()) tokens.set(row, i * length);
-  const pass = { tokens, batch, length };
-  const whole = await model.forward({ ...pass, capture, loss: true });
+  const pass = batchTokens(rows);
+  const predicts = !model.info.isEncoder;
+  const whole = await model.forward({ ...pass, capture, loss: predicts });
   const checkpoint = await loadModel(model.info.folder, { threads });
   try {
-    const exact = await byLayer(checkpoint, pass, capture);
+    // What goes into an encoder's layer is not what comes out of the one before.
+    const exact = predicts
+      ? await byLayer(checkpoint, pass, capture)
+      : await checkpoint.forward({ ...pass, capture });
     const differences: Record<string, number> = {};
     for (const name of capture)
       differences[name] = relativeDifference(whole.activations[name], exact.activations[name]);
-    const loss = { checkpoint: mean(exact.loss), int8: mean(whole.loss!) };
+    const { batch, length } = pass;
+    if (!predicts) return { tokens: batch * length, loss: null, differences };
+    const loss = { checkpoint: mean(exact.loss!), int8: mean(whole.loss!) };
     return { tokens: batch * (length - 1), loss, differences };
   } finally {
     await checkpoint.close();
@@ -62,7 +66,7 @@ async function byLayer(
   let patch: Record<string, Float32Array> = {};
   for (let layer = 0; layer < layers; layer++) {
     const isHere = (name: string) =>
-      name.startsWith(`blocks.${layer}.`) || (layer === 0 && name === "hook_embed");
+      name.startsWith(`blocks.${layer}.`) || (layer === 0 && !/^(blocks|ln_final)\./.test(name));
     const end = `blocks.${layer}.hook_resid_post`;
     const wanted = [...new Set([...capture.filter(isHere), end])];
     const result = await model.forward({ ...pass, patch, capture: wanted });
@@ -70,8 +74,9 @@ async function byLayer(
     const next = layer + 1 < layers ? `blocks.${layer + 1}.hook_resid_pre` : end;
     patch = { [next]: result.activations[end] };
   }
-  const { loss } = await model.forward({ ...pass, patch, loss: true });
-  return { activations, loss: loss! };
+  const behind = capture.filter((name) => name.startsWith("ln_final."));
+  const last = await model.forward({ ...pass, patch, capture: behind, loss: true });
+  return { activations: { ...activations, ...last.activations }, loss: last.loss! };
 }
 
 function relativeDifference(values: Float32Array, exact: Float32Array): number {

@@ -41,10 +41,10 @@ export async function* modelRows(
     row += all.length;
     if (kept.length > 0) {
       const { activations } = await model.forward({
-        ...batchTokens(batch),
+        ...batchTokens(batch.rows),
         capture: [...hookPoints],
       });
-      const positions = batchTokens(batch).tokens.length;
+      const positions = batchTokens(batch.rows).tokens.length;
       const blocks = hookPoints.map((name) =>
         keep(activations[name], positions, kept, plan.dtype, (i) => `row ${first + i} at ${name}`),
       );

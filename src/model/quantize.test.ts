@@ -91,7 +91,8 @@ test("integers of which a byte has changed are made anew", async () => {
 test("what int8 weights change is measured layer by layer as it is on the whole model", async () => {
   const model = await loadModel("builtin:tiny", { weights: "int8" });
   const exact = await loadModel("builtin:tiny");
-  const names = ["hook_embed", "blocks.2.hook_resid_post", "blocks.3.mlp.hook_post"];
+  const norm = "ln_final.hook_normalized";
+  const names = ["hook_embed", "blocks.2.hook_resid_post", "blocks.3.mlp.hook_post", norm];
   const found = await compareWeights(model, documents("builtin:stories"), names);
   expect(found.tokens).toBe(4 * 127);
   expect(found.differences["hook_embed"]).toBe(0);
@@ -99,11 +100,23 @@ test("what int8 weights change is measured layer by layer as it is on the whole 
     expect(found.differences[name]).toBeGreaterThan(0.001);
     expect(found.differences[name]).toBeLessThan(0.05);
   }
-  expect(Math.abs(found.loss.int8 - found.loss.checkpoint)).toBeLessThan(0.02);
+  expect(Math.abs(found.loss!.int8 - found.loss!.checkpoint)).toBeLessThan(0.02);
   // Of a model compared with itself nothing differs, up to the rounding of graphs that are cut.
   const same = await compareWeights(exact, documents("builtin:stories"), names);
   for (const name of names) expect(same.differences[name]).toBeLessThan(1e-5);
-  expect(same.loss.int8).toBeCloseTo(same.loss.checkpoint, 5);
+  expect(same.loss!.int8).toBeCloseTo(same.loss!.checkpoint, 5);
   await model.close();
   await exact.close();
+});
+
+test("what int8 weights of an encoder change is measured at its hook points, without a loss", async () => {
+  const model = await loadModel(await familyFolder("bert"), { weights: "int8" });
+  const text = documents("builtin:stories");
+  const { loss, differences } = await compareWeights(model, text, model.hookPoints(), {
+    bos: "none",
+  });
+  expect(loss).toBeNull();
+  for (const difference of Object.values(differences)) expect(difference).toBeLessThan(0.1);
+  expect(differences["blocks.0.hook_resid_post"]).toBeGreaterThan(0);
+  await model.close();
 });

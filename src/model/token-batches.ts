@@ -51,8 +51,8 @@ export async function* tokenBatches(
   if (rows.length > 0) yield take();
 }
 
-/** The tokens of a batch as the model takes them. */
-export function batchTokens({ rows }: TokenBatch): {
+/** Rows of tokens of one length as the model takes them. */
+export function batchTokens(rows: readonly Pick<PackedRow, "tokens">[]): {
   tokens: Int32Array;
   batch: number;
   length: number;
