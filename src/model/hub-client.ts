@@ -54,6 +54,22 @@ function hubToken(): string | undefined {
   }
 }
 
+/** A repository's page. */
+function pageOf({ endpoint }: HubSettings, { type, id }: RepoName): string {
+  return `${endpoint}/${type === "dataset" ? "datasets/" : ""}${id}`;
+}
+
+/** Where a file of a repository is, at a commit. */
+export function addressOf(
+  settings: HubSettings,
+  name: RepoName,
+  commit: string,
+  path: string,
+): string {
+  const place = path.split("/").map(encodeURIComponent).join("/");
+  return `${pageOf(settings, name)}/resolve/${commit}/${place}`;
+}
+
 /** The hub could not be asked: no network, no answer, or an answer that says it is out of order. */
 export class Unreachable extends Error {
   override name = "Unreachable";
@@ -170,7 +186,7 @@ export async function refusal(
   await response.body?.cancel();
   const { endpoint, token } = settings;
   const { type, id, revision } = repo;
-  const page = `${endpoint}/${type === "dataset" ? "datasets/" : ""}${id}`;
+  const page = pageOf(settings, repo);
   const code = response.headers.get("x-error-code");
   const said = response.headers.get("x-error-message");
   const { status } = response;

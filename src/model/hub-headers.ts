@@ -2,7 +2,7 @@
 import { messageOf, UserError } from "../error.ts";
 import { readHeader, type Safetensors, type TensorInfo } from "../safetensors.ts";
 import { showName } from "./hub-cache.ts";
-import { ask, follow, hubSettings, Patience, reasonOf, refusal } from "./hub-client.ts";
+import { addressOf, ask, follow, hubSettings, Patience, reasonOf, refusal } from "./hub-client.ts";
 import { type HubRepo, modelFiles } from "./hub.ts";
 
 /** A configuration is a few kilobytes. */
@@ -16,7 +16,9 @@ export async function remoteConfig(repo: HubRepo): Promise<unknown> {
       `model ${showName(repo.name)} has ${file ? `a config.json of ${file.size} bytes` : "no config.json"}: it is no model in Hugging Face layout.`,
     );
   const settings = hubSettings();
-  const text = await (await ask(settings, repo.name, addressOf(repo, "config.json"))).text();
+  const text = await (
+    await ask(settings, repo.name, addressOf(settings, repo.name, repo.commit, "config.json"))
+  ).text();
   try {
     return JSON.parse(text);
   } catch (error) {
@@ -55,7 +57,11 @@ async function readRange(
   try {
     const headers = { range: `bytes=${from}-${from + length - 1}` };
     const init = { headers, signal: patience.signal };
-    const { response } = await follow(settings, addressOf(repo, path), init);
+    const { response } = await follow(
+      settings,
+      addressOf(settings, repo.name, repo.commit, path),
+      init,
+    );
     if (!response.ok) throw await refusal(settings, repo.name, response, path);
     if (response.status !== 206) {
       await response.body?.cancel();
@@ -70,9 +76,4 @@ async function readRange(
   } finally {
     patience.end();
   }
-}
-
-function addressOf({ name, commit }: HubRepo, path: string): string {
-  const { endpoint } = hubSettings();
-  return `${endpoint}/${name.id}/resolve/${commit}/${path.split("/").map(encodeURIComponent).join("/")}`;
 }

@@ -18,7 +18,14 @@ import {
   showName,
   sizeOf,
 } from "./hub-cache.ts";
-import { ask, type AskOptions, HubRefusal, hubSettings, Unreachable } from "./hub-client.ts";
+import {
+  addressOf,
+  ask,
+  type AskOptions,
+  HubRefusal,
+  hubSettings,
+  Unreachable,
+} from "./hub-client.ts";
 import { fetchBlob, partialOf } from "./hub-download.ts";
 
 export interface HubOptions {
@@ -316,11 +323,9 @@ class ListedRepo implements HubRepo {
     try {
       for (const { path, size, hash } of missing) {
         const blob = cache.blob(hash!);
-        const { type, id } = this.name;
-        const place = `${type === "dataset" ? "datasets/" : ""}${id}/resolve/${this.commit}`;
         await fetchBlob({
           ...{ settings, repo: this.name, blob, signal, retryMs },
-          url: `${settings.endpoint}/${place}/${path.split("/").map(encodeURIComponent).join("/")}`,
+          url: addressOf(settings, this.name, this.commit, path),
           file: { path, size, hash: hash! },
           lock: join(cache.locks, `${hash}.lens`),
           onBytes: (done) => {
