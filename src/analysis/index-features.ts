@@ -179,7 +179,7 @@ function codesOf(
 /** What determines the codes, but for the text. */
 async function identity(
   sae: Sae,
-  model: Pick<Model, "tokenizer" | "info" | "weightsHash">,
+  model: Pick<Model, "tokenizer" | "info" | "weightsHash"> & Partial<Model>,
   { hookPoint, stored, contextLength, bos, rules }: IndexOptions,
 ): Promise<Record<string, unknown>> {
   const hashes = [await hashBytes(Buffer.from(JSON.stringify(sae.spec)))];
@@ -189,7 +189,11 @@ async function identity(
   const { selection, dIn, dSae } = sae.spec;
   return {
     hookPoint,
-    model: { name: model.info.source, weightsHash: await model.weightsHash() },
+    model: {
+      ...{ name: model.info.source, weightsHash: await model.weightsHash() },
+      // A GPU rounds otherwise; what the CPU began is gone on with whatever version wrote it.
+      ...(model.device === "webgpu" && { device: model.device }),
+    },
     tokenizer: { hash: model.tokenizer.hash },
     sae: {
       ...{ selection, dIn, dSae },

@@ -1,4 +1,7 @@
 /** `lens collect`: text → tokens → activations on disk. */
+import { existsSync } from "node:fs";
+import { join } from "node:path";
+
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
@@ -61,7 +64,9 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
-    await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
+    const isCollected = existsSync(join(out, "manifest.json")) && !options.append;
+    if (!isCollected)
+      await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });

@@ -125,10 +125,12 @@ async function collectSources(
   const dOut = hookPoints.target === undefined ? undefined : model.hookWidth(hookPoints.target);
   for (const sae of saes) resolveSae(sae, { dIn: heads.reduce((a, b) => a + b), dOut, heads });
 
-  await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
-  if (activations.onTheFly) return onTheFlySources(context, activations, model, hookPoints);
-
   const names = model.expandHookPoints(namesOf(hookPoints));
+  const noteLoss = () => noteWeights(terminal, model, activations, names, threads);
+  if (activations.onTheFly) {
+    await noteLoss();
+    return onTheFlySources(context, activations, model, hookPoints);
+  }
   // What the weights are is in their hash.
   const {
     hookPoints: _,
@@ -151,9 +153,12 @@ async function collectSources(
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
   const folder = join(config.runs, "activations", name);
+  const isCollected = (split: string) => existsSync(join(folder, split, "manifest.json"));
+  // What is there was measured when it was collected.
+  if (!isCollected("train")) await noteLoss();
   const store = async (split: "train" | "validation", tokens: number) => {
     const out = join(folder, split);
-    const finished = existsSync(join(out, "manifest.json"));
+    const finished = isCollected(split);
     let empty = 0;
     const progress = new Progress({
       label: `collecting (${split})`,
