@@ -11,6 +11,7 @@ export default defineConfig({
   test: {
     // No test asks the real hub, or finds what a person has fetched from it.
     env: { HF_HUB_OFFLINE: "1", HF_HOME: "/nonexistent/huggingface" },
+    setupFiles: ["./test/equal-arrays.ts"],
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
     // Native add-ons are not all safe in worker threads.
     pool: "forks",
