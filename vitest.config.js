@@ -16,7 +16,7 @@ export default defineConfig({
     // Native add-ons are not all safe in worker threads.
     pool: "forks",
     // Some wait for processes, a browser or a database most of the time.
-    maxWorkers: 2,
+    maxWorkers: 3,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // A page under load takes its time.

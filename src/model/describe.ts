@@ -156,10 +156,10 @@ export async function estimateSpeed(
   { threads }: { threads?: number } = {},
 ): Promise<{ tokensPerSecond: number; flopsPerSecond: number }> {
   const { layers, dModel, dMlp, heads, length, flopsPerToken } = model;
-  const rows = 512;
   const graph = new OnnxGraph();
-  // Big models: a part of the matrix is as fast as all of it.
+  // Big models: a part of the matrix is as fast as all of it. Small ones need as many rows as a batch has.
   const [k, n] = [Math.min(dModel, 4096), Math.min(dMlp, 8192)];
+  const rows = Math.min(2048, Math.max(256, Math.floor(2 ** 33 / (k * n))));
   graph.input("x", "float32", ["rows", k]);
   const matrix = graph.initializer("w", "float32", [n, k], new Float32Array(n * k).fill(0.01));
   graph.op("Gemm", ["x", matrix], { transB: 1 }, { name: "y" });
