@@ -15,8 +15,8 @@ export default defineConfig({
     include: ["src/**/*.test.ts", "test/**/*.test.ts"],
     // Native add-ons are not all safe in worker threads.
     pool: "forks",
-    // Some wait for processes, a browser or a database most of the time.
-    maxWorkers: 3,
+    // Some wait for processes, a browser or a database most of the time. Three gain nothing on two cores.
+    maxWorkers: 2,
     testTimeout: 60_000,
     hookTimeout: 60_000,
     // A page under load takes its time.

@@ -65,8 +65,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   try {
     const hookPoints = hookPointsOf(model, activations);
     const isCollected = existsSync(join(out, "manifest.json")) && !options.append;
-    if (!isCollected)
-      await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
+    if (!isCollected) await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });

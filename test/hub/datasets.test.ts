@@ -15,6 +15,13 @@ import {
 } from "../../src/model/text.ts";
 import { commitOf, type StoredRepo, useHub } from "./hub-server.ts";
 
+// Between attempts people wait for seconds; nothing here hangs on how long.
+vi.mock("../../src/model/hub-client.ts", async (original) => {
+  const client = await original<typeof import("../../src/model/hub-client.ts")>();
+  const pause: typeof client.pause = (ms, signal) => client.pause(Math.min(ms, 20), signal);
+  return { ...client, pause };
+});
+
 const place = useHub();
 const commit = commitOf("first");
 const SHARDS = 3;
