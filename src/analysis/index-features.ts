@@ -179,7 +179,7 @@ function codesOf(
 /** What determines the codes, but for the text. */
 async function identity(
   sae: Sae,
-  model: Pick<Model, "tokenizer" | "info" | "weightsHash"> & Partial<Model>,
+  model: Pick<Model, "tokenizer" | "info" | "weightsHash"> & Partial<Pick<Model, "device">>,
   { hookPoint, stored, contextLength, bos, rules }: IndexOptions,
 ): Promise<Record<string, unknown>> {
   const hashes = [await hashBytes(Buffer.from(JSON.stringify(sae.spec)))];
