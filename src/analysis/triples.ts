@@ -187,7 +187,8 @@ async function chooseTriples(
         if (gain >= minGain && gain > (ofPair[kind]?.gain ?? 0))
           ofPair[kind] = { latents: [a, b, third], gain };
       };
-      for (const c of thirds) consider("and", c);
+      // At most withThird / ab can be gained.
+      for (const c of thirds) if (withThird[c] >= minGain * ab) consider("and", c);
       for (const c of partners) consider("either", c);
       for (const kind of TRIPLE_KINDS) keep(kind, ofPair[kind]);
       for (const c of thirds) withThird[c] = 0;

@@ -80,9 +80,7 @@ export class Turning {
   readonly #b: TurnableFirings;
   /** Meetings at each turn of a document; all 0 in between. */
   readonly #meetings: Int32Array;
-  /** The turns with meetings. */
-  readonly #turns: Int32Array;
-  /** The share of a document's turns with each number of meetings, and of all documents' turns together. */
+  /** How many of a document's turns, then which share, have each number of meetings; and the share of all documents' turns together. */
   readonly #spread: Float64Array;
   readonly #shares = new Float64Array(EXACT_WORK + 1);
 
@@ -92,27 +90,22 @@ export class Turning {
     this.#b = b;
     const longest = a.lengths.reduce((most, n) => Math.max(most, n), 0);
     this.#meetings = new Int32Array(longest);
-    this.#turns = new Int32Array(longest);
     this.#spread = new Float64Array(longest + 1);
   }
 
   /** Latent f of `a` with latent g of `b`. */
   test(f: number, g: number): TurnTest {
     const shared = this.#sharedDocuments(f, g);
+    const { lengths, document } = this.#a;
+    const meetings = this.#meetings;
     let [together, mean, variance, third, most, work] = [0, 0, 0, 0, 0, 0];
     for (let k = 0; k < shared.length; k += 2) {
-      const turns = this.#turn(shared[k], shared[k + 1]);
-      const n = this.#a.lengths[this.#a.document[shared[k]]];
-      let [sum, squares, cubes, highest] = [0, 0, 0, 0];
-      together += this.#meetings[0];
-      for (let t = 0; t < turns; t++) {
-        const m = this.#meetings[this.#turns[t]];
-        sum += m;
-        squares += m * m;
-        cubes += m * m * m;
-        if (m > highest) highest = m;
-        this.#meetings[this.#turns[t]] = 0;
-      }
+      const { sum, squares, cubes, highest } = this.#turn(shared[k], shared[k + 1]);
+      const n = lengths[document[shared[k]]];
+      together += meetings[0];
+      // Whichever is less to do.
+      if (n <= 64 * sum) meetings.fill(0, 0, n);
+      else this.#takeSpread(shared[k], shared[k + 1], highest);
       const average = sum / n;
       mean += average;
       variance += squares / n - average ** 2;
@@ -155,17 +148,47 @@ export class Turning {
     return shared;
   }
 
-  /** Counts the meetings at each turn; returns at how many there are any. */
-  #turn(i: number, j: number): number {
+  /** Counts the meetings m at each turn of a document; returns the sums over all turns of m, m² and m³, and the highest m. */
+  #turn(i: number, j: number) {
     const [a, b] = [this.#a, this.#b];
     const n = a.lengths[a.document[i]];
-    const [ofA, ofB] = [a.firings.at, b.firings.at];
+    const [ofA, ofB, meetings] = [a.firings.at, b.firings.at, this.#meetings];
+    const [from, to] = [b.from[j], b.from[j + 1]];
+    const sum = (a.from[i + 1] - a.from[i]) * (to - from);
+    let [before, beforeSquared, highest] = [0, 0, 0];
+    for (let x = a.from[i]; x < a.from[i + 1]; x++) {
+      const at = ofA[x];
+      for (let y = from; y < to; y++) {
+        const by = ofB[y] - at;
+        const turn = by + (n & (by >> 31)); // by + n where by < 0
+        const m = meetings[turn];
+        meetings[turn] = m + 1;
+        before += m;
+        beforeSquared += m * m;
+        if (m >= highest) highest = m + 1;
+      }
+    }
+    // Where m becomes m + 1, m² grows by 2m + 1 and m³ by 3m² + 3m + 1.
+    const squares = 2 * before + sum;
+    return { sum, squares, cubes: 3 * beforeSquared + 3 * before + sum, highest };
+  }
+
+  /** Clears what `#turn` has counted, and counts in `#spread` the turns with each number of meetings from 1 on; returns how many these are. */
+  #takeSpread(i: number, j: number, highest: number): number {
+    const [a, b] = [this.#a, this.#b];
+    const n = a.lengths[a.document[i]];
+    const [meetings, spread] = [this.#meetings, this.#spread];
+    spread.fill(0, 0, highest + 1);
     let turns = 0;
     for (let x = a.from[i]; x < a.from[i + 1]; x++)
       for (let y = b.from[j]; y < b.from[j + 1]; y++) {
-        const by = ofB[y] - ofA[x];
+        const by = b.firings.at[y] - a.firings.at[x];
         const turn = by < 0 ? by + n : by;
-        if (this.#meetings[turn]++ === 0) this.#turns[turns++] = turn;
+        const m = meetings[turn];
+        if (m === 0) continue;
+        spread[m]++;
+        turns++;
+        meetings[turn] = 0;
       }
     return turns;
   }
@@ -177,16 +200,10 @@ export class Turning {
     shares[0] = 1;
     let reached = 0;
     for (let k = 0; k < shared.length; k += 2) {
-      const turns = this.#turn(shared[k], shared[k + 1]);
+      const { highest } = this.#turn(shared[k], shared[k + 1]);
       const n = this.#a.lengths[this.#a.document[shared[k]]];
-      let highest = 0;
-      for (let t = 0; t < turns; t++) {
-        const turn = this.#turns[t];
-        const m = this.#meetings[turn];
-        while (highest < m) spread[++highest] = 0;
-        spread[m] += 1 / n;
-        this.#meetings[turn] = 0;
-      }
+      const turns = this.#takeSpread(shared[k], shared[k + 1], highest);
+      for (let m = 1; m <= highest; m++) spread[m] /= n;
       const none = (n - turns) / n;
       // In place: what is added to higher numbers comes from those not yet multiplied.
       for (let i = reached; i >= 0; i--) {

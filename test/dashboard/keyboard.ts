@@ -2,12 +2,16 @@
 import { expect } from "vitest";
 import type { Locator, Page } from "playwright-core";
 
-/** Presses Tab until the element has the focus: from where it is, all the way round if need be. */
+/** Presses Tab, or with Shift where the element comes earlier on the page, until it has the focus. */
 export async function tabTo(page: Page, wanted: Locator, most = 400): Promise<void> {
   await wanted.waitFor({ state: "visible" });
+  // Found once, as looking an element up by its role and name takes longer than all else here.
+  let element = await wanted.elementHandle();
   for (let i = 0; i < most; i++) {
-    if (await isFocused(wanted)) return;
-    await page.keyboard.press("Tab");
+    const is = await element.evaluate(whereItIs);
+    if (is === "focused") return;
+    if (is === "gone") element = await wanted.elementHandle();
+    else await page.keyboard.press(is === "before" ? "Shift+Tab" : "Tab");
   }
   const at = await page.evaluate(() => document.activeElement?.outerHTML.slice(0, 200));
   expect.unreachable(`Tab never came to ${String(wanted)}; it is at ${at}`);
@@ -25,6 +29,10 @@ export async function typeInto(page: Page, field: Locator, text: string): Promis
   await page.keyboard.type(text);
 }
 
-function isFocused(wanted: Locator): Promise<boolean> {
-  return wanted.evaluate((element) => element === document.activeElement);
+function whereItIs(element: Node): "focused" | "before" | "after" | "gone" {
+  if (!element.isConnected) return "gone";
+  const focused = document.activeElement ?? document.body;
+  if (element === focused) return "focused";
+  const position = focused.compareDocumentPosition(element);
+  return position & Node.DOCUMENT_POSITION_PRECEDING ? "before" : "after";
 }
