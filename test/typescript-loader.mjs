@@ -6,19 +6,19 @@ import { register } from "node:module";
 
 const hooks = `
   import { readFile } from "node:fs/promises";
-  import ts from "typescript";
-  const compilerOptions = { module: ts.ModuleKind.ESNext, target: ts.ScriptTarget.ES2023, verbatimModuleSyntax: true };
+  import { fileURLToPath } from "node:url";
+  import { transformSync } from "rolldown/utils";
   export async function load(url, context, nextLoad) {
     if (!url.endsWith(".ts")) return nextLoad(url, context);
-    const text = await readFile(new URL(url), "utf8");
-    const source = ts.transpileModule(text, { compilerOptions }).outputText;
-    return { format: "module", source, shortCircuit: true };
+    const { code, errors } = transformSync(fileURLToPath(url), await readFile(new URL(url), "utf8"));
+    if (errors.length > 0) throw new SyntaxError(url + ": " + errors[0].message);
+    return { format: "module", source: code, shortCircuit: true };
   }`;
 // Its own URL as the parent, so that the hooks find node_modules.
 register(
   "data:text/javascript," +
     encodeURIComponent(
-      hooks.replace('"typescript"', JSON.stringify(import.meta.resolve("typescript"))),
+      hooks.replace('"rolldown/utils"', JSON.stringify(import.meta.resolve("rolldown/utils"))),
     ),
   import.meta.url,
 );
