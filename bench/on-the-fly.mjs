@@ -81,6 +81,11 @@ try {
       ...{ name: "GPT-2 small, layer 6, 768 → 6,144", model: folder, tokens: scaled(16_384) },
       ...{ hookPoint: "blocks.5.hook_resid_post", batch: 2048, dSae: 6144, k: 32 },
     },
+    // The model and training take about as long as each other.
+    {
+      ...{ name: "builtin:tiny, 256 → 12,288", model: "builtin:tiny", tokens: scaled(65_536) },
+      ...{ hookPoint: "blocks.2.hook_resid_post", batch: 2048, dSae: 12_288, k: 16 },
+    },
     {
       ...{ name: "builtin:tiny, 256 → 32,768", model: "builtin:tiny", tokens: scaled(32_768) },
       ...{ hookPoint: "blocks.2.hook_resid_post", batch: 2048, dSae: 32_768, k: 32 },
