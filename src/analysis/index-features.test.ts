@@ -149,6 +149,20 @@ describe("a pass that was cut off", () => {
     forward.mockRestore();
   });
 
+  it("begins anew on a GPU, which rounds otherwise", async () => {
+    await stoppedAfter(2, cut);
+    const forward = vi.spyOn(model, "forward");
+    const { device } = model;
+    Object.assign(model, { device: "webgpu" });
+    await indexFeatures(randomTopK(3), model, documents, { ...options, out: cut, resume: "a" });
+    Object.assign(model, { device });
+    const all = forward.mock.calls.length;
+    forward.mockClear();
+    await indexFeatures(randomTopK(3), model, documents, { ...options, out: cut });
+    expect(all).toBe(forward.mock.calls.length);
+    forward.mockRestore();
+  });
+
   it("goes on after SIGKILL in the middle", async () => {
     const child = spawn(process.execPath, ["--import", fileURLToPath(new URL("../../test/typescript-loader.mjs", import.meta.url)), fileURLToPath(new URL("../../test/crash/index-features.mjs", import.meta.url)), cut], { stdio: ["ignore", "pipe", "inherit"] }); // prettier-ignore
     let seen = 0;

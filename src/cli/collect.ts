@@ -1,12 +1,10 @@
 /** `lens collect`: text → tokens → activations on disk. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
-
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
+import { isFinished } from "../model/store/manifest.ts";
 import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
 import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
@@ -64,7 +62,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
-    const isCollected = existsSync(join(out, "manifest.json")) && !options.append;
+    const isCollected = isFinished(out) && !options.append;
     if (!isCollected) await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },

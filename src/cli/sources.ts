@@ -1,5 +1,4 @@
 /** From settings to activations: collected (or found collected), read from folders, or made. */
-import { existsSync } from "node:fs";
 import { join } from "node:path";
 
 import { memorySource, splitSource, type RowSource } from "../activation-source.ts";
@@ -15,7 +14,12 @@ import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
-import { readManifest, type StoreManifest, type StorePlan } from "../model/store/manifest.ts";
+import {
+  isFinished,
+  readManifest,
+  type StoreManifest,
+  type StorePlan,
+} from "../model/store/manifest.ts";
 import { requireRereadable, stampOfSource } from "../model/text.ts";
 import { configHash } from "../runs.ts";
 import { resolveSae } from "../sae/architecture.ts";
@@ -153,7 +157,7 @@ async function collectSources(
   const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
   const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
   const folder = join(config.runs, "activations", name);
-  const isCollected = (split: string) => existsSync(join(folder, split, "manifest.json"));
+  const isCollected = (split: string) => isFinished(join(folder, split));
   // What is there was measured when it was collected.
   if (!isCollected("train")) await noteLoss();
   const store = async (split: "train" | "validation", tokens: number) => {

@@ -1,6 +1,4 @@
 /** `lens store`: stored activations, looked into, verified, and made into others. */
-import { existsSync } from "node:fs";
-import { join } from "node:path";
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
@@ -8,7 +6,7 @@ import { committedShards } from "../model/store/commit.ts";
 import { openSource, type DeriveOptions } from "../model/store/derive.ts";
 import { storeHash } from "../model/store/identity.ts";
 import type { Made } from "../model/store/made.ts";
-import { readPlan, type StoreManifest } from "../model/store/manifest.ts";
+import { isFinished, readPlan, type StoreManifest } from "../model/store/manifest.ts";
 import { mergeStores } from "../model/store/merge.ts";
 import { shuffleStore } from "../model/store/shuffle.ts";
 import { subsetStore, type SubsetOptions } from "../model/store/subset.ts";
@@ -122,8 +120,7 @@ async function show(path: string, options: Options): Promise<void> {
 /** How much of a store is there, without reading its shards. */
 async function stateOf(path: string) {
   const plan = await readPlan(path);
-  if (!plan || existsSync(join(path, "manifest.json")))
-    return { finished: true, rows: 0, shards: 0, planned: 0 };
+  if (!plan || isFinished(path)) return { finished: true, rows: 0, shards: 0, planned: 0 };
   const shards = await committedShards(path);
   const rows = shards.reduce((sum, shard) => sum + shard.rows, 0);
   return { finished: false, rows, shards: shards.length, planned: plan.tokens };

@@ -10,6 +10,7 @@
  * A shard counts when its commit record exists, which is written after its files are whole and
  * synced. Nothing in these files depends on when or in how many attempts they were written.
  */
+import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 import { join } from "node:path";
 import { z } from "zod";
@@ -170,6 +171,8 @@ export const shardPath = (folder: string, shard: number) =>
 export const readPlan = (path: string) => readJson(join(path, "plan.json"), planSchema);
 export const readRecord = (path: string, shard: number) =>
   readJson(join(path, recordPath(shard)), shardSchema);
+/** Whether the store at `path` was finished: the manifest is written last. */
+export const isFinished = (path: string) => existsSync(join(path, "manifest.json"));
 export const readManifest = (path: string) => readJson(join(path, "manifest.json"), manifestSchema);
 
 async function readJson<S extends z.ZodType>(
