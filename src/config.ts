@@ -84,6 +84,18 @@ const fromModelFields = z.strictObject({
     .describe(
       "Where the beginning-of-sequence token goes: before each document, also at each row's start, or nowhere. Its own activations are never kept.",
     ),
+  eos: z
+    .boolean()
+    .default(false)
+    .describe(
+      "Put the end-of-sequence token, an encoder's [SEP], behind each document. Its own activations are never kept.",
+    ),
+  packing: z
+    .enum(["continuous", "separate"])
+    .default("continuous")
+    .describe(
+      "How documents become rows of tokens: continuous: one behind the other; separate: each in rows of its own, whose rest is padding, which no position sees and nothing counts.",
+    ),
   skipSpecialTokens: z
     .boolean()
     .default(false)

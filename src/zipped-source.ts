@@ -127,7 +127,7 @@ function requireSameRows([first, ...rest]: readonly RowSource[]): void {
     if (difference)
       throw new UserError(
         `activations of several hook points must come from the same tokens; ${difference}. ` +
-          "Collect all hook points in one pass, or with the same text, contextLength, bos, tokens and shardRows.",
+          "Collect all hook points in one pass, or with the same text, packing, tokens and shardRows.",
       );
   }
 }

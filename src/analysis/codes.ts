@@ -5,8 +5,8 @@
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
-import { packRows, type BosRule, type PackedRow } from "../model/packing.ts";
-import { batchTokens } from "../model/token-batches.ts";
+import { packRows, type PackedRow, type PackingRules } from "../model/packing.ts";
+import { batchTokens, type BatchTokens } from "../model/token-batches.ts";
 import { keptPlaces, TokenFilter, type TokenRules } from "../model/token-filter.ts";
 import type { Document, Span } from "../model/text.ts";
 import type { BatchCodes } from "../sae/sae-on-device.ts";
@@ -181,13 +181,12 @@ export function selectDocuments(
 }
 
 /** How documents become rows of tokens; the same rules as the activations that the SAE was trained on. */
-export interface TextOptions {
+export interface TextOptions extends Partial<PackingRules> {
   /** Positions to read; reading stops with the row that reaches them, whatever the batch. */
   tokens: number;
   /** Tokens per row; absent: the model's own limit, at most 256. */
   contextLength?: number;
-  bos?: BosRule;
-  /** What is left out beside beginning-of-sequence tokens; absent: nothing. */
+  /** What is left out beside the tokens that packing adds; absent: nothing. */
   rules?: TokenRules;
   /** Rows per forward pass. */
   batchRows?: number;
@@ -201,6 +200,8 @@ export interface RowBatch {
   length: number;
   /** [rows · length] */
   tokens: Int32Array;
+  /** What a forward pass takes of them. */
+  pass: BatchTokens;
   /** Places in the flattened batch that count: text, but for what the rules leave out. */
   kept: Int32Array;
   /** Why the other places do not; see token-filter.ts. */
@@ -216,7 +217,7 @@ export async function* rowBatches(
   documents: AsyncIterable<Document> | Iterable<Document>,
   options: TextOptions,
 ): AsyncGenerator<RowBatch> {
-  const { tokens: wanted, bos = "document", batchRows = 16 } = options;
+  const { tokens: wanted, bos = "document", eos, packing, batchRows = 16 } = options;
   const contextLength = options.contextLength ?? Math.min(model.info.contextLength, 256);
   const filter = new TokenFilter(options.rules, model.tokenizer);
   const open = new Map<number, TextDocument>();
@@ -239,8 +240,7 @@ export async function* rowBatches(
     return batch;
   };
   for await (const row of packRows(remembered(), model.tokenizer, {
-    contextLength,
-    bos,
+    ...{ contextLength, bos, eos, packing },
     partial: true,
   })) {
     // Only the last row of a text is shorter.
@@ -259,13 +259,14 @@ function batchOf(
   filter: TokenFilter,
 ): RowBatch {
   const length = rows[0].tokens.length;
-  const { tokens } = batchTokens(rows);
+  const pass = batchTokens(rows);
+  const { tokens } = pass;
   const documents = new Map<number, TextDocument>();
   for (const row of rows)
     for (const ordinal of row.documents)
       if (ordinal >= 0 && !documents.has(ordinal)) documents.set(ordinal, open.get(ordinal)!);
   const reasons = filter.reasons(rows);
-  return { rows, length, tokens, kept: keptPlaces(reasons), reasons, filter, documents };
+  return { rows, length, tokens, pass, kept: keptPlaces(reasons), reasons, filter, documents };
 }
 
 /** The batch with what its activations [rows · length, width] at the hook points leave of it. */
@@ -358,9 +359,7 @@ export async function* encodeText(
         firstRow += read.rows.length;
         continue;
       }
-      const { activations } = await model.forward({
-        ...{ tokens: read.tokens, batch: read.rows.length, length: read.length, capture },
-      });
+      const { activations } = await model.forward({ ...read.pass, capture });
       const batch = withinNorm(read, activations);
       if (skipped || batch.kept.length === 0) {
         first += batch.kept.length;

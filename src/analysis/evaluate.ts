@@ -130,7 +130,7 @@ export async function evaluateAll(
   let cleanLoss = 0;
   try {
     for await (const read of rowBatches(model, documents(), text)) {
-      const input = { tokens: read.tokens, batch: read.rows.length, length: read.length };
+      const input = read.pass;
       const wanted = { loss: true, ...(options.detail && { logits: "all" as const }) };
       const clean = await model.forward({ ...input, capture, ...wanted });
       const batch = withinNorm(read, clean.activations);

@@ -1,6 +1,6 @@
 /** An evaluation as it is written down and compared: numbers, intervals, and what they are over. */
 import type { Device } from "../device/device.ts";
-import type { BosRule } from "../model/packing.ts";
+import type { PackingRules } from "../model/packing.ts";
 import type { Sae } from "../sae/sae.ts";
 import { intervalOf, type Drawn } from "./document-draws.ts";
 import type { Estimate } from "./document-sums.ts";
@@ -16,7 +16,7 @@ import {
 } from "./geometry.ts";
 
 /** What was measured, and how. */
-export interface Circumstances {
+export interface Circumstances extends PackingRules {
   model: string;
   hookPoints: readonly string[];
   /** What a transcoder predicts. */
@@ -24,16 +24,16 @@ export interface Circumstances {
   /** Where the text comes from. */
   data: string;
   contextLength: number;
-  bos: BosRule;
 }
 
 /** Which positions count where; the same for every evaluation, said in every one. */
 export const RULES = {
   reconstruction:
-    "over all positions of the text; beginning-of-sequence positions are not among them",
+    "over all positions of the text; beginning- and end-of-sequence positions and padding are not among them",
   predictions:
-    "over all predictions of a token of the text, a document's first one included where a beginning-of-sequence token is before it; a beginning-of-sequence token is never predicted",
-  replacement: "beginning-of-sequence positions keep their activations; all others are replaced",
+    "over all predictions of a token of the text, a document's first one included where a beginning-of-sequence token is before it; beginning- and end-of-sequence tokens are never predicted",
+  replacement:
+    "beginning- and end-of-sequence positions keep their activations; all others are replaced",
   intervals:
     "95 %, percentile bootstrap with 1,000 draws of documents; means that are subtracted stay those of the whole text",
 } as const;

@@ -10,6 +10,7 @@ import type { FeaturesConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
 import type { Model } from "../model/model.ts";
+import { packingRules } from "../model/packing.ts";
 import type { Document } from "../model/text.ts";
 import { hashBytes } from "../safetensors.ts";
 import type { Sae } from "../sae/sae.ts";
@@ -180,7 +181,7 @@ function codesOf(
 async function identity(
   sae: Sae,
   model: Pick<Model, "tokenizer" | "info" | "weightsHash"> & Partial<Pick<Model, "device">>,
-  { hookPoint, stored, contextLength, bos, rules }: IndexOptions,
+  { hookPoint, stored, contextLength, bos, eos, packing, rules }: IndexOptions,
 ): Promise<Record<string, unknown>> {
   const hashes = [await hashBytes(Buffer.from(JSON.stringify(sae.spec)))];
   for (const [name, array] of Object.entries(sae))
@@ -199,7 +200,9 @@ async function identity(
       ...{ selection, dIn, dSae },
       weightsHash: await hashBytes(Buffer.from(hashes.join())),
     },
-    packing: stored ? packingOf(stored.manifest) : { contextLength, bos, ...(rules && { rules }) },
+    packing: stored
+      ? packingOf({ ...stored.manifest, rules: stored.manifest.tokenRules })
+      : packingOf({ contextLength, bos, eos, packing, rules }),
     ...(stored && {
       activations: {
         manifest: await hashBytes(Buffer.from(JSON.stringify(stored.manifest))),
@@ -210,8 +213,8 @@ async function identity(
   };
 }
 
-function packingOf({ contextLength, bos, tokenRules: rules }: StoredActivations["manifest"]) {
-  return { contextLength, bos, ...(rules && { rules }) };
+function packingOf({ contextLength, bos, eos, packing, rules }: Omit<TextOptions, "tokens">) {
+  return { contextLength, ...packingRules({ bos, eos, packing }), ...(rules && { rules }) };
 }
 
 /** Labels of all latents: chosen on half of the documents, measured on the others. */

@@ -44,9 +44,7 @@ export async function* encodeTogether(
   try {
     for await (const read of rowBatches(model, documents, options)) {
       const rows = read.tokens.length;
-      const { activations } = await model.forward({
-        ...{ tokens: read.tokens, batch: read.rows.length, length: read.length, capture },
-      });
+      const { activations } = await model.forward({ ...read.pass, capture });
       const batch = withinNorm(read, activations);
       const chunk = chunkOf(batch, first, firstRow);
       const place = new Int32Array(rows).fill(-1);

@@ -54,15 +54,8 @@ export async function addMeans(
   const capture = splices.map(({ hookPoint }) => hookPoint);
   let rows = 0;
   for await (const batch of rowBatches(model, documents, options)) {
-    const { tokens, length } = batch;
-    const { activations } = await model.forward({
-      ...{
-        tokens,
-        batch: batch.rows.length,
-        length,
-        capture: [...new Set([...inputs, ...capture])],
-      },
-    });
+    const wanted = [...new Set([...inputs, ...capture])];
+    const { activations } = await model.forward({ ...batch.pass, capture: wanted });
     const { kept } = withinNorm(batch, activations);
     for (const { hookPoint, width, mean } of splices) {
       const x = activations[hookPoint];
@@ -103,7 +96,7 @@ export interface Predictions {
   documents: number[];
 }
 
-/** All predictions in a batch of a token of the text: of a beginning-of-sequence token there is none. */
+/** All predictions in a batch of a token of the text: of a token that packing adds there is none. */
 export function predictionsOf({ rows, length }: RowBatch): Predictions {
   const found: Predictions = { places: [], documents: [] };
   for (const [r, { documents }] of rows.entries())

@@ -81,9 +81,7 @@ export async function labelledText(
   let first = 0;
   try {
     for await (const batch of rowBatches(model, documents, options)) {
-      const { activations } = await model.forward({
-        ...{ tokens: batch.tokens, batch: batch.rows.length, length: batch.length, capture },
-      });
+      const { activations } = await model.forward({ ...batch.pass, capture });
       const x = joinHeads(
         sae.spec,
         capture.map((name) => activations[name]),

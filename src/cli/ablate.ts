@@ -12,6 +12,7 @@ import {
   meaningOf,
   openModelRun,
 } from "../workbench/model-run.ts";
+import { packedAs } from "../workbench/reading.ts";
 import { interruptibly } from "./analyse.ts";
 import { numberOf } from "./generate.ts";
 import { interruptible } from "./interrupt.ts";
@@ -72,10 +73,9 @@ async function run(list: string, id: string, options: Options, signal: AbortSign
     ...{ label: "ablating", unit: "tokens", total: tokens, quiet: terminal.quiet },
   });
   try {
-    const { contextLength, bos } = activations;
     const text = interruptibly(heldOutDocuments(config, model), signal);
     const result = await ablate(sae, model, text, {
-      ...{ ...places, at: options.at, latents, device, tokens, contextLength, bos },
+      ...{ ...places, at: options.at, latents, device, tokens, ...packedAs(activations) },
       controls: numberOf("controls", options.controls),
       examples: numberOf("examples", options.examples),
       seed: numberOf("seed", options.seed),

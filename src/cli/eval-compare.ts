@@ -139,8 +139,18 @@ function onTextOf(first: Subject, second: Subject): Subject {
     throw new UserError(
       `a comparison needs text that both are measured on; the activations of ${text.from === "model" ? second.folder : first.folder} come from no model`,
     );
-  const { data, field, shuffleDocuments, validationTokens, contextLength, bos } = text;
-  const read = { data, field, shuffleDocuments, validationTokens, contextLength, bos };
+  const { data, field, shuffleDocuments, validationTokens } = text;
+  const { contextLength, bos, eos, packing } = text;
+  const read = {
+    data,
+    field,
+    shuffleDocuments,
+    validationTokens,
+    contextLength,
+    bos,
+    eos,
+    packing,
+  };
   const activations = { ...own, ...read };
   return { ...second, config: { ...second.config, activations } };
 }

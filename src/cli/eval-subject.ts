@@ -9,6 +9,7 @@ import { renderPng, type Figure } from "../analysis/plots.ts";
 import { parseConfig, type ModelActivationsConfig, type RunConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import type { Model } from "../model/model.ts";
+import { packingRules } from "../model/packing.ts";
 import { sourceText } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { loadSae, type SaeDetails } from "../sae/formats.ts";
@@ -53,10 +54,11 @@ export async function openSubject(id: string, options: EvalOptions): Promise<Sub
 /** The settings that an autoencoder's own files tell of. */
 function settingsOf(folder: string, details: SaeDetails): Record<string, unknown> {
   const { modelName, hookPoint, hookPoints, targetHookPoint, contextLength, dataset } = details;
+  const { eos, packing } = details;
   // Lens writes metadata.json beside cfg.json. What SAELens trained had its BOS before every row.
   const bos = existsSync(join(folder, "metadata.json")) ? "document" : "row";
   const told = {
-    ...{ model: modelName, data: dataset, contextLength, targetHookPoint },
+    ...{ model: modelName, data: dataset, contextLength, eos, packing, targetHookPoint },
     ...(hookPoints ? { hookPoints } : { hookPoint }),
     bos: details.prependBos === undefined ? undefined : details.prependBos ? bos : "none",
   };
@@ -72,10 +74,10 @@ export async function recordFor(
 ): Promise<EvaluationRecord> {
   const activations = config.activations as ModelActivationsConfig;
   const { inputs, target } = hookPointsOf(model, activations);
-  const { contextLength = Math.min(model.info.contextLength, 256), bos } = activations;
+  const { contextLength = Math.min(model.info.contextLength, 256) } = activations;
   return evaluationRecord(sae, device, evaluation, {
     ...{ model: activations.model, hookPoints: inputs, targetHookPoint: target },
-    ...{ data: sourceText(activations.data), contextLength, bos },
+    ...{ data: sourceText(activations.data), contextLength, ...packingRules(activations) },
   });
 }
 

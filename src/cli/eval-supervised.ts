@@ -8,6 +8,7 @@ import type { Model } from "../model/model.ts";
 import type { Sae } from "../sae/sae.ts";
 import { hookPointsOf } from "../workbench/hook-points.ts";
 import { heldOutDocuments } from "../workbench/model-run.ts";
+import { packedAs } from "../workbench/reading.ts";
 import type { EvalOptions } from "./eval-subject.ts";
 import { Progress } from "./progress.ts";
 import { type Context } from "./sources.ts";
@@ -36,12 +37,13 @@ export async function evaluateSupervised(
   if (!Number.isInteger(tokens) || tokens < 1)
     throw new UserError(`--supervised-tokens must be a whole number of 1 or more; got ${options.supervisedTokens}`); // prettier-ignore
   if (config.activations.from !== "model") throw new Error("only a model reads text");
-  const { contextLength, bos } = config.activations;
+  const packed = packedAs(config.activations);
   const { inputs: hookPoint } = hookPointsOf(model, config.activations);
   return stepProgress(terminal.quiet, (onStep) =>
     superviseSae(sae, model, heldOutDocuments(config, model), {
       ...{ device, hookPoint, tokens },
-      ...{ contextLength, bos, seed: config.seed, signal, ...(only && { only }), onStep },
+      ...packed,
+      ...{ seed: config.seed, signal, ...(only && { only }), onStep },
     }),
   );
 }

@@ -10,6 +10,7 @@ import { parseConfig, type ModelActivationsConfig } from "../config.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import { loadModel, type Model } from "../model/model.ts";
+import type { PackingRules } from "../model/packing.ts";
 import type { Document } from "../model/text.ts";
 import { findRun } from "../runs.ts";
 import { readCheckpoint } from "../sae/checkpoint.ts";
@@ -44,7 +45,7 @@ export interface PlacedRuns {
   model: Model;
   modelName: string;
   /** What text is read, and how: that of the first. */
-  text: TextSettings & Pick<ModelActivationsConfig, "contextLength" | "bos">;
+  text: TextSettings & Pick<ModelActivationsConfig, "contextLength"> & PackingRules;
 }
 
 interface Found {
@@ -146,6 +147,7 @@ async function find(base: string, id: string, device: Device): Promise<Found> {
 async function findFolder(id: string): Promise<Found> {
   const { sae, details } = await loadSae(id);
   const { modelName, hookPoint, hookPoints = hookPoint, contextLength, prependBos } = details;
+  const { eos, packing } = details;
   if (modelName === undefined || hookPoints === undefined)
     throw new UserError(
       `${join(id, "cfg.json")} does not say which model and hook point the autoencoder is of (metadata.model_name, metadata.hook_name)`,
@@ -154,7 +156,7 @@ async function findFolder(id: string): Promise<Found> {
   return {
     ...{ id, sae, modelName, hookPoints: () => hookPoints },
     text: {
-      ...{ data, field: "text", contextLength },
+      ...{ data, field: "text", contextLength, eos, packing },
       bos: prependBos === false ? "none" : "document",
     },
   };

@@ -4,6 +4,7 @@ import { BYTES_PER_ACTIVATION, FiringsCollector } from "../analysis/firings.ts";
 import { encodeTogether } from "../analysis/joint-codes.ts";
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
+import { packedAs } from "../workbench/reading.ts";
 import { heldOutTextOf, type PlacedRuns } from "./placed-runs.ts";
 import { Progress } from "./progress.ts";
 import { short } from "../readable.ts";
@@ -31,7 +32,7 @@ export async function readHalves(
     ...{ label: "reading", unit: "tokens", total: tokens, quiet: terminal.quiet },
   });
   const documents = heldOutTextOf(placed, signal);
-  const reading = { tokens, contextLength: text.contextLength, bos: text.bos };
+  const reading = { tokens, ...packedAs(text) };
   let activations = 0;
   try {
     for await (const { chunk, codes } of encodeTogether(runs, device, model, documents, reading)) {

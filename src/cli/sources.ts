@@ -14,6 +14,7 @@ import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
+import { packingRules } from "../model/packing.ts";
 import {
   isFinished,
   readManifest,
@@ -49,7 +50,7 @@ export interface Activations {
   /** What the rows are activations of, where that is known. */
   hookPoints?: HookPointRoles;
   /** How the rows of `train` were made, where that is known. */
-  manifest?: Pick<StorePlan, "model" | "contextLength" | "bos" | "data">;
+  manifest?: Pick<StorePlan, "model" | "contextLength" | "bos" | "eos" | "packing" | "data">;
   /** Of activations that are stored nowhere. */
   onTheFly?: Flight;
   /** Synthetic activations, with what they were made from. */
@@ -142,10 +143,15 @@ async function collectSources(
     modelWeights: ___,
     onTheFly: ____,
     modelDevice,
+    eos,
+    packing,
     ...rest
   } = activations;
-  // A GPU rounds otherwise; what is computed on the CPU keeps the name it always had.
-  const collected = modelDevice === "cpu" ? rest : { ...rest, modelDevice };
+  // A GPU rounds otherwise; what is collected as it always was keeps the name it always had.
+  const collected = {
+    ...{ ...rest, ...packingRules({ bos: rest.bos, eos, packing }) },
+    ...(modelDevice !== "cpu" && { modelDevice }),
+  };
   const hash = configHash({
     ...collected,
     hookPoint: names.length === 1 ? names[0] : names,

@@ -263,6 +263,7 @@ async function detailsOf(
       ...placeOf(hookPoints),
       contextLength: manifest?.contextLength,
       prependBos: manifest ? manifest.bos !== "none" : undefined,
+      ...{ eos: manifest?.eos, packing: manifest?.packing },
       dataset: manifest && sourceText(manifest.data.source),
       averageSparsity: metrics.l0 / sae.spec.dSae,
       activeFeatures: summary.activeFeatures,

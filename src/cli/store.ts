@@ -135,7 +135,19 @@ function unfinishedText(
 }
 
 function describe(path: string, manifest: StoreManifest, hash: string, bytes: number): string {
-  const { rows, shards, dtype, model, tokenizer, data, contextLength, bos, tokenMask } = manifest;
+  const {
+    rows,
+    shards,
+    dtype,
+    model,
+    tokenizer,
+    data,
+    contextLength,
+    bos,
+    eos,
+    packing,
+    tokenMask,
+  } = manifest;
   const facts: [string, string][] = [
     ["rows", `${short(rows)} in ${short(shards.length)} shard${shards.length === 1 ? "" : "s"}`],
     ["size", `${short(bytes / 1e6)} MB, ${dtype}`],
@@ -143,7 +155,10 @@ function describe(path: string, manifest: StoreManifest, hash: string, bytes: nu
     ["model", `${model.name} (${model.weightsHash})${model.device ? `, on ${model.device}` : ""}`],
     ["tokenizer", tokenizer.hash],
     ["text", `${sourceText(data.source)}, split ${data.split}, seed ${data.seed}`],
-    ["context", `${short(contextLength)} tokens, bos ${bos}`],
+    [
+      "context",
+      `${short(contextLength)} tokens, bos ${bos}${eos ? ", eos" : ""}${packing ? `, ${packing} documents` : ""}`,
+    ],
     ["left out", tokenMask.join("; ") || "nothing"],
   ];
   if (manifest.dropped) {

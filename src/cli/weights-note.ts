@@ -10,7 +10,7 @@ import type { Terminal } from "./terminal.ts";
 export async function noteWeights(
   terminal: Terminal,
   model: Model,
-  { modelWeights, data, field, bos }: ModelActivationsConfig,
+  { modelWeights, data, field, bos, eos }: ModelActivationsConfig,
   hookPoints: readonly string[],
   threads?: number,
 ): Promise<void> {
@@ -19,7 +19,7 @@ export async function noteWeights(
   const isReadable = partsOf(data).every(({ source }) => source !== "-");
   const { renderChat } = model.tokenizer;
   const text = isReadable ? documents(data, { field, renderChat }) : documents("builtin:stories");
-  terminal.note(weightsText(await compareWeights(model, text, hookPoints, { bos, threads })));
+  terminal.note(weightsText(await compareWeights(model, text, hookPoints, { bos, eos, threads })));
 }
 
 export function weightsText({ tokens, loss, differences }: WeightsComparison): string {

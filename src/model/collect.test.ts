@@ -297,6 +297,33 @@ describe("tokens that rules leave out", () => {
     );
   });
 
+  it("are those of text, whatever packing adds to it", async () => {
+    const END = 7;
+    const plain = stubModel();
+    const model = { ...plain, tokenizer: { ...plain.tokenizer, eosId: END } };
+    const rules = { eos: true, packing: "separate" } as const;
+    const all = { tokens: 1e6, shardRows: 20, dtype: "f32" as const };
+    const store = await collect(model, await writeTexts(), options({ ...all, ...rules }));
+    const expected = TRAIN.flatMap((text, document) => {
+      const stream = [BOS, ...Array.from(text, (c) => c.charCodeAt(0)), END];
+      return stream.map((token, i) => ({ token, document, position: i % 16, row: stream.slice(i - (i % 16), i + 1) })).slice(1, -1); // prettier-ignore
+    });
+    const { tokens, documents, positions } = await store.tokens();
+    expect([...tokens]).toEqual(expected.map(({ token }) => token));
+    expect([...documents]).toEqual(expected.map(({ document }) => document));
+    expect([...positions]).toEqual(expected.map(({ position }) => position));
+    const rows = await rowsOf(store);
+    for (const [i, { row, position }] of expected.entries())
+      expect(rows[i]).toEqual(stubActivation(row, position, store.dIn));
+    // Padding is no token that was left out.
+    expect(store.manifest!.dropped).toEqual({ beginning: 48, special: 48, position: 0, norm: 0 });
+    expect(store.manifest).toMatchObject({ bos: "document", ...rules });
+    expect(store.manifest!.tokenMask).toContain("end-of-sequence positions are dropped");
+    await expect(collect(model, at("text.jsonl"), options({ ...all, eos: true }))).rejects.toThrow(
+      'packing was "separate", now absent',
+    );
+  });
+
   it("cannot be all of a row", async () => {
     await expect(
       collect(stubModel(), await writeTexts(), options({ skipPositions: 16 })),

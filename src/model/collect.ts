@@ -11,6 +11,7 @@ import { messageOf, UserError } from "../error.ts";
 import { lockFolder, unlockFolder } from "../lock.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { Model } from "./model.ts";
+import { packingRules } from "./packing.ts";
 import { committedShards, finishStore, makeFolder, removeUncommitted, requireEmpty, writeJson } from "./store/commit.ts"; // prettier-ignore
 import { differencesOf, essence } from "./store/identity.ts";
 import { ShardBuffer } from "./store/shard-buffer.ts";
@@ -40,6 +41,8 @@ export interface CollectOptions extends Partial<
     | "shuffleDocuments"
     | "contextLength"
     | "bos"
+    | "eos"
+    | "packing"
     | "dtype"
     | "shardRows"
     | "skipSpecialTokens"
@@ -126,7 +129,8 @@ export async function collectionPlan(
   source: Source,
   options: Omit<CollectOptions, "out">,
 ): Promise<StorePlan> {
-  const { dtype = "f16", tokens, batchRows = 8, shardRows = 131_072, bos = "document" } = options;
+  const { dtype = "f16", tokens, batchRows = 8, shardRows = 131_072 } = options;
+  const { bos = "document", eos, packing } = options;
   const contextLength =
     options.contextLength ?? Math.min(model.info.contextLength, DEFAULT_CONTEXT);
   if (contextLength > model.info.contextLength)
@@ -163,8 +167,8 @@ export async function collectionPlan(
       hash: await hashSource(source),
     },
     contextLength,
-    bos,
-    tokenMask: tokenMask(rules),
+    ...packingRules({ bos, eos, packing }),
+    tokenMask: tokenMask(rules, { eos }),
     ...(rules && { tokenRules: rules }),
     dtype,
     hookPoints,

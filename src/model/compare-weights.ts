@@ -1,6 +1,6 @@
 /** What int8 weights change: loss and values at hook points, beside those of the checkpoint as it is. */
 import { loadModel, type Model } from "./model.ts";
-import { type BosRule, type PackedRow, packRows } from "./packing.ts";
+import { type PackedRow, type PackingRules, packRows } from "./packing.ts";
 import type { Document } from "./text.ts";
 import { batchTokens } from "./token-batches.ts";
 
@@ -25,11 +25,20 @@ export async function compareWeights(
   model: Model,
   text: AsyncIterable<Document>,
   capture: readonly string[],
-  { bos = "document", threads }: { bos?: BosRule; threads?: number } = {},
+  {
+    bos = "document",
+    eos,
+    threads,
+  }: Partial<Pick<PackingRules, "bos" | "eos">> & { threads?: number } = {},
 ): Promise<WeightsComparison> {
   const contextLength = Math.min(LENGTH, model.info.contextLength);
   const rows: PackedRow[] = [];
-  for await (const row of packRows(text, model.tokenizer, { contextLength, bos, partial: true })) {
+  for await (const row of packRows(text, model.tokenizer, {
+    contextLength,
+    bos,
+    eos,
+    partial: true,
+  })) {
     // A short last row counts only where it is all there is.
     if (rows.length === 0 || row.tokens.length === contextLength) rows.push(row);
     if (rows.length === ROWS) break;

@@ -1,14 +1,16 @@
 /** Every family against what Hugging Face transformers computes; test/oracles/make-family-fixtures.py. */
-import { readFile, writeFile } from "node:fs/promises";
-import { join } from "node:path";
+import { mkdtemp, readFile, rm, writeFile } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { dirname, join } from "node:path";
 import { describe, expect, test } from "vitest";
 
 import { families, familyFixture, familyFolder } from "../../test/family-fixture.ts";
 import { maxDifference } from "../../test/max-difference.ts";
 import { loadOrt } from "../ort.ts";
 import { Safetensors } from "../safetensors.ts";
+import { collect } from "./collect.ts";
 import { generate } from "./generate.ts";
-import { packRows } from "./packing.ts";
+import { packRows, type Packing } from "./packing.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 async function expectedOf(folder: string) {
@@ -184,6 +186,43 @@ test("rows of text for an encoder have [CLS] before every document, and nothing 
   expect(rows).toEqual([[2, ...own[0], 2, ...own[1]]]);
   await model.close();
 });
+
+test.each(["bert", "qwen3"])(
+  "documents in rows of their own have in %s the activations that each has alone",
+  async (family) => {
+    const model = await loadModel(await familyFolder(family));
+    const hookPoint = model.lastResidual();
+    const texts = ["The fox.", "Once upon a time there was a fox.", "So it was."];
+    const text = join(await mkdtemp(join(tmpdir(), "lens-rows-")), "text.jsonl");
+    await writeFile(text, texts.map((text) => JSON.stringify({ text })).join("\n"));
+    const { bosId, eosId } = model.tokenizer;
+    const bos = bosId === null ? "none" : "document";
+    const settings = { hookPoint, contextLength: 24, bos, eos: true } as const;
+    const rowsOf = async (packing: Packing) => {
+      const out = join(dirname(text), packing);
+      const all = { ...settings, packing, out, tokens: 1000, dtype: "f32" as const };
+      const rows: number[] = [];
+      for await (const { data } of (await collect(model, text, all)).rowsInOrder(64))
+        rows.push(...data);
+      return Float32Array.from(rows);
+    };
+    const width = model.hookWidth(hookPoint);
+    const expected: number[] = [];
+    for (const one of texts) {
+      const ids = [...(bosId === null ? [] : [bosId]), ...model.tokenizer.encode(one).ids, eosId!];
+      const input = { tokens: Int32Array.from(ids), batch: 1, length: ids.length };
+      const { activations } = await model.forward({ ...input, capture: [hookPoint] });
+      const first = bosId === null ? 0 : 1;
+      expected.push(...activations[hookPoint].subarray(first * width, (ids.length - 1) * width));
+    }
+    expect(maxDifference(await rowsOf("separate"), Float32Array.from(expected))).toBeLessThan(1e-5);
+    // In one row documents see each other.
+    const together = maxDifference(await rowsOf("continuous"), Float32Array.from(expected));
+    expect(together).toBeGreaterThan(1e-3);
+    await rm(dirname(text), { recursive: true });
+    await model.close();
+  },
+);
 
 test("an encoder without what predicts masked tokens has no logits", async () => {
   const model = await loadModel(await familyFolder("bert-bare"));

@@ -16,7 +16,7 @@ export interface ModelRows {
 /** How the rows are made: a store's plan, as far as it matters here. */
 export type RowsPlan = Pick<
   StorePlan,
-  "data" | "contextLength" | "bos" | "batchRows" | "dtype" | "tokenRules"
+  "data" | "contextLength" | "bos" | "eos" | "packing" | "batchRows" | "dtype" | "tokenRules"
 >;
 
 /**

@@ -19,6 +19,7 @@ import { collectionPlan, type CollectOptions } from "./collect.ts";
 import { gatherHeld, HELD, heldBlock, heldPart, placeHeld, runsOf } from "./held-rows.ts";
 import type { LoadOptions, Model } from "./model.ts";
 import { countRows, type ModelRows, type RowsPlan } from "./model-rows.ts";
+import { packingRules } from "./packing.ts";
 import type { StorePlan } from "./store/manifest.ts";
 import { requireRereadable, type Source } from "./text.ts";
 
@@ -156,10 +157,10 @@ export async function onTheFly(
     };
   }
 
-  const { model: from, tokenizer, data: text, contextLength, bos, dtype } = plan;
+  const { model: from, tokenizer, data: text, contextLength, dtype } = plan;
   const provenance = {
     ...{ from: "model", hookPoints: names, model: from, tokenizer, data: text },
-    ...{ contextLength, bos, dtype, rows },
+    ...{ contextLength, ...packingRules(plan), dtype, rows },
   };
   const reader: RowReader = { dIn, rows, mixing: "window", hold };
   const kept = options.keep ? keptSource(reader, provenance) : undefined;

@@ -1,6 +1,12 @@
 /** Text → packed rows of tokens → batches that go through the model together. */
 import type { Model } from "./model.ts";
-import { packRows, type BosRule, type PackedRow, type PackingPosition } from "./packing.ts";
+import {
+  packingRules,
+  packRows,
+  type PackedRow,
+  type PackingPosition,
+  type PackingRules,
+} from "./packing.ts";
 import { documents, type DocumentOptions, type Source } from "./text.ts";
 
 /** Rows of tokens that go through the model together; all have the same length. */
@@ -12,10 +18,9 @@ export interface TokenBatch {
 }
 
 /** How text becomes batches; the same settings give the same batches, wherever reading begins. */
-export interface TokenBatchOptions {
+export interface TokenBatchOptions extends PackingRules {
   data: Pick<DocumentOptions, "split" | "seed" | "field" | "shuffle">;
   contextLength: number;
-  bos: BosRule;
   /** Rows per batch; the last, and the one before a shorter row, may have fewer. */
   batchRows: number;
 }
@@ -24,7 +29,7 @@ export interface TokenBatchOptions {
 export async function* tokenBatches(
   { tokenizer }: Pick<Model, "tokenizer">,
   source: Source,
-  { data, contextLength, bos, batchRows }: TokenBatchOptions,
+  { data, contextLength, batchRows, ...rules }: TokenBatchOptions,
   resumeAt?: PackingPosition,
   { onEmpty, signal }: Pick<DocumentOptions, "onEmpty" | "signal"> = {},
 ): AsyncGenerator<TokenBatch> {
@@ -41,7 +46,7 @@ export async function* tokenBatches(
     rows = [];
     return batch;
   };
-  const options = { contextLength, bos, resumeAt, partial: true };
+  const options = { contextLength, ...packingRules(rules), resumeAt, partial: true };
   for await (const row of packRows(texts, tokenizer, options)) {
     // The last row of the text may be shorter.
     if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
@@ -51,14 +56,20 @@ export async function* tokenBatches(
   if (rows.length > 0) yield take();
 }
 
-/** Rows of tokens of one length as the model takes them. */
-export function batchTokens(rows: readonly Pick<PackedRow, "tokens">[]): {
+/** What a forward pass takes of a batch; `lengths` where rows have padding. */
+export interface BatchTokens {
   tokens: Int32Array;
   batch: number;
   length: number;
-} {
+  lengths?: Int32Array;
+}
+
+/** Rows of tokens of one length as the model takes them. */
+export function batchTokens(rows: readonly Pick<PackedRow, "tokens" | "used">[]): BatchTokens {
   const { length } = rows[0].tokens;
   const tokens = new Int32Array(rows.length * length);
   for (const [r, row] of rows.entries()) tokens.set(row.tokens, r * length);
-  return { tokens, batch: rows.length, length };
+  const hasPadding = rows.some(({ used }) => used < length);
+  const lengths = hasPadding && { lengths: Int32Array.from(rows, ({ used }) => used) };
+  return { tokens, batch: rows.length, length, ...lengths };
 }

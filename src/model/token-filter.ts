@@ -1,12 +1,12 @@
 /**
  * Which tokens of the text have activations that count: those that are left out are in no store, no
- * batch and no denominator. Beginning-of-sequence tokens always are: they say nothing about the text
- * and their activations are far larger than all others.
+ * batch and no denominator. Those that packing adds (beginnings and ends of sequences, padding) always are:
+ * they say nothing about the text, and the activations of the first are far larger than all others.
  */
-import type { PackedRow } from "./packing.ts";
+import { NO_TEXT, type PackedRow, type PackingRules } from "./packing.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
-/** What is left out beside beginning-of-sequence tokens. */
+/** What is left out beside the tokens that packing adds. */
 export interface TokenRules {
   /** Special tokens that are spelt out in the text. */
   skipSpecialTokens: boolean;
@@ -16,13 +16,14 @@ export interface TokenRules {
   maxNorm?: number | undefined;
 }
 
-/** Why a token is left out; the first that is true counts. */
+/** Why a token is left out; the first that is true counts. The end of a sequence is `special`; padding is no token. */
 export const DROPPED = ["beginning", "special", "position", "norm"] as const;
 export type Dropped = Record<(typeof DROPPED)[number], number>;
 
 /** In arrays of reasons: 0 for what is kept, else one more than the place in DROPPED. */
 const reasonOf = (name: (typeof DROPPED)[number]) => DROPPED.indexOf(name) + 1;
 const [BEGINNING, SPECIAL, POSITION, NORM] = DROPPED.map(reasonOf);
+const PADDING = DROPPED.length + 1;
 
 /** The rules among settings; undefined when nothing more is left out. */
 export function tokenRules({
@@ -35,14 +36,23 @@ export function tokenRules({
 }
 
 /** The rules in words, one sentence each. */
-export function tokenMask(rules: TokenRules | undefined): string[] {
+export function tokenMask(
+  rules: TokenRules | undefined,
+  { eos }: Pick<PackingRules, "eos"> = {},
+): string[] {
   const mask = ["beginning-of-sequence positions are dropped"];
+  if (eos) mask.push("end-of-sequence positions are dropped");
   if (rules?.skipSpecialTokens) mask.push("special tokens are dropped");
   const first = rules?.skipPositions ?? 0;
   if (first > 0) mask.push(`the first ${first} position${first > 1 ? "s" : ""} of each row are dropped`); // prettier-ignore
   if (rules?.maxNorm !== undefined)
     mask.push(`tokens with a norm above ${rules.maxNorm} at one of the hook points are dropped`);
   return mask;
+}
+
+function reasonOfNoText(mark: number): number {
+  if (mark === NO_TEXT.padding) return PADDING;
+  return mark === NO_TEXT.eos ? SPECIAL : BEGINNING;
 }
 
 export class TokenFilter {
@@ -61,7 +71,7 @@ export class TokenFilter {
     const reasons = new Uint8Array(rows.length * length);
     for (const [r, { documents, tokens }] of rows.entries())
       for (let i = 0; i < length; i++)
-        if (documents[i] < 0) reasons[r * length + i] = BEGINNING;
+        if (documents[i] < 0) reasons[r * length + i] = reasonOfNoText(documents[i]);
         else if (this.#special.has(tokens[i])) reasons[r * length + i] = SPECIAL;
         else if (i < first) reasons[r * length + i] = POSITION;
     return reasons;
@@ -108,5 +118,6 @@ export function countDropped(
   from: number,
   to: number,
 ): void {
-  for (let at = from; at < to; at++) if (reasons[at] > 0) dropped[DROPPED[reasons[at] - 1]]++;
+  for (let at = from; at < to; at++)
+    if (reasons[at] > 0 && reasons[at] !== PADDING) dropped[DROPPED[reasons[at] - 1]]++;
 }

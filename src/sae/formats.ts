@@ -31,6 +31,9 @@ export interface SaeDetails {
   hookPoints?: string[];
   contextLength?: number;
   prependBos?: boolean;
+  /** How the documents became rows beside that, where it is out of the usual (PackingRules). */
+  eos?: true | undefined;
+  packing?: "separate" | undefined;
   dataset?: string;
   /** Mean share of the latents that are active in a row: L0 / dSae. */
   averageSparsity?: number;
@@ -130,6 +133,8 @@ export async function saveSae(folder: string, sae: Sae, details: SaeDetails = {}
       hook_names: details.hookPoints,
       context_size: details.contextLength,
       prepend_bos: details.prependBos,
+      append_eos: details.eos,
+      packing: details.packing,
       dataset_path: details.dataset,
     },
   });
@@ -377,6 +382,8 @@ async function readDetails(folder: string, cfg: Record<string, unknown>): Promis
     ...(from.hook_names ? { hookPoints: from.hook_names } : {}),
     contextLength: from.context_size ?? undefined,
     prependBos: from.prepend_bos ?? undefined,
+    ...(from.append_eos === true && { eos: true as const }),
+    ...(from.packing === "separate" && { packing: "separate" as const }),
     dataset: from.dataset_path ?? undefined,
     averageSparsity: meta.avg_sparsity as number | undefined,
     activeFeatures: meta.active_features as number | undefined,

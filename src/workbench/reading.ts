@@ -2,6 +2,7 @@
 import type { TextOptions } from "../analysis/codes.ts";
 import type { ModelActivationsConfig } from "../config.ts";
 import type { LoadOptions } from "../model/model.ts";
+import { packingRules, type PackingRules } from "../model/packing.ts";
 import { tokenRules } from "../model/token-filter.ts";
 
 /** What the settings say of how the model is loaded. */
@@ -12,20 +13,24 @@ export function loadingOf({
   return { weights, device };
 }
 
+/** How documents become rows of tokens. */
+export function packedAs(settings: PackingRules & Pick<TextOptions, "contextLength">) {
+  return { contextLength: settings.contextLength, ...packingRules(settings) };
+}
+
 export function readingOf(
   activations: ModelActivationsConfig,
-): Pick<TextOptions, "contextLength" | "bos" | "rules"> {
-  const { contextLength, bos } = activations;
+): ReturnType<typeof packedAs> & Pick<TextOptions, "rules"> {
   const rules = tokenRules(activations);
-  return { contextLength, bos, ...(rules && { rules }) };
+  return { ...packedAs(activations), ...(rules && { rules }) };
 }
 
 /** What the settings say of collecting, but for how much and what. */
 export function collectingOf(activations: ModelActivationsConfig) {
-  const { field, shuffleDocuments, contextLength, bos, dtype, shardRows } = activations;
+  const { field, shuffleDocuments, dtype, shardRows } = activations;
   const { skipSpecialTokens, skipPositions, maxNorm } = activations;
   return {
-    ...{ field, shuffleDocuments, contextLength, bos, dtype, shardRows },
+    ...{ field, shuffleDocuments, ...packedAs(activations), dtype, shardRows },
     ...{ skipSpecialTokens, skipPositions, maxNorm },
   };
 }

@@ -23,7 +23,6 @@ export async function textCodes(
   { sae, model, activations, places }: Omit<ModelRun, "folder" | "config">,
   text: string,
 ): Promise<TextCodes> {
-  const { contextLength, bos } = activations;
   const device = await openDevice("reference");
   const pieces: string[] = [];
   const lastToken: number[] = [];
@@ -31,7 +30,8 @@ export async function textCodes(
   const firing: Map<number, number>[] = [];
   try {
     const documents = [{ id: "text", text }];
-    const options = { tokens: Infinity, contextLength, bos, batchRows: 1 };
+    const { contextLength, bos, eos } = activations;
+    const options = { tokens: Infinity, contextLength, bos, eos, batchRows: 1 };
     for await (const { chunk, codes } of encodeText(
       ...([sae, device, model, places.hookPoint, documents, options] as const),
     )) {

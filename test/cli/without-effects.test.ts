@@ -23,7 +23,11 @@ for (const { kind, hookPoint, says } of kinds)
     const { at, json, succeeded, refused, run } = lensIn("folder of all tests");
     let model: string[] = [];
     beforeAll(async () => {
-      if (kind === "an encoder") model = ["--activations.model", await familyFolder("bert")];
+      if (kind === "an encoder")
+        model = [
+          ...["--activations.model", await familyFolder("bert")],
+          ...["--activations.eos", "--activations.packing", "separate"],
+        ];
       const flags = [...onModel, ...small, ...model, "--activations.hookPoint", hookPoint];
       await json(
         "run",

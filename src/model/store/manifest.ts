@@ -58,9 +58,11 @@ const planSchema = z.object({
   }),
   contextLength: z.int().positive(),
   bos: z.enum(["document", "row", "none"]),
+  eos: z.literal(true).optional(),
+  packing: z.literal("separate").optional(),
   /** Rules by which positions were left out, in words; in every denominator they do not exist. */
   tokenMask: z.array(z.string()),
-  /** The same for programs (token-filter.ts); absent: beginning-of-sequence positions only. */
+  /** The same for programs (token-filter.ts); absent: only positions that packing adds. */
   tokenRules: z
     .object({
       skipSpecialTokens: z.boolean(),
