@@ -94,7 +94,9 @@ export async function* packRows(
     );
   }
   if (options.eos && tokenizer.eosId === null)
-    throw new UserError("eos was asked for, but the tokenizer has no end-of-sequence token: leave it out.");
+    throw new UserError(
+      "eos was asked for, but the tokenizer has no end-of-sequence token: leave it out.",
+    );
   const eosId = options.eos && tokenizer.eosId !== bosId ? tokenizer.eosId : null;
   const paddingId = tokenizer.eosId ?? tokenizer.bosId ?? 0;
   // In `row` mode a row needs a BOS and at least one token, or the packing would stand still.
