@@ -442,7 +442,8 @@ export async function hashFile(path: string): Promise<string> {
   const hash = (await hashing).create64();
   const handle = await openForReading(path);
   try {
-    const buffer = new Uint8Array(1 << 20);
+    const { size } = await handle.stat();
+    const buffer = new Uint8Array(Math.min(1 << 20, size + 1));
     for (;;) {
       const { bytesRead } = await handle.read(buffer, 0, buffer.length);
       if (bytesRead === 0) return hexOf(hash.digest());

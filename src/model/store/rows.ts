@@ -135,7 +135,7 @@ export async function copyStoreFile(
   try {
     target = await open(temporary, "w");
     const hash = await hashStream();
-    const piece = new Uint8Array(PIECE_BYTES);
+    const piece = new Uint8Array(Math.min(PIECE_BYTES, expected.bytes + 1));
     let bytes = 0;
     for (;;) {
       const { bytesRead } = await source.read(piece, 0, piece.length);
