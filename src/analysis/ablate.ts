@@ -192,7 +192,7 @@ async function cleanBatch(
   const last = model.lastResidual();
   const wanted = [...inputs, hookPoint, last, ...(residual === null ? [] : [residual])];
   const { activations, logits } = await model.forward({
-    ...{ tokens, batch: batch.rows.length, length, capture: [...new Set(wanted)] },
+    ...{ ...batch.pass, capture: [...new Set(wanted)] },
     logits: "all",
   });
   const rowOf = (name: string, r: number, size: number) =>

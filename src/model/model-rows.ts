@@ -40,11 +40,9 @@ export async function* modelRows(
     const kept = all.subarray(first - row, Math.max(0, end - row));
     row += all.length;
     if (kept.length > 0) {
-      const { activations } = await model.forward({
-        ...batchTokens(batch.rows),
-        capture: [...hookPoints],
-      });
-      const positions = batchTokens(batch.rows).tokens.length;
+      const pass = batchTokens(batch.rows);
+      const { activations } = await model.forward({ ...pass, capture: [...hookPoints] });
+      const positions = pass.tokens.length;
       const blocks = hookPoints.map((name) =>
         keep(activations[name], positions, kept, plan.dtype, (i) => `row ${first + i} at ${name}`),
       );

@@ -1,12 +1,6 @@
 /** Text → packed rows of tokens → batches that go through the model together. */
 import type { Model } from "./model.ts";
-import {
-  packingRules,
-  packRows,
-  type PackedRow,
-  type PackingPosition,
-  type PackingRules,
-} from "./packing.ts";
+import { packRows, type PackedRow, type PackingPosition, type PackingRules } from "./packing.ts";
 import { documents, type DocumentOptions, type Source } from "./text.ts";
 
 /** Rows of tokens that go through the model together; all have the same length. */
@@ -29,7 +23,7 @@ export interface TokenBatchOptions extends PackingRules {
 export async function* tokenBatches(
   { tokenizer }: Pick<Model, "tokenizer">,
   source: Source,
-  { data, contextLength, batchRows, ...rules }: TokenBatchOptions,
+  { data, contextLength, bos, eos, packing, batchRows }: TokenBatchOptions,
   resumeAt?: PackingPosition,
   { onEmpty, signal }: Pick<DocumentOptions, "onEmpty" | "signal"> = {},
 ): AsyncGenerator<TokenBatch> {
@@ -46,7 +40,7 @@ export async function* tokenBatches(
     rows = [];
     return batch;
   };
-  const options = { contextLength, ...packingRules(rules), resumeAt, partial: true };
+  const options = { contextLength, bos, eos, packing, resumeAt, partial: true };
   for await (const row of packRows(texts, tokenizer, options)) {
     // The last row of the text may be shorter.
     if (rows.length > 0 && rows[0].tokens.length !== row.tokens.length) yield take();
