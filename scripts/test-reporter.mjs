@@ -1,6 +1,9 @@
+import { writeFileSync } from "node:fs";
+
 /**
  * The closing line of a test run: how many tests passed, failed and were skipped, and why the
- * skipped ones were. A Vitest reporter, beside the default one.
+ * skipped ones were. A Vitest reporter, beside the default one. What failed is also written, a line
+ * each, to the file that LENS_TEST_FAILURES names: `npm run check` ends with it.
  */
 export default class ClosingLine {
   onTestRunEnd(modules, unhandledErrors) {
@@ -25,5 +28,19 @@ export default class ClosingLine {
     for (const [reason, n] of reasons) process.stdout.write(`skipped (${n}): ${reason}\n`);
     const files = `${modules.length} ${modules.length === 1 ? "file" : "files"}`;
     process.stdout.write(`${total} tests in ${files}: ${parts.join(", ")}.\n`);
+    const path = process.env.LENS_TEST_FAILURES;
+    if (path) writeFileSync(path, failures(modules, unhandledErrors).join(""));
   }
+}
+
+/** A line for each test that failed, each file that could not be loaded, each error outside tests. */
+function failures(modules, unhandledErrors) {
+  const line = (what, errors) => `${what}: ${errors[0]?.message ?? "no message"}\n`;
+  const lines = unhandledErrors.map((error) => line("outside tests", [error]));
+  for (const module of modules) {
+    if (module.errors().length > 0) lines.push(line(module.relativeModuleId, module.errors()));
+    for (const test of module.children.allTests("failed"))
+      lines.push(line(`${module.relativeModuleId} > ${test.fullName}`, test.result().errors));
+  }
+  return lines;
 }
