@@ -2,8 +2,8 @@ import { writeFileSync } from "node:fs";
 
 /**
  * The closing line of a test run: how many tests passed, failed and were skipped, and why the
- * skipped ones were. A Vitest reporter, beside the default one. What failed is also written, a line
- * each, to the file that LENS_TEST_FAILURES names: `npm run check` ends with it.
+ * skipped ones were. A Vitest reporter, beside the default one. What failed is also written, as JSON,
+ * to the file that LENS_TEST_FAILURES names: `npm run check` reads it.
  */
 export default class ClosingLine {
   onTestRunEnd(modules, unhandledErrors) {
@@ -29,18 +29,19 @@ export default class ClosingLine {
     const files = `${modules.length} ${modules.length === 1 ? "file" : "files"}`;
     process.stdout.write(`${total} tests in ${files}: ${parts.join(", ")}.\n`);
     const path = process.env.LENS_TEST_FAILURES;
-    if (path) writeFileSync(path, failures(modules, unhandledErrors).join(""));
+    if (path) writeFileSync(path, JSON.stringify(failures(modules, unhandledErrors)));
   }
 }
 
-/** A line for each test that failed, each file that could not be loaded, each error outside tests. */
+/** What failed, where and why. Without a test a file could not be loaded; without a file it was outside tests. */
 function failures(modules, unhandledErrors) {
-  const line = (what, errors) => `${what}: ${errors[0]?.message ?? "no message"}\n`;
-  const lines = unhandledErrors.map((error) => line("outside tests", [error]));
+  const why = (errors) => errors[0]?.message ?? "no message";
+  const failed = unhandledErrors.map((error) => ({ why: why([error]) }));
   for (const module of modules) {
-    if (module.errors().length > 0) lines.push(line(module.relativeModuleId, module.errors()));
+    const file = module.relativeModuleId;
+    if (module.errors().length > 0) failed.push({ file, why: why(module.errors()) });
     for (const test of module.children.allTests("failed"))
-      lines.push(line(`${module.relativeModuleId} > ${test.fullName}`, test.result().errors));
+      failed.push({ file, test: test.fullName, why: why(test.result().errors) });
   }
-  return lines;
+  return failed;
 }

@@ -2,16 +2,25 @@
 import { expect } from "vitest";
 import type { Locator, Page } from "playwright-core";
 
+/** How long an element may take until it can have the focus: under load a button is disabled for a while. */
+const PATIENCE_MS = 20_000;
+
 /** Presses Tab, or with Shift where the element comes earlier on the page, until it has the focus. */
-export async function tabTo(page: Page, wanted: Locator, most = 400): Promise<void> {
+export async function tabTo(page: Page, wanted: Locator): Promise<void> {
   await wanted.waitFor({ state: "visible" });
   // Found once, as looking an element up by its role and name takes longer than all else here.
   let element = await wanted.elementHandle();
-  for (let i = 0; i < most; i++) {
+  let last: string | undefined;
+  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; ) {
     const is = await element.evaluate(whereItIs);
     if (is === "focused") return;
     if (is === "gone") element = await wanted.elementHandle();
-    else await page.keyboard.press(is === "before" ? "Shift+Tab" : "Tab");
+    else {
+      // Passed over: it can't have the focus yet.
+      if (last !== undefined && last !== is) await page.waitForTimeout(50);
+      await page.keyboard.press(is === "before" ? "Shift+Tab" : "Tab");
+    }
+    last = is === "gone" ? undefined : is;
   }
   const at = await page.evaluate(() => document.activeElement?.outerHTML.slice(0, 200));
   expect.unreachable(`Tab never came to ${String(wanted)}; it is at ${at}`);
