@@ -11,7 +11,7 @@ export async function tabTo(page: Page, wanted: Locator): Promise<void> {
   // Found once, as looking an element up by its role and name takes longer than all else here.
   let element = await wanted.elementHandle();
   let last: string | undefined;
-  for (const end = Date.now() + PATIENCE_MS; Date.now() < end; ) {
+  for (const end = Date.now() + PATIENCE_MS; Date.now() < end;) {
     const is = await element.evaluate(whereItIs);
     if (is === "focused") return;
     if (is === "gone") element = await wanted.elementHandle();

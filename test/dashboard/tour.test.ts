@@ -228,9 +228,23 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
   test("a story is told as it is and steered, and its link tells it again", async () => {
     await press(page, link("Steering"));
     const picker = page.getByRole("combobox", { name: "Add a latent" });
+    const options = () => page.getByRole("option").allTextContents();
+    // What is answered late is of no interest any more.
+    await page.route("**/features/7/similar", async (route) => {
+      await page.waitForTimeout(1000);
+      await route.continue();
+    });
+    const late = page.waitForResponse("**/features/7/similar");
+    await typeInto(page, picker, "like:7 sort:latent");
     await typeInto(page, picker, "sort:-density");
-    await page.getByRole("option").first().waitFor();
+    await expect.poll(async () => (await options()).length).toBe(12);
+    const found = await options();
+    await (await late).finished();
+    expect(await options()).toEqual(found);
     await page.keyboard.press("ArrowDown");
+    await expect
+      .poll(() => page.getByRole("option").nth(1).getAttribute("aria-selected"))
+      .toBe("true");
     await page.keyboard.press("Enter");
     const slider = page.getByRole("slider");
     await tabTo(page, slider);
