@@ -17,10 +17,10 @@ export default defineConfig({
     pool: "forks",
     // Some wait for processes, a browser or a database most of the time. Three gain nothing on two cores.
     maxWorkers: 2,
-    testTimeout: 60_000,
-    hookTimeout: 60_000,
-    // A page under load takes its time.
-    expect: { poll: { timeout: 15_000 } },
+    // These end what hangs: test/patience.ts.
+    testTimeout: 180_000,
+    hookTimeout: 180_000,
+    expect: { poll: { timeout: 120_000 } },
     reporters: ["default", "./scripts/test-reporter.mjs"],
   },
 });

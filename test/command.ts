@@ -3,6 +3,8 @@ import { spawn, type ChildProcess } from "node:child_process";
 import { once } from "node:events";
 import { fileURLToPath } from "node:url";
 
+import { PATIENCE_MS } from "./patience.ts";
+
 const lens = fileURLToPath(new URL("../bin/lens.js", import.meta.url));
 
 /** The small language model of the tests. */
@@ -39,7 +41,7 @@ export interface Served {
 export async function serveLens(runs: string, port = 0): Promise<Served> {
   const flags = ["--port", String(port), "--json", "--quiet"];
   const { child, outcome } = startLens(process.cwd(), "serve", runs, ...flags);
-  const patience = setTimeout(() => child.kill("SIGKILL"), 40_000);
+  const patience = setTimeout(() => child.kill("SIGKILL"), PATIENCE_MS);
   const address = await new Promise<{ url: string; port: number }>((resolve, reject) => {
     let said = "";
     child.stdout!.on("data", (text: string) => {

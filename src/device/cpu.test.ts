@@ -3,6 +3,7 @@ import { spawnSync } from "node:child_process";
 import { fileURLToPath } from "node:url";
 import { afterEach, describe, expect, test } from "vitest";
 
+import { PATIENCE_MS } from "../../test/patience.ts";
 import { UserError } from "../error.ts";
 import { SharedMemory } from "./cpu-memory.ts";
 import { openCpu } from "./cpu.ts";
@@ -301,7 +302,7 @@ describe("the crew", () => {
       const work = () => device.matmul({ a: x, b: x, transA: false, transB: false, out });
       ${body}`;
     const args = ["--input-type=module", "--eval", script];
-    const child = spawnSync(process.execPath, args, { encoding: "utf8", timeout: 50_000 });
+    const child = spawnSync(process.execPath, args, { encoding: "utf8", timeout: PATIENCE_MS });
     expect(child.stderr).toBe("");
     expect(child.signal).toBe(null);
     expect(child.status).toBe(0);

@@ -152,7 +152,8 @@ describe("batches straight from the model", () => {
       setTimeout(() => controller.abort(reason), 200);
       const began = performance.now();
       await expect(waiting).rejects.toBe(reason);
-      expect(performance.now() - began).toBeLessThan(3000);
+      // To make what it waits for takes minutes.
+      expect(performance.now() - began).toBeLessThan(20_000);
     });
   });
 });

@@ -267,14 +267,16 @@ describeDatabases("annotations", (databases) => {
     const run = newRun();
     const others = await Promise.all([1, 2].map(() => Annotations.open(database)));
     const stores = [annotations, ...others];
-    const started = Date.now();
-    await Promise.all(
-      Array.from({ length: 30 }, (_, i) =>
-        stores[i % 3].edit(run, 7, i % 2 ? { label: `l${i}` } : { notes: `n${i}` }),
-      ),
-    );
-    // A connection that waits without letting the one it waits for go on would take longer.
-    expect(Date.now() - started).toBeLessThan(4500);
+    const edit = (i: number, latent: number) =>
+      stores[i % 3].edit(run, latent, i % 2 ? { label: `l${i}` } : { notes: `n${i}` });
+    const edits = Array.from({ length: 30 }, (_, i) => i);
+    const began = performance.now();
+    for (const i of edits) await edit(i, 8);
+    const started = performance.now();
+    await Promise.all(edits.map((i) => edit(i, 7)));
+    // A connection that waits without letting the one it waits for go on waits for 5 s.
+    const oneByOne = started - began;
+    expect(performance.now() - started).toBeLessThan(oneByOne + 4500);
     const versions = (await annotations.history(run, 7)).map(({ version }) => version);
     expect(versions).toEqual(Array.from({ length: 30 }, (_, i) => 30 - i));
     await Promise.all(others.map((other) => other.close()));

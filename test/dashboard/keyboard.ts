@@ -2,8 +2,7 @@
 import { expect } from "vitest";
 import type { Locator, Page } from "playwright-core";
 
-/** How long an element may take until it can have the focus: under load a button is disabled for a while. */
-const PATIENCE_MS = 20_000;
+import { PATIENCE_MS } from "../patience.ts";
 
 /** Presses Tab, or with Shift where the element comes earlier on the page, until it has the focus. */
 export async function tabTo(page: Page, wanted: Locator): Promise<void> {

@@ -16,6 +16,7 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { hasBrowser, launch } from "../browser.ts";
 import { startLens } from "../command.ts";
+import { PATIENCE_MS } from "../patience.ts";
 import { scratch } from "../server/server.ts";
 import { copyRun } from "../server/shared-run.ts";
 
@@ -42,7 +43,7 @@ function host(folder: string, seen: string[], knowsRanges: () => boolean): Serve
   });
 }
 
-describe("a static site", { timeout: 60_000 }, () => {
+describe("a static site", { timeout: 2 * PATIENCE_MS }, () => {
   const folder = scratch();
   const out = join(folder, "site");
   const id = "small-run";
@@ -92,7 +93,7 @@ describe("a static site", { timeout: 60_000 }, () => {
     beforeAll(async () => {
       browser = await launch();
       page = await browser.newPage();
-      page.setDefaultTimeout(15_000);
+      page.setDefaultTimeout(PATIENCE_MS);
       page.on("pageerror", (error) => problems.push(error.message));
       page.on("console", (message) => {
         if (message.type() === "error") problems.push(message.text());

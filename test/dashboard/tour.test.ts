@@ -9,8 +9,10 @@ import { join } from "node:path";
 import type { Browser, Page } from "playwright-core";
 import { afterAll, afterEach, beforeAll, beforeEach, describe, expect, test } from "vitest";
 
+import type { RunDetail } from "../../src/server/schemas.ts";
 import { hasBrowser, launch } from "../browser.ts";
 import { serveLens, type Served } from "../command.ts";
+import { PATIENCE_MS } from "../patience.ts";
 import { copyRun } from "../server/shared-run.ts";
 import { press, tabTo, typeInto } from "./keyboard.ts";
 
@@ -20,7 +22,7 @@ const OTHER = "other_20260102_030405_0123abcd";
 const SETTINGS =
   '{"activations":{"validationTokens":6000},"train":{"logEvery":10},"features":{"gallery":8}}';
 
-describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 }, () => {
+describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 3 * PATIENCE_MS }, () => {
   const runs = mkdtempSync(join(tmpdir(), "lens-tour-"));
   const problems: string[] = [];
   let server: Served;
@@ -33,7 +35,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     browser = await launch();
     const context = await browser.newContext({ viewport: { width: 1280, height: 860 } });
     page = await context.newPage();
-    page.setDefaultTimeout(20_000);
+    page.setDefaultTimeout(PATIENCE_MS);
     page.on("pageerror", (error) => problems.push(error.message));
     page.on("console", (message) => {
       const text = message.text();
@@ -96,6 +98,9 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await isAccessible();
     await press(page, button(/blocks\.1\.hook_resid_post/));
     await typeInto(page, page.getByRole("spinbutton", { name: "Training tokens" }), "60000");
+    await press(page, page.getByText("Rows of tokens"));
+    await typeInto(page, page.getByRole("spinbutton", { name: "Tokens per row" }), "128");
+    await press(page, page.getByRole("checkbox", { name: /^End-of-sequence token/ }), "Space");
     await typeInto(page, page.getByRole("spinbutton", { name: "k", exact: true }), "16");
     await typeInto(page, page.getByRole("spinbutton", { name: "Latents per dimension" }), "2");
     await typeInto(page, page.getByRole("spinbutton", { name: "Steps" }), "150");
@@ -107,10 +112,12 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await press(page, button("Start the run"));
     await page.getByRole("heading", { name: "tour" }).waitFor();
     run = decodeURIComponent(/#\/run\/([^/]+)\//.exec(page.url())![1]);
+    const { config } = (await (await fetch(`${server.url}api/runs/${run}`)).json()) as RunDetail;
+    expect(config.activations).toMatchObject({ contextLength: 128, eos: true, bos: "document" });
   });
 
   test("its training is watched, paused, and goes on to its end", async () => {
-    await page.getByText(/^training: /).waitFor({ timeout: 60_000 });
+    await page.getByText(/^training: /).waitFor();
     await press(page, button("Pause"));
     await page.getByText("paused", { exact: false }).first().waitFor();
     const step = () => page.locator("progress").evaluate((bar: HTMLProgressElement) => bar.value);
@@ -120,7 +127,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await press(page, button("Go on"));
     await page.getByRole("heading", { name: /clearest features so far|end of training/ }).waitFor();
     await page.getByRole("img", { name: /Histogram of latents by density/ }).waitFor();
-    await page.locator("h1 + .chip", { hasText: "finished" }).waitFor({ timeout: 60_000 });
+    await page.locator("h1 + .chip", { hasText: "finished" }).waitFor();
     await link("Look at the features").waitFor();
     await isAccessible();
   });
@@ -251,8 +258,8 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     for (let i = 0; i < 30; i++) await page.keyboard.press("ArrowRight");
     await press(page, button("Tell both"));
     const story = (side: string) => page.getByRole("region", { name: `The text ${side}` });
-    await expect.poll(() => story("steered").textContent(), { timeout: 30_000 }).toMatch(/perplexity/); // prettier-ignore
-    await button("Stop").waitFor({ state: "detached", timeout: 30_000 });
+    await expect.poll(() => story("steered").textContent()).toMatch(/perplexity/);
+    await button("Stop").waitFor({ state: "detached" });
     const told = [await story("as it is").textContent(), await story("steered").textContent()];
     expect(told[0]).not.toBe(told[1]);
     await isAccessible();
@@ -261,11 +268,9 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await again.goto(page.url());
     await again.getByRole("slider").waitFor();
     await press(again, again.getByRole("button", { name: "Tell both" }));
-    await again.getByRole("button", { name: "Stop" }).waitFor();
-    await again
-      .getByRole("button", { name: "Stop" })
-      .waitFor({ state: "detached", timeout: 30_000 });
     const retold = again.getByRole("region", { name: "The text steered" });
+    await expect.poll(() => retold.textContent()).toMatch(/perplexity/);
+    await again.getByRole("button", { name: "Stop" }).waitFor({ state: "detached" });
     const words = (text: string | null) => text!.replace(/^.*perplexity [\d.]+/, "");
     expect(words(await retold.textContent())).toBe(words(told[1]));
     await again.close();
@@ -275,7 +280,7 @@ describe.skipIf(!hasBrowser())("a tour by keyboard alone", { timeout: 120_000 },
     await press(page, link("Layers"));
     await page.getByRole("heading", { name: "What goes together" }).waitFor();
     await press(page, button("Search"));
-    await page.getByText(/pairs found/).waitFor({ timeout: 100_000 });
+    await page.getByText(/pairs found/).waitFor();
     await isAccessible();
     await press(page, link("Jobs"));
     await page.getByText("find what goes together").waitFor();

@@ -7,6 +7,7 @@ import { setTimeout } from "node:timers/promises";
 import { afterAll, expect } from "vitest";
 
 import { serve, type ServeOptions } from "../../src/server/serve.ts";
+import { PATIENCE_MS } from "../patience.ts";
 
 /** A folder that is gone after the tests of the file. */
 export function scratch(): string {
@@ -115,7 +116,7 @@ export class Client {
     { method = "GET", headers = {}, body }: { method?: string } & Request = {},
   ): Promise<ServerEvent[]> {
     const stop = new AbortController();
-    const timer = globalThis.setTimeout(() => stop.abort(), 40_000);
+    const timer = globalThis.setTimeout(() => stop.abort(), PATIENCE_MS);
     const response = await fetch(`http://127.0.0.1:${this.port}${path}`, {
       ...{ method, signal: stop.signal, headers: { ...this.headers, ...headers } },
       ...(body !== undefined && { body: body as string }),
@@ -155,13 +156,12 @@ function eventOf(block: string): ServerEvent {
 export async function until<T>(
   what: string,
   look: () => T | undefined | false | Promise<T | undefined | false>,
-  seconds = 40,
 ): Promise<T> {
-  const end = Date.now() + seconds * 1000;
+  const end = Date.now() + PATIENCE_MS;
   for (;;) {
     const found = await look();
     if (found !== undefined && found !== false) return found;
-    if (Date.now() > end) throw new Error(`waited ${seconds} s for ${what}`);
+    if (Date.now() > end) throw new Error(`waited ${PATIENCE_MS / 1000} s for ${what}`);
     await setTimeout(50);
   }
 }

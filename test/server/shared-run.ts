@@ -63,7 +63,7 @@ async function smallRun(): Promise<string> {
 
 async function make(kept: string, folder: string): Promise<void> {
   for (const name of readdirSync(kept))
-    if (name !== "lock") rmSync(join(kept, name), { recursive: true, force: true });
+    if (!name.startsWith("lock")) rmSync(join(kept, name), { recursive: true, force: true });
   const draft = join(kept, "draft");
   mkdirSync(draft);
   const lens = async (...args: string[]) => {
