@@ -1,20 +1,25 @@
 /** `lens collect`: text → tokens → activations on disk. */
+import { join } from "node:path";
+
 import type { Command } from "commander";
 
 import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
 import { isFinished } from "../model/store/manifest.ts";
+import { STDIN } from "../model/data/lines.ts";
+import { partsOf } from "../model/text.ts";
 import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
 import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
 import { Progress } from "./progress.ts";
 import { addSettings, readSettings } from "./settings.ts";
+import { storeFolder } from "./store-folder.ts";
 import { noteEmpty, Terminal } from "./terminal.ts";
 import { noteWeights } from "./weights-note.ts";
 
 interface Options extends Record<string, unknown> {
-  out: string;
+  out?: string;
   split: string;
   append?: boolean;
   quiet?: boolean;
@@ -29,7 +34,10 @@ export function define(command: Command): void {
     .description(
       "Run a model over text and store its activations. Interrupted, the same command goes on.",
     )
-    .requiredOption("--out <folder>", "where the activations go")
+    .option(
+      "--out <folder>",
+      "where the activations go; absent: where lens train and lens run look for those of the same settings",
+    )
     .option(
       "--split <train|validation|test>",
       "which documents; of files, eight in ten are for training",
@@ -44,7 +52,7 @@ export function define(command: Command): void {
 }
 
 async function run(file: string | undefined, options: Options, signal: AbortSignal): Promise<void> {
-  const { activations, threads } = readSettings(file, options);
+  const { activations, threads, runs } = readSettings(file, options);
   if (activations.from !== "model")
     throw new UserError(`only activations.from model can be collected; got ${activations.from}`);
   if (activations.onTheFly)
@@ -55,15 +63,22 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   if (!split)
     throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);
   const terminal = new Terminal(options);
-  const { out } = options;
+  if (options.out === undefined && options.append)
+    throw new UserError("--append adds to a store that is there: name it with --out");
+  if (options.out === undefined && partsOf(activations.data).some(({ source }) => source === STDIN))
+    throw new UserError(
+      "standard input (-) has no name that its activations could be found by later: name their folder with --out",
+    );
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
   const model = await loadModel(activations.model, { ...loadingOf(activations), threads, signal });
   let progress: Progress | undefined;
   let empty = 0;
   try {
     const hookPoints = hookPointsOf(model, activations);
+    const names = model.expandHookPoints(namesOf(hookPoints));
+    const out = options.out ?? join(await storeFolder(runs, activations, model, names), split);
     const isCollected = isFinished(out) && !options.append;
-    if (!isCollected) await noteWeights(terminal, model, activations, namesOf(hookPoints), threads);
+    if (!isCollected) await noteWeights(terminal, model, activations, names, threads);
     progress = new Progress({
       ...{ label: "collecting", unit: "tokens", total: tokens, quiet: terminal.quiet },
     });
@@ -71,7 +86,7 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
       ...{ ...collectingOf(activations), out, tokens, split, signal },
       ...{
         append: options.append ?? false,
-        hookPoint: namesOf(hookPoints),
+        hookPoint: names,
         onEmpty: () => void empty++,
       },
       onProgress: ({ done }) => progress!.update(done),

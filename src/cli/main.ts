@@ -154,10 +154,21 @@ export async function commandLine(defined: string[]): Promise<Command> {
   for (const command of [program, ...descendants(program)])
     command
       .configureHelp({ helpWidth: HELP_WIDTH })
-      .configureOutput({ outputError: (text, write) => write(text) })
+      .configureOutput({ outputError: (text, write) => write(text + otherSpelling(command, text)) })
       .showSuggestionAfterError()
       .exitOverride();
   return program;
+}
+
+/** "--hook-point" and "--hookpoint" are --hookPoint's: what the parser, which looks at long names only, does not say. */
+function otherSpelling(command: Command, error: string): string {
+  const unknown = /unknown option '(--[^'=]+)/.exec(error)?.[1];
+  if (unknown === undefined || error.includes("Did you mean")) return "";
+  const plain = (flag: string | undefined) => flag?.replace(/[-_.]/g, "").toLowerCase();
+  const meant = command.options
+    .flatMap(({ short, long }) => [short, long])
+    .find((flag) => plain(flag) === plain(unknown));
+  return meant === undefined ? "" : `(Did you mean ${meant}?)\n`;
 }
 
 /** Runs one command line and sets the exit code: 0, 1 when something was wrong, 130 when interrupted. */

@@ -1,10 +1,11 @@
 import { mkdtempSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
+import { Command } from "commander";
 import { afterAll, describe, expect, test } from "vitest";
 
 import { parseConfig, saeSchema, trainSchema, featuresSchema } from "../config.ts";
-import { configFields, readSettings } from "./settings.ts";
+import { addSettings, configFields, readSettings, SECTIONS } from "./settings.ts";
 import { duration, short } from "../readable.ts";
 import { table } from "./terminal.ts";
 
@@ -39,6 +40,25 @@ test("flags are parsed by their field's type: numbers with exponents and undersc
   expect(config.train).toMatchObject({ tokens: 1_000_000, shuffle: false });
   expect(config.sae.applyBDecToInput).toBe(true);
   expect(config.name).toBe("7");
+});
+
+test("a setting's own name is enough where no other of the command's has it", () => {
+  const read = (sections: string[], ...args: string[]) => {
+    const command = addSettings(new Command().option("--kind <kind>"), sections);
+    return readSettings(undefined, command.parse(args, { from: "user" }).opts());
+  };
+  const { activations } = read(
+    ["", "activations"],
+    ...["--model", "a/b", "--tokens", "2e6", "--eos", "--kind", "x", "--seed", "3"],
+  );
+  expect(activations).toMatchObject({ model: "a/b", tokens: 2_000_000, eos: true });
+  const all = Object.keys(SECTIONS);
+  expect(read(all, "--k", "3", "--steps", "9").sae).toMatchObject({ k: 3 });
+  const which = "--activations.tokens or --train.tokens or --features.tokens";
+  for (const wrong of [["--tokens", "5"], ["--tokens"]])
+    expect(() => read(all, ...wrong)).toThrow(
+      `--tokens is the name of several settings: give ${which}`,
+    );
 });
 
 test("the text's source is a place, or a list of places with weights", () => {

@@ -112,22 +112,48 @@ function toField(section: string, key: string, schema: JsonSchema): Field {
   return field;
 }
 
-/** Adds a flag for each setting of the named sections ("" for the top), grouped in help. */
+/**
+ * Adds a flag for each setting of the named sections ("" for the top), grouped in help. Where no other of the
+ * command's flags has a setting's own name, that is enough: --model for --activations.model.
+ */
 export function addSettings(command: Command, sections: string[]): Command {
-  for (const field of configFields()) {
-    if (!sections.includes(field.section)) continue;
+  const fields = configFields().filter(({ section }) => sections.includes(section));
+  const taken = new Set(command.options.map(({ long }) => long));
+  const sharing = new Map(fields.map((field) => [nameIn(field), [] as Field[]]));
+  for (const field of fields) sharing.get(nameIn(field))!.push(field);
+  for (const field of fields) {
+    const name = nameIn(field);
+    const isEnough = field.section && sharing.get(name)!.length === 1 && !taken.has(`--${name}`);
     const placeholder =
       field.type === "boolean"
         ? "[true|false]"
         : field.type === "integers" || field.type === "strings"
           ? `<${field.type === "strings" ? "text" : "integer"},…>`
           : `<${field.choices?.join("|") ?? (field.type === "string" ? "text" : field.type.replaceAll(" ", "-"))}>`;
-    const option = new Option(`--${field.path} ${placeholder}`, describe(field));
+    const flags = `${isEnough ? `--${name}, ` : ""}--${field.path} ${placeholder}`;
+    const option = new Option(flags, describe(field));
     const heading = SECTIONS[field.section];
     option.helpGroup(field.section ? `${heading} (${field.section}):` : `${heading}:`);
     command.addOption(option);
   }
+  for (const [name, several] of sharing)
+    if (several.length > 1 && !taken.has(`--${name}`) && several.every(({ section }) => section))
+      command.addOption(ambiguous(name, several));
   return command;
+}
+
+/** The setting's name in its section. */
+const nameIn = ({ path, section }: Field) => path.slice(section ? section.length + 1 : 0);
+
+/** A flag that several settings have the name of: which is meant is asked. */
+function ambiguous(name: string, fields: Field[]): Option {
+  const which = fields.map(({ path }) => `--${path}`).join(" or ");
+  return new Option(`--${name} [value]`)
+    .preset("")
+    .hideHelp()
+    .argParser(() => {
+      throw new UserError(`--${name} is the name of several settings: give ${which}`);
+    });
 }
 
 /** The sentence of a field with its default and where it applies. */

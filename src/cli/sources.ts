@@ -14,21 +14,20 @@ import { openActivations, type ActivationStore } from "../model/activations.ts";
 import { collect } from "../model/collect.ts";
 import { matchHookPoints } from "../model/hook-point.ts";
 import type { Model } from "../model/model.ts";
-import { packingRules } from "../model/packing.ts";
 import {
   isFinished,
   readManifest,
   type StoreManifest,
   type StorePlan,
 } from "../model/store/manifest.ts";
-import { requireRereadable, stampOfSource } from "../model/text.ts";
-import { configHash } from "../runs.ts";
+import { requireRereadable } from "../model/text.ts";
 import { resolveSae } from "../sae/architecture.ts";
 import { syntheticActivations, type SyntheticActivations } from "../sae/synthetic.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";
 import { hookPointsOf, namesOf, type HookPointRoles } from "../workbench/hook-points.ts";
 import { onTheFlySources, type Flight } from "./on-the-fly.ts";
 import { Progress } from "./progress.ts";
+import { storeFolder } from "./store-folder.ts";
 import { short } from "../readable.ts";
 import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { noteEmpty, type Terminal } from "./terminal.ts";
@@ -136,33 +135,7 @@ async function collectSources(
     await noteLoss();
     return onTheFlySources(context, activations, model, hookPoints);
   }
-  // What the weights are is in their hash.
-  const {
-    hookPoints: _,
-    targetHookPoint: __,
-    modelWeights: ___,
-    onTheFly: ____,
-    modelDevice,
-    eos,
-    packing,
-    ...rest
-  } = activations;
-  // A GPU rounds otherwise; what is collected as it always was keeps the name it always had.
-  const collected = {
-    ...{ ...rest, ...packingRules({ bos: rest.bos, eos, packing }) },
-    ...(modelDevice !== "cpu" && { modelDevice }),
-  };
-  const hash = configHash({
-    ...collected,
-    hookPoint: names.length === 1 ? names[0] : names,
-    model: await model.weightsHash(),
-    tokenizer: model.tokenizer.hash,
-    files: await stampOfSource(activations.data),
-  });
-  const places = names.length > 2 ? `${names[0]}+${names.length - 1}-more` : names.join("+");
-  const label = `${activations.model}-${places}`.replace(/[^\w.+-]+/g, "-");
-  const name = `${label.replace(/^-+/, "").slice(-80)}-${hash}`;
-  const folder = join(config.runs, "activations", name);
+  const folder = await storeFolder(config.runs, activations, model, names);
   const isCollected = (split: string) => isFinished(join(folder, split));
   // What is there was measured when it was collected.
   if (!isCollected("train")) await noteLoss();

@@ -14,6 +14,8 @@ describe("what cannot be understood is refused:", () => {
   test("an unknown command or flag, with the nearest one", async () => {
     expect(await refused("trian")).toContain("unknown command 'trian'\n(Did you mean train?)");
     expect(await refused("train", "--sae.kk", "3")).toContain("(Did you mean --sae.k?)");
+    for (const spelling of ["--batch-size", "--batch_size", "--batchsize", "--train-batch-size"])
+      expect(await refused("train", spelling, "3"), spelling).toContain("(Did you mean --");
     expect(await refused("runs", "lst")).toContain("(Did you mean list?)");
   });
 
@@ -46,6 +48,12 @@ describe("what cannot be understood is refused:", () => {
     expect(await refused("collect", ...fly, "--out", "store")).toContain(
       "activations.onTheFly keeps activations nowhere",
     );
+    expect(readdirSync(at())).toEqual([]);
+  });
+
+  test("collecting where nobody finds it", async () => {
+    expect(await refused("collect", "--data", "-")).toContain("name their folder with --out");
+    expect(await refused("collect", "--append")).toContain("name it with --out");
     expect(readdirSync(at())).toEqual([]);
   });
 

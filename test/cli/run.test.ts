@@ -4,6 +4,7 @@ import { join } from "node:path";
 import { expect, test } from "vitest";
 
 import { readMetrics } from "../../src/runs.ts";
+import { fixtureModel } from "../command.ts";
 import { lensIn, onModel, small, structures, synthetic, weightsIn, type Made } from "./lens.ts";
 
 const { at, succeeded, json, refused } = lensIn("folder of each test");
@@ -42,6 +43,19 @@ test("lens run goes the whole path, and the commands after it find it", async ()
   // A PyTorch file is a zip archive.
   expect(readFileSync(at("sae.pt")).subarray(0, 2).toString()).toBe("PK");
 }, 120_000);
+
+test("what lens collect puts where it thinks best, lens train finds by the same settings", async () => {
+  const flags = ["--model", fixtureModel, "--hookPoint", "blocks.0.hook_resid_mid"];
+  const rest = ["--validationTokens", "300", "--contextLength", "32"];
+  const { out, rows } = await json<{ out: string; rows: number }>(
+    ...["collect", ...flags, ...rest, "--tokens", "2000"],
+  );
+  expect(rows).toBe(2000);
+  const { stderr } = await succeeded(
+    ...["train", ...flags, ...rest, "--activations.tokens", "2000", ...small, "--steps", "5"],
+  );
+  expect(stderr).toContain(`activations (train): 2,000 found in ${out}\n`);
+}, 60_000);
 
 test("lens train takes stores that were collected before, and from folders side by side", async () => {
   const collected = (out: string, ...flags: string[]) =>
