@@ -7,7 +7,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
-import { writeSafetensors } from "../dist/safetensors.js";
+import { writeSafetensors } from "../dist/safetensors-write.js";
 import { count, lens } from "./common.mjs";
 import { median, once } from "./contest.mjs";
 

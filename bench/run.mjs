@@ -18,7 +18,7 @@ if (!existsSync(join(here, "../dist/index.js"))) {
   process.exit(1);
 }
 const { syntheticActivations } = await import("../dist/index.js");
-const { writeSafetensors } = await import("../dist/safetensors.js");
+const { writeSafetensors } = await import("../dist/safetensors-write.js");
 
 const folder = mkdtempSync(join(tmpdir(), "lens-bench-"));
 const log = (text) => process.stderr.write(`  ${text}\n`);

@@ -11,7 +11,7 @@ import { parseArgs } from "node:util";
 
 import { f32ToBf16, f32ToF16 } from "../dist/float-types.js";
 import { openActivations } from "../dist/model/activations.js";
-import { writeTensorPieces } from "../dist/safetensors.js";
+import { writeTensorPieces } from "../dist/safetensors-write.js";
 import { median } from "./contest.mjs";
 
 const { values: flags } = parseArgs({

@@ -5,7 +5,9 @@ import { afterAll, describe, expect, test } from "vitest";
 
 import { UserError } from "./error.ts";
 import { f32ToBf16 } from "./float-types.ts";
-import { hashBytes, hashFile, Safetensors, writeSafetensors } from "./safetensors.ts";
+import { hashBytes, hashFile } from "./file-hash.ts";
+import { Safetensors } from "./safetensors.ts";
+import { writeSafetensors } from "./safetensors-write.ts";
 
 const folder = await mkdtemp(join(tmpdir(), "lens-safetensors-"));
 afterAll(() => rm(folder, { recursive: true, force: true }));

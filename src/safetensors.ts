@@ -1,18 +1,18 @@
 /**
  * The safetensors format (https://github.com/huggingface/safetensors): an eight-byte header length,
  * a JSON header, then the tensors' bytes. Reads ranges of one file or of a sharded checkpoint,
- * trusting nothing the header says; writes whole files or none.
+ * trusting nothing the header says.
  */
-import { open, type FileHandle, mkdir, readFile, rename, rm, stat } from "node:fs/promises";
+import type { FileHandle } from "node:fs/promises";
 import { dirname, join } from "node:path";
-import xxhash from "xxhash-wasm";
 
 import { messageOf, UserError } from "./error.ts";
-import { bf16ToF32, f16ToF32, f32ToBf16, f32ToF16 } from "./float-types.ts";
+import { bf16ToF32, f16ToF32 } from "./float-types.ts";
 import { isRecord } from "./is-record.ts";
+import { openForReading, readText } from "./open-file.ts";
 
 /** Bytes per element of the types a header may name. */
-const ELEMENT_BYTES = {
+export const ELEMENT_BYTES = {
   F64: 8,
   F32: 4,
   F16: 2,
@@ -50,7 +50,7 @@ export type RowRange = readonly [from: number, to: number];
 /** Larger headers are refused, as the reference implementation does. */
 const MAX_HEADER_BYTES = 100_000_000;
 /** One read or write call asks for at most this much (some systems stop at 2 GiB). */
-const MAX_IO_BYTES = 1 << 30;
+export const MAX_IO_BYTES = 1 << 30;
 
 /** The tensors of one file, or of the shards of one checkpoint. */
 export class Safetensors {
@@ -294,184 +294,6 @@ export async function readHeader(
   return { tensors, metadata };
 }
 
-export type WritableType = "F32" | "F16" | "BF16" | "I32" | "I8";
-
-export interface TensorToWrite {
-  dtype: WritableType;
-  shape: readonly number[];
-  /**
-   * Float32Array for the float types (rounded to nearest even on the way out), Int32Array for I32,
-   * Int8Array for I8; a Uint16Array for F16 or BF16 holds bits that are already converted.
-   */
-  data: Float32Array | Int32Array | Uint16Array | Int8Array;
-}
-
-/** Elements converted at a time: memory for a write does not grow with the tensor. */
-const CHUNK_ELEMENTS = 1 << 20;
-
-/**
- * Writes `tensors` to `path`, which appears whole or not at all (temporary name, sync, rename).
- * Returns the file's size in bytes and the xxh64 of its content. Throws UserError if a finite value
- * is too large for the 16-bit type asked for (F16 ends at 65504), or if the disk is full.
- */
-export async function writeSafetensors(
-  path: string,
-  tensors: Readonly<Record<string, TensorToWrite>>,
-  metadata: Readonly<Record<string, string>> = {},
-): Promise<{ bytes: number; xxh64: string }> {
-  const inPieces = Object.entries(tensors).map(([name, { dtype, shape, data }]) => {
-    const elements = elementsOf(shape);
-    if (data.length !== elements) {
-      throw new Error(`${name}: shape [${shape.join(", ")}] does not fit ${data.length} elements`);
-    }
-    function* pieces() {
-      for (let at = 0; at < data.length; at += CHUNK_ELEMENTS)
-        yield encodeElements(name, dtype, data.subarray(at, at + CHUNK_ELEMENTS), at);
-    }
-    return [name, { dtype, shape, pieces: pieces() }] as const;
-  });
-  return writeTensorPieces(path, Object.fromEntries(inPieces), metadata);
-}
-
-/** A tensor to write whose bytes, as they are in the file, come in pieces; one is used up before the next is asked for. */
-export interface TensorPieces {
-  dtype: TensorType;
-  shape: readonly number[];
-  pieces: Iterable<Uint8Array> | AsyncIterable<Uint8Array>;
-}
-
-/** As `writeSafetensors`, for tensors that are never whole in memory. */
-export async function writeTensorPieces(
-  path: string,
-  tensors: Readonly<Record<string, TensorPieces>>,
-  metadata: Readonly<Record<string, string>> = {},
-): Promise<{ bytes: number; xxh64: string }> {
-  // Wider elements first, so that every tensor is aligned to its element size.
-  const entries = Object.entries(tensors).sort(
-    ([, a], [, b]) => ELEMENT_BYTES[b.dtype] - ELEMENT_BYTES[a.dtype],
-  );
-  const header: Record<string, unknown> = {};
-  if (Object.keys(metadata).length > 0) header["__metadata__"] = metadata;
-  let end = 0;
-  for (const [name, { dtype, shape }] of entries) {
-    const start = end;
-    end += elementsOf(shape) * ELEMENT_BYTES[dtype];
-    header[name] = { dtype, shape, data_offsets: [start, end] };
-  }
-  let json = new TextEncoder().encode(JSON.stringify(header));
-  const padded = new Uint8Array(Math.ceil(json.length / 8) * 8).fill(0x20);
-  padded.set(json);
-  json = padded;
-
-  const hash = (await hashing).create64();
-  const temporary = `${path}.${process.pid}.tmp`;
-  await mkdir(dirname(path), { recursive: true });
-  let handle: FileHandle | undefined;
-  try {
-    handle = await open(temporary, "w");
-    const write = async (bytes: Uint8Array) => {
-      hash.update(bytes);
-      for (let at = 0; at < bytes.length; at += MAX_IO_BYTES) {
-        await handle!.writeFile(bytes.subarray(at, at + MAX_IO_BYTES));
-      }
-    };
-    const length = new Uint8Array(8);
-    new DataView(length.buffer).setBigUint64(0, BigInt(json.length), true);
-    await write(length);
-    await write(json);
-    for (const [name, { dtype, shape, pieces }] of entries) {
-      let left = elementsOf(shape) * ELEMENT_BYTES[dtype];
-      for await (const piece of pieces) {
-        left -= piece.length;
-        await write(piece);
-      }
-      if (left !== 0) throw new Error(`${name}: its pieces are ${-left} bytes too many`);
-    }
-    await handle.sync();
-    await handle.close();
-    handle = undefined;
-    await rename(temporary, path);
-    await syncFolder(dirname(path));
-  } catch (error) {
-    await handle?.close().catch(() => undefined);
-    await rm(temporary, { force: true });
-    if ((error as NodeJS.ErrnoException).code === "ENOSPC") {
-      const bytes = 8 + json.length + end;
-      throw new UserError(`no space left on the disk for ${path} (${bytes} bytes): free some.`);
-    }
-    throw error;
-  }
-  return { bytes: 8 + json.length + end, xxh64: hexOf(hash.digest()) };
-}
-
-const elementsOf = (shape: readonly number[]) => shape.reduce((product, size) => product * size, 1);
-
-function encodeElements(
-  name: string,
-  dtype: WritableType,
-  data: TensorToWrite["data"],
-  at: number,
-): Uint8Array {
-  const bytesOf = (a: ArrayBufferView) => new Uint8Array(a.buffer, a.byteOffset, a.byteLength);
-  const isHalf = dtype === "F16" || dtype === "BF16";
-  if (dtype === "I8" && data instanceof Int8Array) return bytesOf(data);
-  if (dtype === "I32" ? data instanceof Int32Array : data instanceof Float32Array) {
-    if (!isHalf) return bytesOf(data);
-    const floats = data as Float32Array;
-    const half = dtype === "F16" ? f32ToF16(floats) : f32ToBf16(floats);
-    const infinity = dtype === "F16" ? 0x7c00 : 0x7f80;
-    for (let i = 0; i < half.length; i++) {
-      if ((half[i] & 0x7fff) === infinity && Number.isFinite(floats[i])) {
-        throw new UserError(
-          `tensor ${name}: element ${at + i} is ${floats[i]}, too large for ${dtype}` +
-            `${dtype === "F16" ? " (at most 65504)" : ""}. Store it as ` +
-            `${dtype === "F16" ? "bf16 or f32" : "f32"}.`,
-        );
-      }
-    }
-    return bytesOf(half);
-  }
-  if (isHalf && data instanceof Uint16Array) return bytesOf(data);
-  throw new Error(`${name}: a ${data.constructor.name} cannot be written as ${dtype}`);
-}
-
-const hashing = xxhash();
-
-/** xxh64 of a file's bytes, 16 hexadecimal digits. Throws UserError if it cannot be read. */
-export async function hashFile(path: string): Promise<string> {
-  const hash = (await hashing).create64();
-  const handle = await openForReading(path);
-  try {
-    const { size } = await handle.stat();
-    const buffer = new Uint8Array(Math.min(1 << 20, size + 1));
-    for (;;) {
-      const { bytesRead } = await handle.read(buffer, 0, buffer.length);
-      if (bytesRead === 0) return hexOf(hash.digest());
-      hash.update(buffer.subarray(0, bytesRead));
-    }
-  } finally {
-    await handle.close();
-  }
-}
-
-/** An xxh64 that is fed bit by bit; `digest` gives 16 hexadecimal digits. */
-export async function hashStream(): Promise<{
-  update: (bytes: Uint8Array) => void;
-  digest: () => string;
-}> {
-  const hash = (await hashing).create64();
-  return { update: (bytes) => void hash.update(bytes), digest: () => hexOf(hash.digest()) };
-}
-
-/** xxh64 of bytes, 16 hexadecimal digits. */
-export async function hashBytes(bytes: Uint8Array): Promise<string> {
-  return hexOf((await hashing).create64().update(bytes).digest());
-}
-
-function hexOf(hash: bigint): string {
-  return hash.toString(16).padStart(16, "0");
-}
-
 async function readExactly(
   handle: FileHandle,
   path: string,
@@ -492,41 +314,6 @@ async function readExactly(
     done += bytesRead;
   }
   return bytes;
-}
-
-async function openForReading(path: string): Promise<FileHandle> {
-  try {
-    const handle = await open(path, "r");
-    if ((await stat(path)).isFile()) return handle;
-    await handle.close();
-    throw new UserError(`${path} is not a file: give the path of a .safetensors file.`);
-  } catch (error) {
-    throw readingError(path, error);
-  }
-}
-
-async function readText(path: string): Promise<string> {
-  try {
-    return await readFile(path, "utf8");
-  } catch (error) {
-    throw readingError(path, error);
-  }
-}
-
-function readingError(path: string, error: unknown): unknown {
-  const { code } = error as NodeJS.ErrnoException;
-  if (code === "ENOENT") return new UserError(`${path} does not exist: check the path.`);
-  if (code === "EACCES" || code === "EPERM" || code === "EISDIR") {
-    return new UserError(`${path} cannot be read (${code}): check that it is a readable file.`);
-  }
-  return error;
-}
-
-/** Makes a rename durable. Windows cannot open folders; there the rename is all there is. */
-async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, "r").catch(() => undefined);
-  await handle?.sync().catch(() => undefined);
-  await handle?.close();
 }
 
 function isTensorType(value: unknown): value is TensorType {

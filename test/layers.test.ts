@@ -32,7 +32,9 @@ const NODE_ONLY = [
   "platform.node.ts",
   "lock.ts",
   // These open files or threads.
+  "open-file.ts",
   "safetensors.ts",
+  "safetensors-write.ts",
   "npy.ts",
   "device/cpu.ts",
   "device/cpu-worker.ts",

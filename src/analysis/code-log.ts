@@ -8,7 +8,7 @@
  */
 import { open, type FileHandle } from "node:fs/promises";
 
-import { hashBytes } from "../safetensors.ts";
+import { hashBytes } from "../file-hash.ts";
 import type { CodesByLatent, TextChunk, TextDocument } from "./codes.ts";
 import { packArrays, unpackArrays } from "./packed.ts";
 

@@ -8,7 +8,7 @@ import { afterAll, describe, expect, it, vi } from "vitest";
 import { openDevice } from "../device/device.ts";
 import { loadModel } from "../model/model.ts";
 import { indexCase } from "../../test/index-case.ts";
-import { hashFile } from "../safetensors.ts";
+import { hashFile } from "../file-hash.ts";
 import { indexFeatures } from "./index-features.ts";
 
 const model = await loadModel(

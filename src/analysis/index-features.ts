@@ -12,7 +12,7 @@ import { lockFolder, unlockFolder } from "../lock.ts";
 import type { Model } from "../model/model.ts";
 import { packingRules } from "../model/packing.ts";
 import type { Document } from "../model/text.ts";
-import { hashBytes } from "../safetensors.ts";
+import { hashBytes } from "../file-hash.ts";
 import type { Sae } from "../sae/sae.ts";
 import {
   encodeText,

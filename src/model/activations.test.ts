@@ -5,7 +5,7 @@ import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { memorySource, splitSource, type RowSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
-import { writeSafetensors } from "../safetensors.ts";
+import { writeSafetensors } from "../safetensors-write.ts";
 import { openActivations } from "./activations.ts";
 
 let folder: string;

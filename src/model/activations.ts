@@ -7,7 +7,8 @@ import { basename, join } from "node:path";
 
 import { rowSource, type RowSource } from "../activation-source.ts";
 import { UserError } from "../error.ts";
-import { hashBytes, hashFile, Safetensors } from "../safetensors.ts";
+import { hashBytes, hashFile } from "../file-hash.ts";
+import { Safetensors } from "../safetensors.ts";
 import { fileReader, openNpy, openSafetensors, type RowFile } from "./row-files.ts";
 import {
   ACTIVATIONS,

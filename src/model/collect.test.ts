@@ -9,7 +9,7 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 import { fault, healFaults } from "../../test/faulty-files.ts";
 import { stubActivation, stubModel, BOS, SPECIAL } from "../../test/stub-model.ts";
 import { UserError } from "../error.ts";
-import { hashFile } from "../safetensors.ts";
+import { hashFile } from "../file-hash.ts";
 import { openActivations, type ActivationStore } from "./activations.ts";
 import type { RenderChat } from "./chat.ts";
 import { collect, type CollectOptions } from "./collect.ts";

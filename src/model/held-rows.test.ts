@@ -3,7 +3,7 @@ import { tmpdir } from "node:os";
 import { join } from "node:path";
 import { afterEach, beforeEach, describe, expect, it } from "vitest";
 import { Rng } from "../rng.ts";
-import { writeSafetensors } from "../safetensors.ts";
+import { writeSafetensors } from "../safetensors-write.ts";
 import { openActivations } from "./activations.ts";
 import { gatherHeld, heldBlock, holdRows } from "./held-rows.ts";
 

@@ -8,7 +8,8 @@ import { afterAll, beforeAll, describe, expect, test } from "vitest";
 import { UserError } from "../error.ts";
 import { f32ToF16 } from "../float-types.ts";
 import { maxDifference } from "../../test/max-difference.ts";
-import { Safetensors, type TensorToWrite, writeSafetensors } from "../safetensors.ts";
+import { Safetensors } from "../safetensors.ts";
+import { type TensorToWrite, writeSafetensors } from "../safetensors-write.ts";
 import { loadModel, type LoadOptions, type Model } from "./model.ts";
 
 const root = fileURLToPath(new URL("../../", import.meta.url));

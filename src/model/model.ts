@@ -8,7 +8,7 @@ import { dirname, join, relative, sep } from "node:path";
 
 import { UserError } from "../error.ts";
 import { loadOrt, type Ort, sessionOptions } from "../ort.ts";
-import { hashBytes, hashFile } from "../safetensors.ts";
+import { hashBytes, hashFile } from "../file-hash.ts";
 import { buildGraph, type GraphRequest } from "./graph.ts";
 import {
   expandHookPoints,

@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, it } from "vitest";
 import { stubModel } from "../../test/stub-model.ts";
 import type { BatchOptions, Cursor, RowSource } from "../activation-source.ts";
 import { openDevice } from "../device/device.ts";
-import { hashBytes } from "../safetensors.ts";
+import { hashBytes } from "../file-hash.ts";
 import { saveSae } from "../sae/formats.ts";
 import { Trainer, type TrainerOptions, type TrainerState } from "../sae/train.ts";
 import { joinedSource, pairedSource } from "../zipped-source.ts";

@@ -8,7 +8,8 @@ import { mkdir, open, rename, rm, type FileHandle } from "node:fs/promises";
 import { homedir } from "node:os";
 import { dirname, join } from "node:path";
 
-import { hashStream, Safetensors } from "../safetensors.ts";
+import { hashStream } from "../file-hash.ts";
+import { Safetensors } from "../safetensors.ts";
 import type { LinearLayout } from "./spec.ts";
 import type { Weights } from "./weights.ts";
 

@@ -9,7 +9,7 @@ import { relative } from "node:path";
 import { type Span, type Split, stories } from "../corpus/index.ts";
 import { UserError } from "../error.ts";
 import { Rng } from "../rng.ts";
-import { hashBytes, hashFile } from "../safetensors.ts";
+import { hashBytes, hashFile } from "../file-hash.ts";
 import { isDataset, openDataset } from "./data/dataset.ts";
 import { filesOf } from "./data/files.ts";
 import { readFile } from "./data/formats.ts";

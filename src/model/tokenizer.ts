@@ -9,7 +9,7 @@ import { Tokenizer as UntypedTokenizer } from "@huggingface/tokenizers";
 
 import { messageOf, UserError } from "../error.ts";
 import { isRecord } from "../is-record.ts";
-import { hashBytes } from "../safetensors.ts";
+import { hashBytes } from "../file-hash.ts";
 import { chatRenderer, type RenderChat } from "./chat.ts";
 import { isWordPiece, wordPieceTokenizer } from "./word-piece.ts";
 import { kindOf, type TokenizerJson, type TokenKind } from "./token-bytes.ts";

@@ -6,7 +6,9 @@
 import { mkdir, open, readdir, readFile, rename, rm } from "node:fs/promises";
 import { join } from "node:path";
 import { messageOf, UserError } from "../error.ts";
-import { hashFile, Safetensors, writeSafetensors, type TensorToWrite } from "../safetensors.ts";
+import { hashFile } from "../file-hash.ts";
+import { Safetensors } from "../safetensors.ts";
+import { writeSafetensors, type TensorToWrite } from "../safetensors-write.ts";
 import type { Progress, StateTensor, TrainerState } from "./train.ts";
 
 const FORMAT = 2;

@@ -5,7 +5,8 @@ import { unzipSync } from "fflate";
 import { afterAll, beforeAll, describe, expect, test } from "vitest";
 
 import { Rng } from "../rng.ts";
-import { Safetensors, writeSafetensors } from "../safetensors.ts";
+import { Safetensors } from "../safetensors.ts";
+import { writeSafetensors } from "../safetensors-write.ts";
 import { forSaeLens, loadSae, saveSae, torchCheckpoint, type SaeDetails } from "./formats.ts";
 import type { Selection } from "./architecture.ts";
 import { Sae } from "./sae.ts";

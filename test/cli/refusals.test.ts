@@ -4,7 +4,7 @@ import { hostname } from "node:os";
 import { join } from "node:path";
 import { describe, expect, test } from "vitest";
 
-import { writeSafetensors } from "../../src/safetensors.ts";
+import { writeSafetensors } from "../../src/safetensors-write.ts";
 import { fixtureModel } from "../command.ts";
 import { lensIn, onModel, small, synthetic, type Made } from "./lens.ts";
 

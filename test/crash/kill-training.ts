@@ -19,7 +19,8 @@ import { setTimeout as sleep } from "node:timers/promises";
 import { fileURLToPath } from "node:url";
 import { parseArgs } from "node:util";
 
-import { hashBytes, writeSafetensors } from "../../src/safetensors.ts";
+import { hashBytes } from "../../src/file-hash.ts";
+import { writeSafetensors } from "../../src/safetensors-write.ts";
 import { activations, trainingCases, trainingSettings } from "../training-cases.ts";
 
 export interface Outcome {

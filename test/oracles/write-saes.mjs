@@ -8,7 +8,7 @@ import { forSaeLens, saveSae, saveTorchCheckpoint } from "../../dist/sae/formats
 import { Sae } from "../../dist/sae/sae.js";
 import { scaling, whitening } from "../../dist/sae/transform.js";
 import { Rng } from "../../dist/rng.js";
-import { writeSafetensors } from "../../dist/safetensors.js";
+import { writeSafetensors } from "../../dist/safetensors-write.js";
 
 const folder = process.argv[2];
 if (!folder) throw new Error("usage: node test/oracles/write-saes.mjs FOLDER");

@@ -3,7 +3,7 @@ import { existsSync } from "node:fs";
 import { readFile } from "node:fs/promises";
 
 import { UserError } from "../../error.ts";
-import { hashBytes } from "../../safetensors.ts";
+import { hashBytes } from "../../file-hash.ts";
 import { downloadReporter } from "../download-report.ts";
 import { cacheFolder, parseRepoName } from "../hub-cache.ts";
 import { HubRefusal, hubSettings } from "../hub-client.ts";

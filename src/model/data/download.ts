@@ -4,7 +4,7 @@ import { homedir } from "node:os";
 import { basename, join } from "node:path";
 
 import { messageOf, UserError } from "../../error.ts";
-import { hashBytes } from "../../safetensors.ts";
+import { hashBytes } from "../../file-hash.ts";
 import { ATTEMPTS, isPassing, Patience, pause } from "../hub-client.ts";
 import { kindOf, KINDS_TEXT } from "./formats.ts";
 

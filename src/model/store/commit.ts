@@ -3,7 +3,7 @@ import { mkdir, open, readdir, rename, rm, stat } from "node:fs/promises";
 import { dirname, join } from "node:path";
 
 import { messageOf, UserError } from "../../error.ts";
-import { hashBytes, hashFile } from "../../safetensors.ts";
+import { hashBytes, hashFile } from "../../file-hash.ts";
 import {
   manifestOf,
   readRecord,

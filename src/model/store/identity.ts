@@ -1,5 +1,5 @@
 /** What makes two stores, or two plans, the same. */
-import { hashBytes } from "../../safetensors.ts";
+import { hashBytes } from "../../file-hash.ts";
 import type { StoreManifest, StorePlan } from "./manifest.ts";
 
 /** The plan without paths: files are what they hold, wherever they lie. */

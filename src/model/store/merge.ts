@@ -2,7 +2,9 @@
 import { join } from "node:path";
 
 import { UserError } from "../../error.ts";
-import { hashBytes, Safetensors, writeTensorPieces } from "../../safetensors.ts";
+import { hashBytes } from "../../file-hash.ts";
+import { Safetensors } from "../../safetensors.ts";
+import { writeTensorPieces } from "../../safetensors-write.ts";
 import {
   deriveStore,
   openSource,

@@ -5,7 +5,8 @@ import { afterEach, beforeEach, describe, expect, it, vi } from "vitest";
 
 import { fault, healFaults } from "../../../test/faulty-files.ts";
 import { stubModel } from "../../../test/stub-model.ts";
-import { hashFile, Safetensors } from "../../safetensors.ts";
+import { hashFile } from "../../file-hash.ts";
+import { Safetensors } from "../../safetensors.ts";
 import { openActivations } from "../activations.ts";
 import { collect, type CollectOptions } from "../collect.ts";
 import { readManifest } from "./manifest.ts";

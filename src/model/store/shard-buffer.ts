@@ -4,7 +4,7 @@
  */
 import { join } from "node:path";
 
-import { writeSafetensors } from "../../safetensors.ts";
+import { writeSafetensors } from "../../safetensors-write.ts";
 import type { TokenBatch } from "../token-batches.ts";
 import { nothingDropped } from "../token-filter.ts";
 import { heldBlock, HELD, heldPart, holdRows, LIMITS, requireHoldable, type HeldBlock } from "../held-rows.ts"; // prettier-ignore

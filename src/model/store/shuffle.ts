@@ -10,7 +10,8 @@ import { join } from "node:path";
 
 import { UserError } from "../../error.ts";
 import { Rng } from "../../rng.ts";
-import { hashBytes, writeTensorPieces, type TensorPieces } from "../../safetensors.ts";
+import { hashBytes } from "../../file-hash.ts";
+import { writeTensorPieces, type TensorPieces } from "../../safetensors-write.ts";
 import { ascending } from "../../row-order.ts";
 import { syncFolder, writeJson } from "./commit.ts";
 import {

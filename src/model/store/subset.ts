@@ -2,12 +2,8 @@
 import { join } from "node:path";
 
 import { UserError } from "../../error.ts";
-import {
-  Safetensors,
-  writeTensorPieces,
-  type RowRange,
-  type TensorPieces,
-} from "../../safetensors.ts";
+import { Safetensors, type RowRange } from "../../safetensors.ts";
+import { writeTensorPieces, type TensorPieces } from "../../safetensors-write.ts";
 import { HELD, heldBlock, holdRows } from "../held-rows.ts";
 import {
   deriveStore,

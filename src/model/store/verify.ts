@@ -3,7 +3,7 @@ import { readdir, readFile, stat } from "node:fs/promises";
 import { join } from "node:path";
 
 import { messageOf, UserError } from "../../error.ts";
-import { hashBytes, hashFile } from "../../safetensors.ts";
+import { hashBytes, hashFile } from "../../file-hash.ts";
 import { jsonText } from "./commit.ts";
 import { storeHash } from "./identity.ts";
 import {
