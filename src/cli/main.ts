@@ -3,7 +3,7 @@
  */
 import { Command, CommanderError } from "commander";
 
-import { messageOf, UserError } from "../error.ts";
+import { messageOf, nearestName, UserError } from "../error.ts";
 import { ownVersion } from "../runs.ts";
 import { currentJob, STOPPED_CODE } from "../workbench/job-folder.ts";
 import { showDownloads } from "./downloads.ts";
@@ -154,21 +154,21 @@ export async function commandLine(defined: string[]): Promise<Command> {
   for (const command of [program, ...descendants(program)])
     command
       .configureHelp({ helpWidth: HELP_WIDTH })
-      .configureOutput({ outputError: (text, write) => write(text + otherSpelling(command, text)) })
+      .configureOutput({ outputError: (text, write) => write(text + nearestFlag(command, text)) })
       .showSuggestionAfterError()
       .exitOverride();
   return program;
 }
 
-/** "--hook-point" and "--hookpoint" are --hookPoint's: what the parser, which looks at long names only, does not say. */
-function otherSpelling(command: Command, error: string): string {
+/** The flag that an unknown one may have meant, however it is spelt: the parser itself compares long names only. */
+function nearestFlag(command: Command, error: string): string {
   const unknown = /unknown option '(--[^'=]+)/.exec(error)?.[1];
   if (unknown === undefined || error.includes("Did you mean")) return "";
-  const plain = (flag: string | undefined) => flag?.replace(/[-_.]/g, "").toLowerCase();
-  const meant = command.options
-    .flatMap(({ short, long }) => [short, long])
-    .find((flag) => plain(flag) === plain(unknown));
-  return meant === undefined ? "" : `(Did you mean ${meant}?)\n`;
+  const plain = (flag: string) => flag.replace(/[-_.]/g, "").toLowerCase();
+  const flags = command.options.flatMap(({ short, long }) => [short, long]);
+  const known = new Map(flags.flatMap((flag) => (flag ? [[plain(flag), flag]] : [])));
+  const nearest = nearestName(plain(unknown), known.keys());
+  return nearest === undefined ? "" : `(Did you mean ${known.get(nearest)}?)\n`;
 }
 
 /** Runs one command line and sets the exit code: 0, 1 when something was wrong, 130 when interrupted. */

@@ -14,8 +14,12 @@ describe("what cannot be understood is refused:", () => {
   test("an unknown command or flag, with the nearest one", async () => {
     expect(await refused("trian")).toContain("unknown command 'trian'\n(Did you mean train?)");
     expect(await refused("train", "--sae.kk", "3")).toContain("(Did you mean --sae.k?)");
-    for (const spelling of ["--batch-size", "--batch_size", "--batchsize", "--train-batch-size"])
-      expect(await refused("train", spelling, "3"), spelling).toContain("(Did you mean --");
+    for (const [spelling, flag] of [
+      ["--batch_size", "--batchSize"],
+      ["--train-batch-size", "--train.batchSize"],
+      ["--modle", "--model"],
+    ])
+      expect(await refused("train", spelling, "3")).toContain(`(Did you mean ${flag}?)`);
     expect(await refused("runs", "lst")).toContain("(Did you mean list?)");
   });
 
