@@ -131,11 +131,6 @@ const fromModel = fromModelFields
   .refine((a) => a.targetHookPoint === undefined || a.hookPoints.length === 0, {
     path: ["targetHookPoint"],
     message: TARGET_AND_SEVERAL,
-  })
-  .refine((a) => !(a.onTheFly && a.maxNorm !== undefined), {
-    path: ["maxNorm"],
-    message:
-      "cannot be combined with onTheFly: how many activations it leaves would be known only after all were made",
   });
 
 export const syntheticSchema = z.strictObject({

@@ -260,6 +260,7 @@ async function collectShards(
       const reasons = filter.reasons(batch.rows);
       filter.addNorms(reasons, activations);
       const kept = keptPlaces(reasons);
+      filter.requireSome(reasons.length, kept.length);
       for (let from = skip; from < kept.length && done < total;) {
         shard ??= new ShardBuffer(plan, nextShard++, Math.min(plan.shardRows, total - done));
         const to = Math.min(kept.length, from + shard.capacity - shard.rows);

@@ -19,32 +19,49 @@ export type RowsPlan = Pick<
   "data" | "contextLength" | "bos" | "eos" | "packing" | "batchRows" | "dtype" | "tokenRules"
 >;
 
+/** How many rows a text gives, at most those of its plan. */
+export interface RowCount {
+  rows: number;
+  /** Of each forward pass; where tokens alone do not tell, and only there. */
+  perPass?: number[];
+}
+
 /**
  * Rows start … end-1, numbered as `collect` numbers them, forward pass by forward pass. Text before the
  * first is only packed; the passes are those of collecting, so that the numbers are too, bit for bit.
  * Ends early where the text does, and between two passes once `isWanted` says no.
- * @throws UserError for values that are not finite or too large for the type, naming row and hook point.
+ * @throws UserError for values that are not finite or too large for the type, naming row and hook point;
+ *   and where a pass has not the rows that were counted.
  */
 export async function* modelRows(
   model: Pick<Model, "tokenizer" | "forward">,
   plan: RowsPlan,
   hookPoints: readonly string[],
-  { start, end, isWanted }: { start: number; end: number; isWanted: () => boolean },
+  { start, end, perPass, isWanted }: { start: number; end: number; perPass?: number[] | undefined; isWanted: () => boolean }, // prettier-ignore
 ): AsyncGenerator<ModelRows, void> {
   const filter = new TokenFilter(plan.tokenRules, model.tokenizer);
   let row = 0;
+  let pass = 0;
   for await (const batch of tokenBatches(model, plan.data.source, plan)) {
     if (!isWanted()) return;
-    const all = keptPlaces(filter.reasons(batch.rows));
-    const first = Math.max(start, row);
-    const kept = all.subarray(first - row, Math.max(0, end - row));
-    row += all.length;
-    if (kept.length > 0) {
-      const pass = batchTokens(batch.rows);
-      const { activations } = await model.forward({ ...pass, capture: [...hookPoints] });
-      const positions = pass.tokens.length;
+    const reasons = filter.reasons(batch.rows);
+    const first = row;
+    const count = perPass ? (perPass[pass++] ?? 0) : keptPlaces(reasons).length;
+    row += count;
+    if (row > start && count > 0) {
+      const input = batchTokens(batch.rows);
+      const { activations } = await model.forward({ ...input, capture: [...hookPoints] });
+      filter.addNorms(reasons, activations);
+      const all = keptPlaces(reasons);
+      if (all.length !== count)
+        throw new UserError(
+          `forward pass ${pass} gives ${all.length} activations where ${count} were counted: its text was changed while it was read`,
+        );
+      const from = Math.max(start, first);
+      const kept = all.subarray(from - first, end - first);
+      const positions = input.tokens.length;
       const blocks = hookPoints.map((name) =>
-        keep(activations[name], positions, kept, plan.dtype, (i) => `row ${first + i} at ${name}`),
+        keep(activations[name], positions, kept, plan.dtype, (i) => `row ${from + i} at ${name}`),
       );
       yield { rows: kept.length, blocks };
     }
@@ -78,31 +95,43 @@ function keep(
 }
 
 /**
- * How many rows the text gives, at most `plan.tokens`: it is packed, and no model is run.
+ * How many rows the text gives, at most `plan.tokens`. It is packed, and no model is run but where the norms of
+ * activations tell what counts.
  * @throws UserError when it gives none.
  */
 export async function countRows(
-  model: Pick<Model, "tokenizer">,
+  model: Pick<Model, "tokenizer" | "forward">,
   plan: RowsPlan & Pick<StorePlan, "tokens">,
+  hookPoints: readonly string[],
   options: {
     signal?: AbortSignal | undefined;
     onProgress?: ((done: number) => void) | undefined;
     onEmpty?: DocumentOptions["onEmpty"];
   } = {},
-): Promise<number> {
+): Promise<RowCount> {
   const { source, split } = plan.data;
-  const parts = partsOf(source).map((part) => part.source);
-  if (parts.some((name) => name.startsWith("builtin:"))) return plan.tokens; // without end
   const filter = new TokenFilter(plan.tokenRules, model.tokenizer);
+  const parts = partsOf(source).map((part) => part.source);
+  const isEndless = parts.some((name) => name.startsWith("builtin:"));
+  if (isEndless && !filter.needsNorms) return { rows: plan.tokens };
+  const perPass: number[] = [];
   let rows = 0;
   for await (const batch of tokenBatches(model, source, plan, undefined, options)) {
     options.signal?.throwIfAborted();
-    rows += keptPlaces(filter.reasons(batch.rows)).length;
+    const reasons = filter.reasons(batch.rows);
+    if (filter.needsNorms) {
+      const input = { ...batchTokens(batch.rows), capture: [...hookPoints] };
+      filter.addNorms(reasons, (await model.forward(input)).activations);
+    }
+    perPass.push(keptPlaces(reasons).length);
+    filter.requireSome(reasons.length, perPass.at(-1)!);
+    rows += perPass.at(-1)!;
     options.onProgress?.(Math.min(rows, plan.tokens));
-    if (rows >= plan.tokens) return plan.tokens;
+    if (rows >= plan.tokens) break;
   }
-  if (rows > 0) return rows;
-  throw new UserError(
-    `${parts.join(", ")} (${split}) yields no tokens to take activations of: is the text empty?`,
-  );
+  if (rows === 0)
+    throw new UserError(
+      `${parts.join(", ")} (${split}) yields no tokens to take activations of: is the text empty${filter.needsNorms ? ", or maxNorm too small" : ""}?`,
+    );
+  return { rows: Math.min(rows, plan.tokens), ...(filter.needsNorms && { perPass }) };
 }

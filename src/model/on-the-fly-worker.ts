@@ -6,7 +6,7 @@ import { modelRows, type ModelRows } from "./model-rows.ts";
 import type { RowsAnswer, RowsRequest, RowsSettings } from "./on-the-fly.ts";
 
 const port = workerPort();
-const { folder, load, plan, hookPoints, current } = port.data as RowsSettings;
+const { folder, load, plan, hookPoints, perPass, current } = port.data as RowsSettings;
 const model = loadModel(folder, { ...load, download: false });
 model.catch(() => undefined); // whoever asks for rows hears of it
 
@@ -22,7 +22,7 @@ async function answer(request: Exclude<RowsRequest, { close: true }>): Promise<v
   if (request.stream !== stream) {
     const { start, end } = request;
     stream = request.stream;
-    rows = modelRows(opened, plan, hookPoints, { start, end, isWanted });
+    rows = modelRows(opened, plan, hookPoints, { start, end, perPass, isWanted });
   }
   const began = performance.now();
   const waitedMs = finished === undefined ? 0 : began - finished;

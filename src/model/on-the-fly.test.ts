@@ -90,6 +90,31 @@ describe("batches straight from the model", () => {
     expect(await flying({ dtype }, (source) => batches(source, 8))).toEqual(expected);
   });
 
+  it("leave out what a store leaves out, tokens of a large norm too", async () => {
+    const { statistics } = (await store(HOOKS[1])).manifest!;
+    const maxNorm = statistics[HOOKS[1]].meanNorm;
+    const rules = { skipPositions: 2, maxNorm };
+    const out = join(folder, "norms");
+    const roles = { hookPoint: HOOKS.slice(1), ...rules };
+    const { manifest } = await collect(model, "builtin:stories", { ...SIZES, ...roles, out });
+    expect(manifest!.dropped!.norm).toBeGreaterThan(500);
+    const [x, y] = await Promise.all(
+      HOOKS.slice(1).map((hookPoint) => openActivations(out, { hookPoint })),
+    );
+    const stored = pairedSource(x, y);
+    const expected = await batches(stored, COUNT, { mixing: "window" });
+    const counts: number[] = [];
+    const onCount = (rows: number) => void counts.push(rows);
+    const pair = { ...rules, onCount, hookPoints: [HOOKS[1]], targetHookPoint: HOOKS[2] };
+    await flying(pair, async (source) => {
+      expect(source.rows).toBe(TOKENS);
+      expect(counts.at(-1)).toBe(TOKENS);
+      expect(await batches(source, COUNT)).toEqual(expected);
+      const from = expected[24].next;
+      expect(await batches(source, 6, { from })).toEqual(expected.slice(25, 31));
+    });
+  });
+
   it("have the targets of a transcoder beside them", async () => {
     const pair = pairedSource(await store(HOOKS[1]), await store(HOOKS[2]));
     const expected = await batches(pair, 22, { mixing: "window" });
@@ -255,7 +280,27 @@ describe("text that ends", () => {
     const plan = {
       ...(await collectionPlan(model, await write(["", " "]), { ...SIZES, hookPoint: HOOKS })),
     };
-    await expect(countRows(model, plan)).rejects.toThrow(/no tokens/);
+    await expect(countRows(model, plan, HOOKS)).rejects.toThrow(/no tokens/);
+  });
+
+  it("of which every token is left out is refused: at its end, or where that is far", async () => {
+    const rules = { contextLength: 8, hookPoint: "hook_embed", maxNorm: 0.01 };
+    for (const [letters, message] of [
+      [100, /no tokens to take activations of.* or maxNorm too small\?/],
+      [
+        120_000,
+        /not one of 1\d\d,\d{3} tokens in a row is kept \(the smallest norm is .*\): maxNorm 0.01/,
+      ],
+    ] as const) {
+      const path = await write(["a".repeat(letters)]);
+      const plan = await collectionPlan(stubModel(), path, { ...SIZES, ...rules });
+      await expect(countRows(stubModel(), plan, ["hook_embed"])).rejects.toThrow(message);
+    }
+    const out = join(folder, "all-left-out");
+    const text = await write(["a".repeat(120_000)]);
+    await expect(collect(stubModel(), text, { ...SIZES, ...rules, out })).rejects.toThrow(
+      "leaves out all of them",
+    );
   });
 });
 

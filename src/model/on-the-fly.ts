@@ -37,7 +37,7 @@ export interface OnTheFlyOptions extends Omit<
   aheadRows?: number;
   /** How the model's thread loads it. */
   load?: Pick<LoadOptions, "threads" | "attention" | "weights" | "device">;
-  /** Is told how many rows a text of unknown length has so far, before training. */
+  /** Is told how many rows a text of unknown length, or with maxNorm, has so far, before training. */
   onCount?: (rows: number) => void;
   /** Is told how many rows the model has made, all passes together. */
   onRows?: (made: number) => void;
@@ -69,6 +69,7 @@ export interface RowsSettings {
   load: LoadOptions;
   plan: RowsPlan;
   hookPoints: string[];
+  perPass: number[] | undefined;
   /** [1], shared: the stream that is wanted. */
   current: Int32Array;
 }
@@ -84,7 +85,8 @@ const AHEAD_ROWS = 8192;
 
 /**
  * A source of the activations of `model` on `data`. It can mix its rows in windows only; rows that
- * all fit into a caller's buffer are made once, others again in every epoch.
+ * all fit into a caller's buffer are made once, others again in every epoch. With `maxNorm` the model runs
+ * once more, here, to count them.
  *
  * Memory: the caller's buffer, the rows ahead, and the model a second time, in its thread.
  *
@@ -96,22 +98,20 @@ export async function onTheFly(
   options: OnTheFlyOptions,
 ): Promise<OnTheFly> {
   requireRereadable(data, "training straight from the model");
-  if (options.maxNorm !== undefined)
-    throw new UserError(
-      "maxNorm does not go with training straight from the model: how many activations there are would be known only after all of them were made. Collect them first.",
-    );
   const { hookPoints: inputs, targetHookPoint: target, onCount, onEmpty, onRows, signal } = options;
   const names = target === undefined ? [...inputs] : [...inputs, target];
   const plan = await collectionPlan(model, data, { ...options, hookPoint: names });
-  const rows = await countRows(model, plan, { signal, onProgress: onCount, onEmpty });
+  const counting = { signal, onProgress: onCount, onEmpty };
+  const { rows, perPass } = await countRows(model, plan, names, counting);
   const widths = names.map((name) => model.hookWidth(name));
   const dIn = widths.reduce((a, b) => a + b);
   const times: ModelTimes = { workedMs: 0, waitedMs: 0 };
   const open = new Set<RowThread>();
   let made = 0;
-  const settings = { folder: model.info.folder, load: options.load ?? {}, hookPoints: names, plan };
-  const perPass = plan.batchRows * plan.contextLength;
-  const ahead = Math.max(2, Math.ceil((options.aheadRows ?? AHEAD_ROWS) / perPass));
+  const { folder } = model.info;
+  const settings = { folder, load: options.load ?? {}, hookPoints: names, plan, perPass };
+  const tokensPerPass = plan.batchRows * plan.contextLength;
+  const ahead = Math.max(2, Math.ceil((options.aheadRows ?? AHEAD_ROWS) / tokensPerPass));
 
   function hold(count: number): RowBuffer {
     const type = HELD[plan.dtype];

@@ -3,6 +3,7 @@
  * batch and no denominator. Those that packing adds (beginnings and ends of sequences, padding) always are:
  * they say nothing about the text, and the activations of the first are far larger than all others.
  */
+import { UserError } from "../error.ts";
 import { NO_TEXT, type PackedRow, type PackingRules } from "./packing.ts";
 import type { Tokenizer } from "./tokenizer.ts";
 
@@ -55,9 +56,14 @@ function reasonOfNoText(mark: number): number {
   return mark === NO_TEXT.eos ? SPECIAL : BEGINNING;
 }
 
+/** Rules that leave out so many tokens in a row leave out all. */
+const NONE_IN_A_ROW = 100_000;
+
 export class TokenFilter {
   readonly #rules: TokenRules | undefined;
   readonly #special: ReadonlySet<number>;
+  #leastSquares = Infinity;
+  #inARow = 0;
 
   constructor(rules: TokenRules | undefined, tokenizer: Pick<Tokenizer, "specialIds">) {
     this.#rules = rules;
@@ -87,10 +93,30 @@ export class TokenFilter {
         if (reasons[at] !== 0) continue;
         let squares = 0;
         for (let i = at * width; i < (at + 1) * width; i++) squares += values[i] * values[i];
+        if (squares < this.#leastSquares) this.#leastSquares = squares;
         // A NaN is no large norm: whoever takes the activation says so.
         if (squares > maxNorm * maxNorm) reasons[at] = NORM;
       }
     }
+  }
+
+  /**
+   * Is told how many of `places` were kept. @throws UserError when not one of many was: a text without end would be
+   * read for ever.
+   */
+  requireSome(places: number, kept: number): void {
+    this.#inARow = kept > 0 ? 0 : this.#inARow + places;
+    if (this.#inARow < NONE_IN_A_ROW) return;
+    const { skipSpecialTokens, skipPositions, maxNorm } = this.#rules ?? {};
+    const rules = [
+      ...(skipSpecialTokens ? ["skipSpecialTokens"] : []),
+      ...(skipPositions ? [`skipPositions ${skipPositions}`] : []),
+      ...(maxNorm !== undefined ? [`maxNorm ${maxNorm}`] : []),
+    ];
+    const least = maxNorm === undefined || this.#leastSquares === Infinity ? "" : ` (the smallest norm is ${Math.sqrt(this.#leastSquares).toPrecision(4)})`; // prettier-ignore
+    throw new UserError(
+      `not one of ${this.#inARow.toLocaleString("en-US")} tokens in a row is kept${least}: ${rules.join(" and ") || "packing"} leaves out all of them`,
+    );
   }
 
   /** Whether activations are needed to tell. */
