@@ -5,7 +5,7 @@
 import type { Device } from "../device/device.ts";
 import { UserError } from "../error.ts";
 import type { Model } from "../model/model.ts";
-import { packRows, type PackedRow, type PackingRules } from "../model/packing.ts";
+import { cutToLongest, packRows, type PackedRow, type PackingRules } from "../model/packing.ts";
 import { batchTokens, type BatchTokens } from "../model/token-batches.ts";
 import { keptPlaces, TokenFilter, type TokenRules } from "../model/token-filter.ts";
 import type { Document, Span } from "../model/text.ts";
@@ -233,7 +233,7 @@ export async function* rowBatches(
   let rows: PackedRow[] = [];
   let read = 0;
   const take = (): RowBatch => {
-    const batch = batchOf(rows, open, filter);
+    const batch = batchOf(cutToLongest(rows), open, filter);
     rows = [];
     const oldest = Math.min(...batch.documents.keys(), Infinity);
     for (const ordinal of open.keys()) if (ordinal < oldest) open.delete(ordinal);

@@ -315,6 +315,17 @@ describe("tokens that rules leave out", () => {
     const rows = await rowsOf(store);
     for (const [i, { row, position }] of expected.entries())
       expect(rows[i]).toEqual(stubActivation(row, position, store.dIn));
+    // Padding that all rows of a pass have is not computed.
+    const lengths: number[] = [];
+    const forward: typeof model.forward = (input) => {
+      lengths.push(input.length);
+      return model.forward(input);
+    };
+    const short = at("short.jsonl");
+    await writeFile(short, ["ab", "abcde", "a"].map((text) => JSON.stringify({ text })).join("\n"));
+    const out = at("short");
+    await collect({ ...model, forward }, short, options({ ...all, ...rules, out }));
+    expect(lengths).toEqual([7]);
     // Padding is no token that was left out.
     expect(store.manifest!.dropped).toEqual({ beginning: 48, special: 48, position: 0, norm: 0 });
     expect(store.manifest).toMatchObject({ bos: "document", ...rules });

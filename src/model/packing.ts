@@ -167,6 +167,18 @@ export async function* packRows(
   );
 }
 
+/** Rows that go through the model together, as long as the longest of them is without its padding. */
+export function cutToLongest(rows: readonly PackedRow[]): PackedRow[] {
+  const length = Math.max(...rows.map(({ used }) => used));
+  return rows.map((row) => ({
+    ...row,
+    tokens: row.tokens.subarray(0, length),
+    documents: row.documents.subarray(0, length),
+    starts: row.starts.subarray(0, length),
+    ends: row.ends.subarray(0, length),
+  }));
+}
+
 class RowBuilder {
   length = 0;
   readonly #tokens: Int32Array;

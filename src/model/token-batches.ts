@@ -1,6 +1,6 @@
 /** Text → packed rows of tokens → batches that go through the model together. */
 import type { Model } from "./model.ts";
-import { packRows, type PackedRow, type PackingPosition, type PackingRules } from "./packing.ts";
+import { cutToLongest, packRows, type PackedRow, type PackingPosition, type PackingRules } from "./packing.ts";
 import { documents, type DocumentOptions, type Source } from "./text.ts";
 
 /** Rows of tokens that go through the model together; all have the same length. */
@@ -35,7 +35,7 @@ export async function* tokenBatches(
   let before = resumeAt ?? { document: 0, token: 0 };
   let rows: PackedRow[] = [];
   const take = (): TokenBatch => {
-    const batch = { rows, before, after: rows.at(-1)!.next };
+    const batch = { rows: cutToLongest(rows), before, after: rows.at(-1)!.next };
     before = batch.after;
     rows = [];
     return batch;
