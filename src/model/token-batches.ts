@@ -1,6 +1,12 @@
 /** Text → packed rows of tokens → batches that go through the model together. */
 import type { Model } from "./model.ts";
-import { cutToLongest, packRows, type PackedRow, type PackingPosition, type PackingRules } from "./packing.ts";
+import {
+  cutToLongest,
+  packRows,
+  type PackedRow,
+  type PackingPosition,
+  type PackingRules,
+} from "./packing.ts";
 import { documents, type DocumentOptions, type Source } from "./text.ts";
 
 /** Rows of tokens that go through the model together; all have the same length. */
