@@ -1,6 +1,8 @@
 import { fileURLToPath } from "node:url";
 import { defineConfig } from "vitest/config";
 
+import { PATIENCE_MS } from "./test/patience.ts";
+
 const source = (name) => fileURLToPath(new URL(`./src/${name}`, import.meta.url));
 
 export default defineConfig({
@@ -17,10 +19,10 @@ export default defineConfig({
     pool: "forks",
     // Some wait for processes, a browser or a database most of the time. Three gain nothing on two cores.
     maxWorkers: 2,
-    // These end what hangs: test/patience.ts.
-    testTimeout: 180_000,
-    hookTimeout: 180_000,
-    expect: { poll: { timeout: 120_000 } },
+    // Longer than one wait in them, so that it is that which says what was waited for.
+    testTimeout: 1.5 * PATIENCE_MS,
+    hookTimeout: 1.5 * PATIENCE_MS,
+    expect: { poll: { timeout: PATIENCE_MS } },
     reporters: ["default", "./scripts/test-reporter.mjs"],
   },
 });

@@ -1,4 +1,4 @@
-/** Files that a person named: what is wrong with one is said in words. */
+/** Files that a person named: what is wrong with one is said in words. And folders, synced. */
 import { open, type FileHandle, readFile, stat } from "node:fs/promises";
 
 import { UserError } from "./error.ts";
@@ -31,4 +31,11 @@ function readingError(path: string, error: unknown): unknown {
     return new UserError(`${path} cannot be read (${code}): check that it is a readable file.`);
   }
   return error;
+}
+
+/** Makes a rename durable. Windows cannot open folders; there the rename is all there is. */
+export async function syncFolder(path: string): Promise<void> {
+  const handle = await open(path, "r").catch(() => undefined);
+  await handle?.sync().catch(() => undefined);
+  await handle?.close();
 }

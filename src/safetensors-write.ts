@@ -7,6 +7,7 @@ import { dirname } from "node:path";
 import { UserError } from "./error.ts";
 import { hashStream } from "./file-hash.ts";
 import { f32ToBf16, f32ToF16 } from "./float-types.ts";
+import { syncFolder } from "./open-file.ts";
 import { ELEMENT_BYTES, MAX_IO_BYTES, type TensorType } from "./safetensors.ts";
 
 export type WritableType = "F32" | "F16" | "BF16" | "I32" | "I8";
@@ -148,11 +149,4 @@ function encodeElements(
   }
   if (isHalf && data instanceof Uint16Array) return bytesOf(data);
   throw new Error(`${name}: a ${data.constructor.name} cannot be written as ${dtype}`);
-}
-
-/** Makes a rename durable. Windows cannot open folders; there the rename is all there is. */
-async function syncFolder(path: string): Promise<void> {
-  const handle = await open(path, "r").catch(() => undefined);
-  await handle?.sync().catch(() => undefined);
-  await handle?.close();
 }

@@ -7,8 +7,7 @@ import { UserError } from "../error.ts";
 import { collect } from "../model/collect.ts";
 import { loadModel } from "../model/model.ts";
 import { isFinished } from "../model/store/manifest.ts";
-import { STDIN } from "../model/data/lines.ts";
-import { partsOf } from "../model/text.ts";
+import { isReadOnce } from "../model/text.ts";
 import { type HookPointRoles, hookPointsOf, namesOf } from "../workbench/hook-points.ts";
 import { collectingOf, loadingOf } from "../workbench/reading.ts";
 import { interruptible, Interrupted } from "./interrupt.ts";
@@ -63,12 +62,14 @@ async function run(file: string | undefined, options: Options, signal: AbortSign
   if (!split)
     throw new UserError(`split must be one of ${SPLITS.join(", ")}; got ${options.split}`);
   const terminal = new Terminal(options);
-  if (options.out === undefined && options.append)
-    throw new UserError("--append adds to a store that is there: name it with --out");
-  if (options.out === undefined && partsOf(activations.data).some(({ source }) => source === STDIN))
-    throw new UserError(
-      "standard input (-) has no name that its activations could be found by later: name their folder with --out",
-    );
+  if (options.out === undefined) {
+    if (options.append)
+      throw new UserError("--append adds to a store that is there: name it with --out");
+    if (isReadOnce(activations.data))
+      throw new UserError(
+        "standard input (-) has no name that its activations could be found by later: name their folder with --out",
+      );
+  }
   const tokens = split === "train" ? activations.tokens : activations.validationTokens;
   const model = await loadModel(activations.model, { ...loadingOf(activations), threads, signal });
   let progress: Progress | undefined;

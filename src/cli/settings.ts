@@ -198,12 +198,13 @@ export function withFlags(
   }
   const fields = configFields();
   // A flag that chooses another variant takes the file's settings of the old one with it.
-  for (const { path, section, only } of fields) {
+  for (const field of fields) {
+    const { section, only } = field;
     const [discriminator, ...tags] = only?.split(/ (?:or )?/) ?? [];
     const settings = result[section];
     if (!discriminator || !given(discriminator) || !isSection(settings)) continue;
     if (tags.includes(String(options[discriminator]))) continue;
-    const { [path.slice(section.length + 1)]: _dropped, ...kept } = settings;
+    const { [nameIn(field)]: _dropped, ...kept } = settings;
     result[section] = kept;
   }
   for (const field of fields)
@@ -278,13 +279,14 @@ function listFrom(raw: string): unknown {
   }
 }
 
-function setAt(values: Record<string, unknown>, { path, section }: Field, value: unknown): void {
+function setAt(values: Record<string, unknown>, field: Field, value: unknown): void {
+  const { section } = field;
   if (!section) {
-    values[path] = value;
+    values[nameIn(field)] = value;
     return;
   }
   const current = values[section] ?? {};
   if (typeof current !== "object")
     throw new UserError(`${section} must be a section of settings; got ${JSON.stringify(current)}`);
-  values[section] = { ...current, [path.slice(section.length + 1)]: value };
+  values[section] = { ...current, [nameIn(field)]: value };
 }

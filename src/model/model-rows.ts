@@ -123,9 +123,10 @@ export async function countRows(
       const input = { ...batchTokens(batch.rows), capture: [...hookPoints] };
       filter.addNorms(reasons, (await model.forward(input)).activations);
     }
-    perPass.push(keptPlaces(reasons).length);
-    filter.requireSome(reasons.length, perPass.at(-1)!);
-    rows += perPass.at(-1)!;
+    const kept = keptPlaces(reasons).length;
+    filter.requireSome(reasons.length, kept);
+    perPass.push(kept);
+    rows += kept;
     options.onProgress?.(Math.min(rows, plan.tokens));
     if (rows >= plan.tokens) break;
   }

@@ -18,7 +18,7 @@ import { sideBySide } from "../zipped-source.ts";
 import { collectionPlan, type CollectOptions } from "./collect.ts";
 import { gatherHeld, HELD, heldBlock, heldPart, placeHeld, runsOf } from "./held-rows.ts";
 import type { LoadOptions, Model } from "./model.ts";
-import { countRows, type ModelRows, type RowsPlan } from "./model-rows.ts";
+import { countRows, type ModelRows, type RowCount, type RowsPlan } from "./model-rows.ts";
 import { packingRules } from "./packing.ts";
 import type { StorePlan } from "./store/manifest.ts";
 import { requireRereadable, type Source } from "./text.ts";
@@ -69,7 +69,7 @@ export interface RowsSettings {
   load: LoadOptions;
   plan: RowsPlan;
   hookPoints: string[];
-  perPass: number[] | undefined;
+  perPass: RowCount["perPass"];
   /** [1], shared: the stream that is wanted. */
   current: Int32Array;
 }

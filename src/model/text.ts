@@ -105,10 +105,15 @@ export async function* documentsOfFiles(
 
 /** @throws UserError when `source` can be read only once: `purpose` needs it again. */
 export function requireRereadable(source: Source, purpose: string): void {
-  if (partsOf(source).some((part) => part.source === STDIN))
+  if (isReadOnce(source))
     throw new UserError(
       `${purpose} needs the text again, and standard input (-) can be read only once: save it to a file and give that.`,
     );
+}
+
+/** Whether standard input is among the places of the text. */
+export function isReadOnce(source: Source): boolean {
+  return partsOf(source).some((part) => part.source === STDIN);
 }
 
 /** The parts of a source, of one place too. */

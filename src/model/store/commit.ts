@@ -4,6 +4,7 @@ import { dirname, join } from "node:path";
 
 import { messageOf, UserError } from "../../error.ts";
 import { hashBytes, hashFile } from "../../file-hash.ts";
+import { syncFolder } from "../../open-file.ts";
 import {
   manifestOf,
   readRecord,
@@ -94,11 +95,4 @@ export async function writeJson(path: string, value: unknown): Promise<void> {
   }
   await rename(temporary, path);
   await syncFolder(dirname(path));
-}
-
-/** Makes a rename durable. Windows cannot open folders; there the rename is all there is. */
-export async function syncFolder(path: string): Promise<void> {
-  const folder = await open(path, "r").catch(() => undefined);
-  await folder?.sync().catch(() => undefined);
-  await folder?.close();
 }

@@ -8,11 +8,11 @@ import { dirname } from "node:path";
 import { UserError } from "../../error.ts";
 import { ascending } from "../../row-order.ts";
 import { hashStream } from "../../file-hash.ts";
+import { syncFolder } from "../../open-file.ts";
 import { Safetensors, type RowRange, type TensorInfo } from "../../safetensors.ts";
 import type { TensorPieces } from "../../safetensors-write.ts";
 import { gatherHeld, type HeldType } from "../held-rows.ts";
 import { readInto } from "../row-files.ts";
-import { syncFolder } from "./commit.ts";
 import { ACTIVATIONS, SCALES, type StoreFile } from "./manifest.ts";
 
 /** Bytes moved at a time. */

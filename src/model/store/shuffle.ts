@@ -13,7 +13,8 @@ import { Rng } from "../../rng.ts";
 import { hashBytes } from "../../file-hash.ts";
 import { writeTensorPieces, type TensorPieces } from "../../safetensors-write.ts";
 import { ascending } from "../../row-order.ts";
-import { syncFolder, writeJson } from "./commit.ts";
+import { syncFolder } from "../../open-file.ts";
+import { writeJson } from "./commit.ts";
 import {
   deriveStore,
   openSource,
